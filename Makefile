@@ -1,0 +1,67 @@
+# Every target does its own set-up from nothing; a stamp in .venv makes the second run quick.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo serve test check bench peers lock clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Real programs the tests talk to: a PACS, a toolkit, a broker, a database, a checker, a PDF renderer.
+PEERS := orthanc dcmtk redis-server postgresql dicom3tools poppler-utils
+PEER_PROGRAMS := Orthanc storescu redis-server dciodvfy pdftoppm
+
+help:
+	@echo "make demo | serve | test | check | bench"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready-to-serve: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "set-up: the service and its CPU engines"
+	$(PIP) -c constraints.txt -e '.[cpu]'
+	touch $@
+
+$(VENV)/.ready-to-develop: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "set-up: the service, training and the checks"
+	$(PIP) -c constraints.txt -e '.[cpu,train,dev]'
+	touch $@ $(VENV)/.ready-to-serve
+
+# Missing peers are installed where apt-get and the rights are there; elsewhere the tests skip with the reason (with CI=true that fails them).
+peers:
+	@missing=; for program in $(PEER_PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing initdb"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
+		echo "set-up: not found:$$missing; as root, apt-get install $(PEERS)"; [ "$${CI:-}" != true ]; exit; \
+	fi; \
+	echo "set-up: installing$$missing"; export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $(PEERS) >/dev/null; } || [ "$${CI:-}" != true ]
+
+demo: $(VENV)/.ready-to-serve
+	$(BIN)/leukoscope demo
+
+serve: $(VENV)/.ready-to-serve
+	$(BIN)/leukoscope serve
+
+check: $(VENV)/.ready-to-develop
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: peers check
+	$(BIN)/python -m pytest
+
+bench: peers $(VENV)/.ready-to-develop
+	TCP_NODELAY=1 $(BIN)/python -m tests.bench
+
+# After a change of dependencies: the versions that are installed and work, without the project itself and without a build's local label.
+lock: $(VENV)/.ready-to-develop
+	$(BIN)/python -m pip freeze --exclude-editable | sed -e 's/+cpu$$//' -e '/ @ /d' -e '/^-e/d' -e '/^#/d' > constraints.txt
+	touch $(VENV)/.ready-to-develop $(VENV)/.ready-to-serve
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-results bench-results.json
