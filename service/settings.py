@@ -1,0 +1,256 @@
+"""Settings: ``LEUKOSCOPE_…`` variables over the TOML file named by ``LEUKOSCOPE_CONFIG``, checked once at the start."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from service.errors import Misconfigured
+
+PREFIX = "LEUKOSCOPE_"
+CONFIG = PREFIX + "CONFIG"
+
+# PS3.5 6.2, value representation AE: 16 characters, no backslash or control character, not only spaces.
+AETitle = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+
+
+class SettingsError(Misconfigured):
+    """An unknown key or a bad value; ``str()`` of it is one line for the administrator."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Destination(_Frozen):
+    """A DICOM node that is sent results: each of ``outputs`` of every primary case."""
+
+    name: Name
+    ae_title: AETitle
+    host: Annotated[str, StringConstraints(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    calling_ae: AETitle | None = None
+    outputs: tuple[str, ...] = ("segmentation",)
+
+
+class CallingAE(_Frozen):
+    """A peer that may send: its AE title, optionally only from one address, and what is done with classes nobody wants."""
+
+    title: AETitle
+    address: str | None = None
+    unwanted: Literal["refuse", "discard"] = "discard"
+
+    @field_validator("address")
+    @classmethod
+    def _check_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            ipaddress.ip_network(value, strict=False)
+        return value
+
+
+class Span(_Frozen):
+    """A closed interval; an end that is not given is open."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Tell whether `value` lies in the interval."""
+        return (self.minimum is None or value >= self.minimum) and (self.maximum is None or value <= self.maximum)
+
+
+class Rule(_Frozen):
+    """One admission rule; every field that is given must match. service.admission gives the semantics.
+
+    Regular expressions are searched in the series description without regard to case.
+    """
+
+    name: Name
+    accept: bool
+    reason: str = ""
+    modality: str | None = None
+    description_matches: str | None = None
+    description_lacks: str | None = None
+    image_type_matches: str | None = None
+    image_type_lacks: str | None = None
+    sequence: tuple[str, ...] | None = None  # ScanningSequence values that must all be present, e.g. ["IR"]
+    body_part: str | None = None
+    repetition_time_ms: Span | None = None
+    echo_time_ms: Span | None = None
+    inversion_time_ms: Span | None = None
+
+    @field_validator("description_matches", "description_lacks", "image_type_matches", "image_type_lacks", "body_part")
+    @classmethod
+    def _check_expression(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+
+class Token(_Frozen):
+    """An API token, kept only as the SHA-256 of its text."""
+
+    name: Name
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    scopes: tuple[Literal["read", "send", "admin"], ...] = ("read", "send")
+
+
+class Settings(_Frozen):
+    """Everything an installation can choose, frozen. Relative paths count from the working folder."""
+
+    data_dir: Path = Path("leukoscope-data")
+    database_url: str | None = None
+    broker_url: str | None = None
+    http_host: str = "127.0.0.1"
+    http_port: Port = 8000
+    dicom_host: str = "127.0.0.1"
+    dicom_port: Port = 11112
+    ae_title: AETitle = "LEUKOSCOPE"
+    maximum_associations: Annotated[int, Field(ge=1, le=1000)] = 25
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    quiet_time_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
+    minimum_slices: Annotated[int, Field(ge=1, le=512)] = 12
+    admission: tuple[Rule, ...] | None = None
+    calling_ae: tuple[CallingAE, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    destinations: tuple[Destination, ...] = ()
+
+    release: str | None = None
+    engine: Literal["auto", "openvino-cpu", "onnxruntime-cpu", "onnxruntime-cuda"] = "auto"
+    precision: Literal["auto", "bf16", "f32"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    time_limit_s: Annotated[float, Field(ge=1, le=86400)] = 600.0
+    lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    sweep_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+
+    minimum_free_mb: Annotated[int, Field(ge=0)] = 512
+    maximum_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
+    maximum_upload_files: Annotated[int, Field(ge=1)] = 5000
+    maximum_series_bytes: Annotated[int, Field(ge=1)] = 512 * 1024**2  # decoded
+    maximum_columns: Annotated[int, Field(ge=1)] = 1024
+    maximum_rows: Annotated[int, Field(ge=1)] = 1024
+    maximum_slices: Annotated[int, Field(ge=1)] = 512
+
+    @field_validator("destinations")
+    @classmethod
+    def _check_destinations(cls, value: tuple[Destination, ...]) -> tuple[Destination, ...]:
+        names = [destination.name for destination in value]
+        if len(set(names)) < len(names):
+            raise ValueError("two destinations have the same name")
+        return value
+
+    @model_validator(mode="after")
+    def _check_open_doors(self) -> Self:
+        if not is_loopback(self.dicom_host) and not self.calling_ae:
+            raise ValueError(f"dicom_host {self.dicom_host} is open to the network: list the senders under [[calling_ae]]")
+        if not is_loopback(self.http_host) and not self.tokens:
+            raise ValueError(f"http_host {self.http_host} is open to the network: add API tokens under [[tokens]]")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL of the case book."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'leukoscope.sqlite'}"
+
+    @property
+    def broker(self) -> str:
+        """The Celery broker's URL."""
+        return self.broker_url or f"sqla+sqlite:///{self.data_dir.absolute() / 'broker.sqlite'}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach `host` (a name other than localhost counts as open)."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings of this process.
+
+    Raises
+    ------
+    SettingsError
+        One clear line: an unknown key or variable, a bad value, an unreadable file, an open door without a lock.
+    """
+    environ = os.environ if environ is None else environ
+    values = _read_file(environ.get(CONFIG, ""))
+    values.update(_read_variables(environ))
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, environ)) from None
+
+
+def _read_file(name: str) -> dict[str, Any]:
+    if not name:
+        return {}
+    try:
+        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        detail = error.strerror if isinstance(error, OSError) else str(error)
+        raise SettingsError(f"{CONFIG}={name}: {_one_line(str(detail))}") from None
+
+
+def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable == CONFIG:
+            continue
+        key = variable.removeprefix(PREFIX).lower()
+        if key not in Settings.model_fields:
+            raise SettingsError(f"{variable} is not a setting{_nearest(key)}")
+        text = environ[variable]
+        if text:  # compose files pass unset variables as empty ones
+            values[key] = _parse_list(variable, text) if key in _LISTS else text
+    return values
+
+
+_LISTS = frozenset({"admission", "calling_ae", "tokens", "destinations"})
+
+
+def _parse_list(variable: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{variable} is not JSON: {error}") from None
+
+
+def _nearest(key: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(key, Settings.model_fields, n=1)
+    return f" (did you mean {PREFIX}{near[0].upper()}?)" if near else ""
+
+
+def _explain(error: ValidationError, environ: Mapping[str, str]) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    variable = PREFIX + str(first["loc"][0]).upper() if first["loc"] else ""
+    where = variable if environ.get(variable) else key
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "is not a setting"
+        return _one_line(f"{where} {message}")
+    given = first["input"]
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float) and "token" not in where else ""
+    return _one_line(f"{where}: {message}{shown}" if where else message)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
