@@ -1,0 +1,304 @@
+"""DICOM objects and results on disk: written whole or not at all, durable when a call returns, named by their content.
+
+Layout below the root (the data folder)::
+
+    instances/<series key>/<sha256>.dcm     Part-10 files, exactly the data set that came in
+    outputs/<case id>/<kind>-<sha256>       results
+    incoming/<host>-<pid>-<random>          half-written files of living processes
+
+All paths handed out are relative to the root, so that a moved or restored data folder is found again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
+
+from service.errors import Unavailable
+
+INSTANCES = "instances"
+OUTPUTS = "outputs"
+INCOMING = "incoming"
+
+# A leftover of another host is rubbish when it is older than any upload may last.
+LEFTOVER_AGE_S = 24 * 3600.0
+
+_DISK_TROUBLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
+)
+_IMPLEMENTATION_CLASS_UID = "2.25.264893416718291652817734018201574120413"
+_IMPLEMENTATION_VERSION = "LEUKOSCOPE"
+
+
+@dataclass(frozen=True)
+class StoredInstance:
+    """A durable Part-10 file: `path` relative to the root, `digest` the SHA-256 of the file, `size` in bytes."""
+
+    path: str
+    digest: str
+    size: int
+    fresh: bool
+
+
+class Store:
+    """The object store of one data folder; any number of threads and processes may share it."""
+
+    def __init__(self, root: Path, minimum_free_mb: int = 0) -> None:
+        self.root = root.absolute()
+        self._minimum_free = minimum_free_mb * 1024 * 1024
+        self._folders = _FolderSync()
+        with _disk_trouble():
+            for name in (INSTANCES, OUTPUTS, INCOMING):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    def put_instance(
+        self, dataset: bytes, *, series_uid: str, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+    ) -> StoredInstance:
+        """Keep one encoded data set as a Part-10 file; the same bytes again are the same file.
+
+        Parameters
+        ----------
+        dataset
+            The encoded data set as received, without preamble and file meta information.
+
+        Raises
+        ------
+        Unavailable
+            The disk is full, read-only or failing. Nothing was stored; the sender may repeat.
+
+        References
+        ----------
+        PS3.10 7.1
+        """
+        head = encode_file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        digest = hashlib.sha256(head)
+        digest.update(dataset)
+        name = digest.hexdigest()
+        folder = f"{INSTANCES}/{series_key(series_uid)}"
+        fresh = self._put(folder, f"{name}.dcm", (head, dataset))
+        return StoredInstance(f"{folder}/{name}.dcm", name, len(head) + len(dataset), fresh)
+
+    def put_output(self, case_id: str, kind: str, data: bytes) -> str:
+        """Keep one result and return its path; the same bytes again are the same file. Raises Unavailable."""
+        folder = f"{OUTPUTS}/{_safe(case_id)}"
+        name = f"{_safe(kind)}-{hashlib.sha256(data).hexdigest()}"
+        self._put(folder, name, (data,))
+        return f"{folder}/{name}"
+
+    def files_of(self, series_uid: str) -> list[Path]:
+        """List every stored instance of a series, the set-aside ones too, by name."""
+        return sorted((self.root / INSTANCES / series_key(series_uid)).glob("*.dcm"))
+
+    def every_instance(self) -> Iterator[Path]:
+        """Walk over all stored instances, series by series (to make the index anew)."""
+        for folder in sorted((self.root / INSTANCES).iterdir()):
+            yield from sorted(folder.glob("*.dcm"))
+
+    def path_of(self, relative: str) -> Path:
+        """Give the file of a path handed out earlier; ValueError for one that leads outside."""
+        path = self.root / relative
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise ValueError("a path outside the store")
+        return path
+
+    def relative(self, path: Path) -> str:
+        """Give the form in which the case book keeps `path`."""
+        return path.absolute().relative_to(self.root).as_posix()
+
+    def open_output(self, path: str) -> BinaryIO:
+        """Open a result for reading; FileNotFoundError when it was cleaned away."""
+        return self.path_of(path).open("rb")
+
+    def upload_file(self) -> Path:
+        """Name a new file for an upload in progress, on the store's own file system; the caller removes it."""
+        return self.root / INCOMING / _temporary_name()
+
+    def free_bytes(self) -> int:
+        """Bytes an unprivileged process can still write here."""
+        with _disk_trouble():
+            return shutil.disk_usage(self.root).free
+
+    def check_space(self) -> None:
+        """Raise Unavailable when less than the configured reserve is free."""
+        free = self.free_bytes()
+        if free < self._minimum_free:
+            raise Unavailable(f"disk nearly full: {free // 1024**2} MiB free, {self._minimum_free // 1024**2} MiB kept in reserve")
+
+    def clean_leftovers(self) -> int:
+        """Remove half-written files of processes that are gone; living processes keep theirs. Returns how many."""
+        count = 0
+        for path in (self.root / INCOMING).iterdir():
+            if _is_abandoned(path):
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    count += 1
+        return count
+
+    def _put(self, folder: str, name: str, parts: tuple[bytes, ...]) -> bool:
+        target = self.root / folder / name
+        with _disk_trouble():
+            self._make_folder(target.parent)
+            if target.exists():
+                # Another thread may have renamed it a moment ago: durable only after the folder's fsync.
+                self._folders.sync(target.parent)
+                return False
+            self.check_space()
+            temporary = self.upload_file()
+            try:
+                _write_durably(temporary, parts)
+                temporary.rename(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            self._folders.sync(target.parent)
+        return True
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            self._folders.sync_once(folder.parent, folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._folders.sync(folder.parent)
+
+
+class _FolderSync:
+    """One fsync of a folder serves every rename that finished before it began (group commit)."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._turns: dict[Path, _Turn] = {}
+        self._known: set[Path] = set()
+
+    def sync(self, folder: Path) -> None:
+        with self._guard:
+            turn = self._turns.setdefault(folder, _Turn())
+            turn.waiting += 1
+            ticket = turn.started + 1  # the next fsync to start covers this rename
+        try:
+            with turn.lock:
+                if turn.finished < ticket:
+                    turn.started += 1
+                    mine = turn.started
+                    _fsync_folder(folder)
+                    turn.finished = mine
+        finally:
+            with self._guard:
+                turn.waiting -= 1
+                if not turn.waiting:
+                    self._turns.pop(folder, None)
+
+    def sync_once(self, parent: Path, folder: Path) -> None:
+        """Make the entry of `folder` in `parent` durable, the first time this process meets it."""
+        if folder in self._known:
+            return
+        self.sync(parent)
+        self._known.add(folder)
+
+
+class _Turn:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waiting = 0
+        self.started = 0
+        self.finished = 0
+
+
+def encode_file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Encode preamble, prefix and file meta information; the same for the same three UIDs (PS3.10 7.1)."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    meta.ImplementationClassUID = UID(_IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = _IMPLEMENTATION_VERSION
+    buffer = DicomBytesIO()
+    buffer.write(b"\x00" * 128 + b"DICM")
+    write_file_meta_info(buffer, meta, enforce_standard=True)
+    return buffer.getvalue()
+
+
+def series_key(series_uid: str) -> str:
+    """Name the folder of a series: no UID, however odd, leads anywhere else."""
+    return hashlib.sha256(series_uid.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+
+
+def _safe(name: str) -> str:
+    cleaned = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:80]
+    if not cleaned.strip("."):
+        raise ValueError("not a name for a file")
+    return cleaned
+
+
+def _temporary_name() -> str:
+    return f"{_host()}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
+
+
+def _is_abandoned(path: Path) -> bool:
+    host, _, rest = path.name.partition("-")
+    pid = rest.partition("-")[0]
+    try:
+        if time.time() - path.stat().st_mtime > LEFTOVER_AGE_S:
+            return True
+    except FileNotFoundError:
+        return False
+    if host != _host() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _write_durably(path: Path, parts: tuple[bytes, ...]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    try:
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_trouble() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_TROUBLE:
+            raise Unavailable(f"the object store: {error.strerror}") from error
+        raise
