@@ -36,7 +36,10 @@ class InputPreparation(_Frozen):
 
     spacing_mm: float = 1.0
     clip_percentiles: tuple[float, float] = (0.5, 99.5)
-    shapes: tuple[tuple[int, int, int], ...] = Field(description="allowed input shapes (i, j, k), smallest first")
+    shapes: tuple[tuple[int, int, int], ...] = Field(
+        default=((160, 192, 160), (176, 208, 176), (192, 224, 192), (192, 256, 224)),
+        description="allowed input shapes (i, j, k), smallest first",
+    )
     margin_mm: float = 8.0
 
 
