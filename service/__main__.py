@@ -1,0 +1,291 @@
+"""The command line: the one place that knows service, worker and model, each imported only when its command runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from model.release import Release
+    from service.settings import Settings
+
+APP = typer.Typer(
+    name="leukoscope",
+    help="Segments white-matter hyper-intensities on brain FLAIR MRI for a hospital's imaging network. Investigational.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+RELEASES_APP = typer.Typer(help="The models that can be served.", no_args_is_help=True)
+APP.add_typer(RELEASES_APP, name="releases")
+
+_NODE = re.compile(r"(?P<title>[^@]{1,16})@(?P<host>\[[0-9a-fA-F:]+\]|[^:@]+):(?P<port>\d{1,5})")
+
+
+class Queue(StrEnum):
+    """What a worker works on."""
+
+    INFERENCE = "inference"
+    DELIVERY = "delivery"
+
+
+@APP.command()
+def serve() -> None:
+    """Run everything in one place: DICOM listener, REST API and two workers, on embedded parts unless the settings say otherwise."""
+    from service import serve as supervisor
+
+    settings = _start()
+    _release(settings)
+    raise typer.Exit(supervisor.run(settings))
+
+
+@APP.command()
+def listen() -> None:
+    """Run the DICOM listener alone."""
+    from service import serve as supervisor
+
+    raise typer.Exit(supervisor.run(_start(), parts=("listener",)))
+
+
+@APP.command()
+def api() -> None:
+    """Run the REST API alone."""
+    from service import serve as supervisor
+
+    raise typer.Exit(supervisor.run(_start(), parts=("api",)))
+
+
+@APP.command()
+def worker(
+    queue: Annotated[Queue, typer.Option(help="What to work on.")] = Queue.INFERENCE,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Cases (or destinations) at a time.")] = None,
+) -> None:
+    """Run one worker alone."""
+    from service.children import die_with_parent
+
+    die_with_parent(os.environ)
+    from worker import tasks
+
+    settings = _start()
+    if queue is Queue.INFERENCE:
+        raise typer.Exit(tasks.work_on_inference(settings, _release(settings), concurrency or 1))
+    raise typer.Exit(tasks.work_on_delivery(settings, concurrency))
+
+
+@APP.command()
+def push(
+    folder: Annotated[Path, typer.Argument(exists=True, help="A folder of DICOM files, or one file.")],
+    to: Annotated[str, typer.Option("--to", metavar="AE@HOST:PORT", help="The node to send to.")],
+    calling_ae: Annotated[str, typer.Option("--from", metavar="AE", help="The title to call from.")] = "LEUKOSCOPE",
+) -> None:
+    """Send a folder by C-STORE."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from service.errors import Rejected
+    from worker import send
+
+    match = _NODE.fullmatch(to)
+    if match is None:
+        raise Rejected(f"--to {to}: expected AE@HOST:PORT")
+    peer = send.Peer(match["title"], match["host"].strip("[]"), int(match["port"]), calling_ae)
+    files = send.read_outgoing(sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder])
+    if not files:
+        raise Rejected(f"{folder}: no DICOM file there")
+    console = Console(stderr=True)
+    with Progress(console=console) as progress:
+        bar = progress.add_task(f"to {peer.ae_title}", total=len(files))
+        answers = send.send(peer, files, lambda _answer: progress.advance(bar))
+    refused = [answer for answer in answers if answer.category == "Failure"]
+    for answer in refused[:10]:
+        status = "no status" if answer.status is None else f"0x{answer.status:04X}"
+        console.print(f"{answer.path.name}: {status} {answer.comment}", style="red", markup=False)
+    console.print(f"{len(answers) - len(refused)} of {len(answers)} accepted by {peer.ae_title}")
+    raise typer.Exit(1 if refused else 0)
+
+
+@APP.command()
+def segment(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", exists=True, help="A DICOM folder, or a NIfTI file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the results go; made if missing.")],
+    series: Annotated[str | None, typer.Option(metavar="UID", help="Which series, where the folder holds several.")] = None,
+) -> None:
+    """Segment without a server: all outputs into a folder."""
+    from rich.console import Console
+
+    from model.engine import open_engine
+    from service.choose import choose_series
+    from worker import pipeline
+
+    console = Console(stderr=True)
+    settings = _settings()
+    release = _release(settings)
+    if source.is_dir():
+        choice = choose_series(source, settings, series)
+        console.print(choice.why, highlight=False)
+        case: pipeline.Input = choice.files
+    else:
+        case = pipeline.read_nifti(source)
+    with console.status("loading the engine") as status:
+        engine = open_engine(release, settings.engine, settings.precision, threads=settings.threads)
+        result = pipeline.run(case, release, engine, on_stage=status.update)
+    output.mkdir(parents=True, exist_ok=True)
+    for item in result.outputs:
+        (output / item.filename).write_bytes(item.data)
+        console.print(str(output / item.filename), highlight=False)
+    for flag in result.quality:
+        console.print(f"note: {flag}", style="yellow", markup=False)
+
+
+@APP.command()
+def cases(
+    state: Annotated[str | None, typer.Option(help="Only cases in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
+) -> None:
+    """List the newest cases the service knows."""
+    from service import tables
+
+    tables.print_cases(_settings(), state, limit)
+
+
+@APP.command()
+def case(case_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Show one case: its state and why, stages, findings, outputs, deliveries, history."""
+    from service import tables
+
+    tables.print_case(_settings(), case_id)
+
+
+@APP.command()
+def demo(
+    results: Annotated[Path, typer.Option("-o", "--output", help="Where the results go.")] = Path("demo-results"),
+    seed: Annotated[int, typer.Option(help="Which phantom.")] = 0,
+) -> None:
+    """Show the whole way on this machine: a phantom series is pushed to a service of its own, and everything comes back."""
+    import nibabel
+
+    from model.phantom import make_phantom
+    from service import demo as show
+    from worker import send
+    from worker.phantom import write_series
+
+    raise typer.Exit(show.run(results, seed, show.Stage(make_phantom, write_series, send, nibabel)))
+
+
+@APP.command()
+def migrate() -> None:
+    """Bring the case book's tables up to this version."""
+    from service import records
+
+    settings = _settings()
+    records.upgrade(settings.database)
+    typer.echo("the case book is up to date")
+
+
+@RELEASES_APP.command("list")
+def releases_list() -> None:
+    """List the releases that are here."""
+    from model.release import RELEASES, load
+
+    for folder in sorted(path.parent for path in RELEASES.glob("*/card.json")):
+        card = load(folder).card
+        typer.echo(f"{folder.name}  {card.name} {card.version}  {card.sha256[:12]}  {card.summary}")
+
+
+@RELEASES_APP.command("verify")
+def releases_verify(
+    folder: Annotated[Path | None, typer.Argument(help="A release folder; default: the one that is served.")] = None,
+) -> None:
+    """Check that weights and card belong together."""
+    from model.release import load
+
+    release = load(folder) if folder else _release(_settings())
+    typer.echo(f"{release.card.name} {release.card.version}: weights match the card ({release.card.sha256})")
+
+
+@APP.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Train, fine-tune, evaluate and export a network (needs the extra 'train')."""
+    try:
+        from model.training.cli import app
+    except ModuleNotFoundError as error:
+        from service.errors import Misconfigured
+
+        raise Misconfigured(f"training needs {error.name}: pip install 'leukoscope[train]'") from None
+    app(args=context.args, prog_name="leukoscope train")
+
+
+def _settings() -> Settings:
+    from service.settings import load_settings
+
+    return load_settings()
+
+
+def _start() -> Settings:
+    """Read the settings and begin to log, once, for a process that stays."""
+    from service.log import configure_logging
+
+    settings = _settings()
+    configure_logging(settings.log_level)
+    return settings
+
+
+def _release(settings: Settings) -> Release:
+    """Load and verify the release that the settings name, or the newest one here."""
+    from model.release import RELEASES, load
+    from service.errors import Misconfigured
+
+    if settings.release:
+        named = RELEASES / settings.release
+        folder = named if (named / "card.json").is_file() else Path(settings.release)
+        if not (folder / "card.json").is_file():
+            raise Misconfigured(f"release {settings.release}: neither a name in {RELEASES} nor a folder with a card.json")
+        return load(folder)
+    folders = [path.parent for path in RELEASES.glob("*/card.json")]
+    if not folders:
+        raise Misconfigured(f"no release in {RELEASES}; name one with LEUKOSCOPE_RELEASE")
+    return load(max(folders, key=_version_of))
+
+
+def _version_of(folder: Path) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", folder.name))
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """Give the failures that are the caller's to mend: shown as one line, never as a traceback."""
+    from service.errors import Misconfigured, Rejected, Unavailable
+
+    kinds: list[type[Exception]] = [Misconfigured, Rejected, Unavailable, BrokenPipeError]
+    for module, name in (
+        ("model.release", "ReleaseMismatch"),
+        ("model.volume", "UnusableVolume"),
+        ("model.engine", "EngineUnavailable"),
+    ):
+        if module in sys.modules:
+            kinds.append(getattr(sys.modules[module], name))
+    return tuple(kinds)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 refused or failed, 2 wrong usage or settings."""
+    try:
+        APP()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not isinstance(error, _expected()):
+            raise
+        from service.errors import Misconfigured
+
+        typer.echo(f"leukoscope: {error}", err=True)
+        sys.exit(2 if isinstance(error, Misconfigured) else 1)
+
+
+if __name__ == "__main__":
+    main()

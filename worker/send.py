@@ -1,0 +1,169 @@
+"""C-STORE as a user of the service (SCU): files go out as they are encoded wherever the peer takes that."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.status import code_to_category
+
+from service.errors import Rejected, Unavailable
+
+# A path is then sent as its own bytes; a Dataset is still encoded for the context that was accepted.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+_MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers up to 255
+_CONNECT_S = 10.0
+_ANSWER_S = 60.0
+_CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A DICOM node: title, host, port, and the title we call it by."""
+
+    ae_title: str
+    host: str
+    port: int
+    calling_ae: str = "LEUKOSCOPE"
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A Part-10 file and what its file meta information says about it."""
+
+    path: Path
+    sop_class_uid: UID
+    transfer_syntax_uid: UID
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The DIMSE status of one C-STORE; `status` is None when no answer came or no context fitted."""
+
+    path: Path
+    status: int | None
+    comment: str = ""
+
+    @property
+    def category(self) -> str:
+        """One of Success, Warning, Failure (PS3.4 B.2.3)."""
+        if self.status is None:
+            return "Failure"
+        category = code_to_category(self.status)
+        return category if category in {"Success", "Warning"} else "Failure"
+
+
+def read_outgoing(paths: Iterable[Path]) -> list[Outgoing]:
+    """Keep the Part-10 files among `paths`; other files and a DICOMDIR are left out."""
+    found = []
+    for path in paths:
+        try:
+            meta = dcmread(path, stop_before_pixels=True, specific_tags=[]).file_meta
+            if meta.MediaStorageSOPClassUID != "1.2.840.10008.1.3.10":
+                found.append(Outgoing(path, UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID)))
+        except (InvalidDicomError, AttributeError, IsADirectoryError):
+            continue
+    return found
+
+
+def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], None] | None = None) -> list[Answer]:
+    """Send files over one association, in order.
+
+    Raises
+    ------
+    Unavailable
+        The peer could not be reached, refused the association or broke it before every file was answered; may be repeated.
+    Rejected
+        More kinds of objects than one association can propose.
+    """
+    answers: list[Answer] = []
+    with associate(peer, files) as association:
+        for file in files:
+            if not association.is_established:
+                raise Unavailable(f"{peer.ae_title}: the association ended after {len(answers)} of {len(files)} objects")
+            answer = _store(association, file)
+            answers.append(answer)
+            if on_answer is not None:
+                on_answer(answer)
+    return answers
+
+
+@contextmanager
+def associate(peer: Peer, files: Sequence[Outgoing]) -> Iterator[Association]:
+    """Open an association that proposes what `files` need; released at the end, aborted on an exception."""
+    entity = AE(ae_title=peer.calling_ae)
+    entity.connection_timeout = _CONNECT_S
+    entity.acse_timeout = _CONNECT_S
+    entity.dimse_timeout = _ANSWER_S
+    entity.network_timeout = _ANSWER_S
+    entity.requested_contexts = _propose(files)
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _send_at_once)]
+    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=handlers)
+    if not association.is_established:
+        raise Unavailable(f"{peer.ae_title} at {peer.host}:{peer.port}: {_why_not(association)}")
+    try:
+        yield association
+    except BaseException:
+        association.abort()
+        raise
+    association.release()
+
+
+def _store(association: Association, file: Outgoing) -> Answer:
+    accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
+    exact = (file.sop_class_uid, file.transfer_syntax_uid) in accepted
+    try:
+        status = association.send_c_store(file.path if exact else dcmread(file.path))
+    except ValueError:
+        return Answer(file.path, None, f"{file.sop_class_uid.name} in {file.transfer_syntax_uid.name} is not accepted there")
+    except RuntimeError:
+        return Answer(file.path, None, "the association ended")
+    if "Status" not in status:
+        return Answer(file.path, None, "no answer")
+    return Answer(file.path, int(status.Status), str(status.get("ErrorComment", "")))
+
+
+def _propose(files: Sequence[Outgoing]) -> list[PresentationContext]:
+    """One context per class and encoding; for what is not compressed also one in the syntax every node must take (PS3.5 10.1)."""
+    wanted: dict[tuple[UID, UID], None] = {}
+    for file in files:
+        wanted[(file.sop_class_uid, file.transfer_syntax_uid)] = None
+    for sop_class, syntax in tuple(wanted):
+        if syntax in _CONVERTIBLE:
+            wanted[(sop_class, ImplicitVRLittleEndian)] = None
+    if len(wanted) > _MOST_CONTEXTS:
+        raise Rejected(f"{len(wanted)} kinds of objects in one folder; one association proposes at most {_MOST_CONTEXTS}")
+    contexts = []
+    for number, (sop_class, syntax) in enumerate(wanted):
+        context = PresentationContext()
+        context.context_id = 2 * number + 1
+        context.abstract_syntax = sop_class
+        context.transfer_syntax = [syntax]
+        contexts.append(context)
+    return contexts
+
+
+def _send_at_once(event: evt.Event) -> None:
+    """Switch Nagle's algorithm off: with delayed acknowledgements it costs up to 40 ms an instance."""
+    connection = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _why_not(association: Association) -> str:
+    if association.is_rejected:
+        return "the association was rejected"
+    if association.is_aborted:
+        return "the association was aborted"
+    return "no connection"
