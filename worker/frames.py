@@ -1,0 +1,188 @@
+"""Files of one series → its frames: every image plane with its headers, its place and its decoded values, classic or Enhanced alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from service.errors import Rejected
+from worker.geometry import Planes
+from worker.pixels import Stored, decode, decoded_bytes, demand_grey, frame_count
+
+_UNREADABLE = (InvalidDicomError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a series may be at most, and must be at least."""
+
+    decoded_bytes: int = 512 * 2**20
+    columns: int = 1024
+    rows: int = 1024
+    slices: int = 512
+    minimum_slices: int = 3
+    minimum_values: int = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image plane.
+
+    Attributes
+    ----------
+    dataset : the object it belongs to, without its pixels
+    frame_number : 1-based in a multi-frame object, None in a classic one
+    groups : where to look for an attribute of this frame: own functional groups, shared ones, the data set
+    stored : integer, shape (rows, columns)
+    """
+
+    dataset: Dataset
+    frame_number: int | None
+    groups: tuple[Dataset, ...] = field(repr=False)
+    stored: Stored = field(repr=False)
+
+    def find(self, keyword: str, sequence: str | None = None) -> Any:
+        """The frame's value of an attribute, None where it has none.
+
+        Enhanced objects keep it in the item of a functional group (`sequence`); the data set's own root is looked at last, as some
+        vendors write it there only.
+        """
+        for group in self.groups:
+            item = group[sequence].value if sequence is not None and sequence in group else None
+            value = item[0].get(keyword) if item else None
+            if value not in (None, ""):
+                return value
+        value = self.dataset.get(keyword)
+        return None if value == "" else value
+
+    @property
+    def rescale(self) -> tuple[float, float]:
+        """Slope and intercept (PS3.3 C.11.1.1.2)."""
+        slope = self.find("RescaleSlope", "PixelValueTransformationSequence")
+        intercept = self.find("RescaleIntercept", "PixelValueTransformationSequence")
+        return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
+
+
+def read_frames(files: Sequence[Path], limits: Limits) -> tuple[Frame, ...]:
+    """Read and decode all frames of one series, in the order of the files.
+
+    The same instance in two files is taken once. Headers are checked before anything is decoded.
+
+    Raises
+    ------
+    Rejected
+        Not one readable grey series within the limits.
+    """
+    datasets = _distinct([_read(path) for path in files])
+    if not datasets:
+        raise Rejected("no files in the series")
+    if len({str(dataset.get("SeriesInstanceUID", "")) for dataset in datasets}) > 1:
+        raise Rejected("files of more than one series")
+    for dataset in datasets:
+        _demand_image(dataset, limits)
+    _demand_limits(datasets, limits)
+    return tuple(frame for dataset in datasets for frame in _split(dataset))
+
+
+def locate(frames: Sequence[Frame]) -> Planes:
+    """Where the frames lie, by their own headers.
+
+    Raises
+    ------
+    Rejected
+        A frame states no usable position, orientation or pixel spacing.
+    """
+    position = _numbers(frames, "ImagePositionPatient", "PlanePositionSequence", 3)
+    cosines = _numbers(frames, "ImageOrientationPatient", "PlaneOrientationSequence", 6)
+    spacing = _numbers(frames, "PixelSpacing", "PixelMeasuresSequence", 2)
+    size = np.array([frame.stored.shape[::-1] for frame in frames], dtype=np.int64)
+    return Planes(position, cosines[:, :3], cosines[:, 3:], spacing[:, ::-1], size)
+
+
+def name_of(dataset: Dataset) -> str:
+    """How an object is called in a reason: no UID, no patient data."""
+    return f"instance {dataset.get('InstanceNumber') or '(unnumbered)'}"
+
+
+def _read(path: Path) -> Dataset:
+    try:
+        dataset = pydicom.dcmread(path)
+        dataset.get("SOPInstanceUID")
+    except _UNREADABLE as error:
+        raise Rejected(f"a file is not readable DICOM: {type(error).__name__}") from error
+    return dataset
+
+
+def _distinct(datasets: Sequence[Dataset]) -> list[Dataset]:
+    """Drop instances that came twice; the same UID with other pixels is never mixed in."""
+    kept: dict[str, Dataset] = {}
+    for dataset in datasets:
+        uid = str(dataset.get("SOPInstanceUID", ""))
+        if not uid:
+            raise Rejected("an instance has no SOPInstanceUID")
+        first = kept.setdefault(uid, dataset)
+        if first is not dataset and _digest(first) != _digest(dataset):
+            raise Rejected(f"{name_of(dataset)} came twice with different pixels under one SOPInstanceUID")
+    return list(kept.values())
+
+
+def _digest(dataset: Dataset) -> bytes:
+    demand_grey(dataset, name_of(dataset))
+    return hashlib.sha256(decode(dataset, name_of(dataset)).tobytes()).digest()
+
+
+def _demand_image(dataset: Dataset, limits: Limits) -> None:
+    name = name_of(dataset)
+    demand_grey(dataset, name)
+    if "MOSAIC" in (dataset.get("ImageType") or []):
+        raise Rejected("mosaic images (many slices tiled into one) cannot be taken as a volume")
+    if int(dataset.Columns) > limits.columns or int(dataset.Rows) > limits.rows:
+        raise Rejected(f"image of {dataset.Columns} × {dataset.Rows} voxels, at most {limits.columns} × {limits.rows} are taken")
+
+
+def _demand_limits(datasets: Sequence[Dataset], limits: Limits) -> None:
+    slices = sum(frame_count(dataset) for dataset in datasets)
+    if slices < limits.minimum_slices:
+        raise Rejected(f"only {slices} slice{'s' if slices != 1 else ''}, at least {limits.minimum_slices} make a volume")
+    if slices > limits.slices:
+        raise Rejected(f"{slices} slices, at most {limits.slices} are taken")
+    size = sum(decoded_bytes(dataset) for dataset in datasets)
+    if size > limits.decoded_bytes:
+        raise Rejected(f"{size // 2**20} MiB decoded, at most {limits.decoded_bytes // 2**20} MiB are taken")
+
+
+def _split(dataset: Dataset) -> Iterator[Frame]:
+    """The frames of one object; its pixels are released as soon as they are decoded."""
+    stored = decode(dataset, name_of(dataset))
+    del dataset["PixelData"]
+    own = dataset.get("PerFrameFunctionalGroupsSequence")
+    if own is None and len(stored) == 1:
+        yield Frame(dataset, None, (), stored[0])
+        return
+    if own is None or len(own) != len(stored):
+        raise Rejected(f"{len(stored)} frames, but {len(own or [])} descriptions of where they lie")
+    shared = tuple(dataset.get("SharedFunctionalGroupsSequence") or ())
+    for number, (groups, plane) in enumerate(zip(own, stored, strict=True), start=1):
+        yield Frame(dataset, number, (groups, *shared), plane)
+
+
+def _numbers(frames: Sequence[Frame], keyword: str, sequence: str, count: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    rows = []
+    for frame in frames:
+        value = frame.find(keyword, sequence)
+        try:
+            row = [float(number) for number in value]
+        except (TypeError, ValueError):
+            row = []
+        if len(row) != count or not np.all(np.isfinite(row)):
+            raise Rejected(f"no usable {keyword} in {name_of(frame.dataset)}")
+        rows.append(row)
+    return np.array(rows, dtype=np.float64).reshape(len(frames), count)

@@ -1,0 +1,144 @@
+"""Where the planes of a series lie in the patient, and the one grid they form: computed from the headers, never guessed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.volume import Affine
+from service.errors import Rejected
+
+Floats = npt.NDArray[np.float64]
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Direction cosines are often rounded to four or six digits.
+_COSINE_TOLERANCE = 1e-3
+_SPACING_TOLERANCE = 0.05
+_POSITION_TOLERANCE_MM = 0.05
+_LARGEST_SHEAR = 0.01
+_SHEAR_FLOOR_MM = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """The image planes of n frames, as their headers state them (PS3.3 C.7.6.2.1.1).
+
+    Attributes
+    ----------
+    position_lps : shape (n, 3), centre of the first voxel, millimetres
+    along_row_lps : shape (n, 3), unit vector along which the column index grows (first three direction cosines)
+    along_column_lps : shape (n, 3), unit vector along which the row index grows (last three)
+    spacing_mm : shape (n, 2), between columns (axis i), between rows (axis j)
+    size : shape (n, 2), columns, rows
+    """
+
+    position_lps: Floats
+    along_row_lps: Floats
+    along_column_lps: Floats
+    spacing_mm: Floats
+    size: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """One regular grid of planes.
+
+    Attributes
+    ----------
+    order : the frames' numbers (0-based), ascending along the normal, cross(along_row, along_column)
+    affine_ras : voxel (column i, row j, plane k) → patient millimetres, RAS
+    step_mm : distance between planes
+    unevenness_mm : largest difference of a distance between neighbours from `step_mm`
+    """
+
+    order: npt.NDArray[np.intp]
+    affine_ras: Affine
+    step_mm: float
+    unevenness_mm: float
+
+
+def arrange(planes: Planes) -> Grid:
+    """Order the planes along their normal and give the affine of the grid they form.
+
+    Raises
+    ------
+    Rejected
+        The planes differ in size, spacing or orientation, share a position, leave a gap, or are sheared.
+    """
+    _demand_alike(planes)
+    normal = np.cross(planes.along_row_lps[0], planes.along_column_lps[0])
+    normal /= np.linalg.norm(normal)
+    distance = planes.position_lps @ normal
+    order = np.argsort(distance, kind="stable")
+    steps = np.diff(distance[order])
+    step = float(np.median(steps))
+    _demand_even(steps, step)
+    first, last = planes.position_lps[order[0]], planes.position_lps[order[-1]]
+    between = (last - first) / (len(order) - 1)
+    _demand_straight(planes.position_lps - first, normal)
+    column_mm, row_mm = planes.spacing_mm[order[0]]
+    affine_lps = np.eye(4)
+    affine_lps[:3, 0] = planes.along_row_lps[order[0]] * column_mm
+    affine_lps[:3, 1] = planes.along_column_lps[order[0]] * row_mm
+    affine_lps[:3, 2] = between
+    affine_lps[:3, 3] = first
+    mean = float(between @ normal)
+    return Grid(order, LPS_TO_RAS @ affine_lps, mean, float(np.abs(steps - mean).max()))
+
+
+def place(planes: Planes, affine_ras: Affine) -> Floats:
+    """Index coordinates of every plane's first, last-column and last-row voxel on a grid.
+
+    Returns
+    -------
+    float64, shape (n, 3, 3): plane, corner, (i, j, k)
+    """
+    reach = (planes.size - 1) * planes.spacing_mm
+    corners_lps = np.stack(
+        [
+            planes.position_lps,
+            planes.position_lps + planes.along_row_lps * reach[:, :1],
+            planes.position_lps + planes.along_column_lps * reach[:, 1:],
+        ],
+        axis=1,
+    )
+    corners_ras = corners_lps * np.array([-1.0, -1.0, 1.0])
+    to_index = np.linalg.inv(affine_ras)
+    return np.asarray(corners_ras @ to_index[:3, :3].T + to_index[:3, 3])
+
+
+def _demand_alike(planes: Planes) -> None:
+    if len(np.unique(planes.size, axis=0)) > 1:
+        sizes = ", ".join(f"{columns} × {rows}" for columns, rows in np.unique(planes.size, axis=0))
+        raise Rejected(f"slices of different sizes in one series: {sizes}")
+    if np.any(planes.spacing_mm <= 0) or not np.all(np.isfinite(planes.spacing_mm)):
+        raise Rejected("PixelSpacing is not positive")
+    spread = np.ptp(planes.spacing_mm, axis=0)
+    if np.any(spread > _COSINE_TOLERANCE * planes.spacing_mm[0]):
+        raise Rejected("slices of different pixel spacing in one series")
+    frames = np.stack([planes.along_row_lps, planes.along_column_lps], axis=1)
+    gram = frames @ frames.transpose(0, 2, 1)
+    if not np.allclose(gram, np.eye(2), rtol=0, atol=2 * _COSINE_TOLERANCE):
+        raise Rejected("ImageOrientationPatient is not two perpendicular unit vectors")
+    if not np.allclose(frames, frames[0], rtol=0, atol=_COSINE_TOLERANCE):
+        raise Rejected("slices of different orientation in one series")
+
+
+def _demand_even(steps: Floats, step: float) -> None:
+    if np.any(steps < _POSITION_TOLERANCE_MM / 5):
+        first = int(np.argmax(steps < _POSITION_TOLERANCE_MM / 5)) + 1
+        raise Rejected(f"two slices at one position: slices {first} and {first + 1} along the normal")
+    wrong = np.abs(steps - step) > max(_POSITION_TOLERANCE_MM, _SPACING_TOLERANCE * step)
+    if np.any(wrong):
+        after = int(np.argmax(wrong))
+        word = "gap" if steps[after] > step else "uneven spacing"
+        raise Rejected(f"{word} after slice {after + 1}: {steps[after]:.1f} mm, expected {step:.1f} mm")
+
+
+def _demand_straight(offset_lps: Floats, normal: Floats) -> None:
+    along = offset_lps @ normal
+    sideways = np.linalg.norm(offset_lps - along[:, None] * normal, axis=1)
+    if np.any(sideways > np.maximum(_SHEAR_FLOOR_MM, _LARGEST_SHEAR * np.abs(along))):
+        raise Rejected(f"slices are sheared (gantry tilt): shifted sideways by up to {sideways.max():.1f} mm")
