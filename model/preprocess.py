@@ -100,6 +100,8 @@ def resample_to(inputs: Inputs, volume: Volume, linear: bool = False) -> Floats:
 def _demand_usable(volume: Volume) -> None:
     if volume.data.ndim != 3 or min(volume.shape) < 3 or volume.data.size < 4096:
         raise UnusableVolume(f"too few voxels: {' x '.join(map(str, volume.data.shape))}")
+    if volume.data.dtype.kind not in "biuf":
+        raise UnusableVolume("intensities are not plain numbers")
     if not np.isfinite(volume.affine_ras).all() or volume.voxel_ml <= 0:
         raise UnusableVolume("the grid has no volume")
     low, high = float(volume.data.min()), float(volume.data.max())
@@ -124,7 +126,7 @@ def find_head(volume: Volume) -> Head:
     where = np.nonzero(mask)
     size_mm = np.asarray([axis.max() - axis.min() + 1 for axis in where]) * spacing if where[0].size else np.zeros(3)
     litres = mask.sum() * np.prod(spacing) / 1e6
-    if np.sort(size_mm)[1] < 80 or litres < 0.08 or np.sort(size_mm)[1] > 330:
+    if np.sort(size_mm)[1] < 80 or litres < 0.03 or np.sort(size_mm)[1] > 330:
         raise UnusableVolume(f"no head found: the largest object is {' x '.join(f'{s:.0f}' for s in size_mm)} mm")
     low, high = _vault(mask, spacing)
     return Head(mask.astype(np.float32), affine, low * step, (high + 1) * step - 1, stripped, floor, float(size_mm[2]))
@@ -170,13 +172,13 @@ def _otsu(values: Floats) -> float:
 
 
 def _smooth(mask: Mask, spacing: npt.NDArray[np.float64]) -> Mask:
-    """Close what skull and CSF leave open, fill, and drop thin bridges."""
-    ball = _ball(9.0, spacing)
+    """Close what skull and CSF leave open, fill, and drop thin bridges; a slab goes on beyond its faces."""
+    ball, small = _ball(9.0, spacing), _ball(5.0, spacing)
     pad = [(width // 2 + 1,) * 2 for width in ball.shape]
-    closed = ndimage.binary_closing(np.pad(mask, pad), ball)
     inner = tuple(slice(before, -before) for before, _ in pad)
-    filled = ndimage.binary_fill_holes(closed[inner])
-    return np.asarray(ndimage.binary_opening(filled, _ball(5.0, spacing)), bool)
+    closed = ndimage.binary_closing(np.pad(mask, pad), ball)[inner]
+    filled = ndimage.binary_fill_holes(closed)
+    return np.asarray(ndimage.binary_opening(np.pad(filled, pad, "edge"), small)[inner], bool)
 
 
 def _ball(radius_mm: float, spacing: npt.NDArray[np.float64]) -> Mask:
@@ -244,7 +246,7 @@ def _core(mask: Mask, affine: Affine, volume: Volume, head: Head) -> Mask:
     high = to_network[:3, :3] @ head.high + to_network[:3, 3]
     size = high - low
     centre = np.asarray([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, high[2] - min(62.0, size[2] / 2)])
-    radius = np.asarray([0.36 * size[0], 0.37 * size[1], 42.0])
+    radius = np.maximum([0.36 * size[0], 0.37 * size[1], 42.0], 1.5)
     parts = [((np.arange(n) - c) / r) ** 2 for n, c, r in zip(mask.shape, centre, radius, strict=True)]
     inside = parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None, :] <= 1
     core = np.asarray(inside & mask, bool)
