@@ -1,0 +1,1 @@
+"""Everything a case gives back: one module per output."""

@@ -1,0 +1,55 @@
+"""What an encoder is given and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from model.release import Release
+from model.volume import Volume
+from worker.encode.identity import Identity
+from worker.encode.source import Header
+
+if TYPE_CHECKING:
+    from model.postprocess import Masks
+    from worker.convert import Series
+    from worker.measure import Findings
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """One finished case, as every encoder sees it.
+
+    Attributes
+    ----------
+    series : the DICOM source, None where a NIfTI file came in (then no DICOM goes out)
+    header : what our objects repeat of the source's headers, normalised (empty for NIfTI)
+    volume : the source volume; `masks` and `findings` are on its grid
+    quality : flags, each `code: detail` or a plain sentence
+    identity : UIDs and dates, derived from everything that shapes the bytes
+    """
+
+    series: Series | None
+    header: Header
+    volume: Volume
+    masks: Masks
+    findings: Findings
+    release: Release
+    engine_name: str
+    precision: str
+    quality: tuple[str, ...]
+    revision: int
+    identity: Identity
+    product_version: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file that goes out. The same case gives the same `data`, byte for byte."""
+
+    kind: str
+    media_type: str
+    filename: str
+    data: bytes
+    sop_class_uid: str | None = None
+    sop_instance_uid: str | None = None

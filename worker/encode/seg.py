@@ -1,0 +1,154 @@
+"""DICOM Segmentation: one segment per class, on the grid of the source, frame for frame (PS3.3 A.51, C.8.20)."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+
+from worker.encode.context import Context, Output
+from worker.encode.frames import source_images
+from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL, series_description
+
+if TYPE_CHECKING:
+    from worker.convert import SourceFrame
+
+KIND = "segmentation"
+SERIES_NUMBER = 9100
+# label in the mask -> (segment label, tracking identifier, property type, region)
+_SEGMENTS = {
+    1: (LESION_LABEL, "lesion", codes.DCM.WhiteMatterT2Hyperintensity, codes.SCT.CerebralWhiteMatter),
+    2: (TUMOUR_LIKE_LABEL, "tumour-like", codes.SCT.Lesion, codes.SCT.Brain),
+}
+
+
+def encode(context: Context) -> Output:
+    """Encode the mask as a BINARY segmentation; the lesion segment is always there, empty where none was found.
+
+    Every source frame has its frame in each segment, also where that is empty: viewers have shifted masks whose empty frames
+    were left out.
+
+    References
+    ----------
+    PS3.3 C.8.20.2 (segmentation image), C.8.20.4 (segment description); PS3.16 CID 7150
+    """
+    if context.series is None:
+        raise ValueError("a segmentation object needs the DICOM series it belongs to")
+    frames = context.series.frames
+    labels = np.unique(context.masks.labels)
+    segments = [label for label in _SEGMENTS if label == 1 or label in labels]
+    dataset = _build(context, frames, segments)
+    _make_deterministic(dataset, context)
+    if frames[0].frame_number is not None:
+        _restore_references(dataset, frames)
+    sop_class_uid, sop_instance_uid = str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)
+    data = _as_bytes(dataset)
+    return Output(KIND, "application/dicom", "segmentation.dcm", data, sop_class_uid, sop_instance_uid)
+
+
+def _build(context: Context, frames: tuple[SourceFrame, ...], segments: list[int]) -> Segmentation:
+    identity, card = context.identity, context.release.card
+    # planes of rows of columns: (k, j, i)
+    stored: npt.NDArray[np.uint8] = np.ascontiguousarray(context.masks.labels.transpose(2, 1, 0))
+    return Segmentation(
+        source_images=source_images(context, frames),
+        pixel_array=stored,
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[_describe(context, label) for label in segments],
+        series_instance_uid=identity.uid("segmentation series"),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=identity.uid(KIND),
+        instance_number=1,
+        manufacturer=PRODUCT,
+        manufacturer_model_name=f"{PRODUCT} WMH",
+        software_versions=context.product_version,
+        device_serial_number=card.sha256[:64],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=False,
+        content_label="WMH",
+        content_description="FLAIR white-matter hyper-intensity, AI, unverified",
+        content_creator_name=f"{PRODUCT}^",
+        series_description=series_description(context.product_version),
+        content_date=identity.content_date,
+        content_time=identity.content_time,
+        specific_character_set="ISO_IR 192",
+        contributing_equipment=[_equipment(context)],
+    )
+
+
+def _describe(context: Context, label: int) -> SegmentDescription:
+    text, tracking, property_type, region = _SEGMENTS[label]
+    card = context.release.card
+    description = SegmentDescription(
+        segment_number=label,
+        segment_label=text,
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=property_type,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=card.name[:64],
+            version=card.version[:64],
+            family=codes.DCM.ArtificialIntelligence,
+            parameters={"sha256": card.sha256, "engine": context.engine_name, "precision": context.precision},
+        ),
+        tracking_id=f"{PRODUCT} {tracking}",
+        tracking_uid=context.identity.uid(f"tracking/{tracking}"),
+        anatomic_regions=[region],
+    )
+    description.SegmentDescription = STATEMENT
+    return description
+
+
+def _equipment(context: Context) -> ContributingEquipment:
+    card = context.release.card
+    return ContributingEquipment(
+        manufacturer=PRODUCT,
+        purpose_of_reference=codes.DCM.ProcessingEquipment,
+        manufacturer_model_name=f"{PRODUCT} WMH",
+        software_versions=[context.product_version, f"{card.name} {card.version}"[:64]],
+        contribution_description=f"Segmentation by release {card.name} {card.version}, SHA-256 {card.sha256}"[:1024],
+    )
+
+
+def _make_deterministic(dataset: Dataset, context: Context) -> None:
+    """Replace what highdicom takes from the clock and from chance (decision 0002)."""
+    del dataset.InstanceCreationDate, dataset.InstanceCreationTime
+    organization = context.identity.uid("dimension organization")
+    for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
+    for item in dataset.ContributingEquipmentSequence:
+        if "ContributionDateTime" in item:
+            del item.ContributionDateTime
+    dataset.PatientName = context.header.get("PatientName")
+    dataset.ReferringPhysicianName = context.header.get("ReferringPhysicianName")
+
+
+def _restore_references(dataset: Dataset, frames: tuple[SourceFrame, ...]) -> None:
+    """Name the frames of Enhanced sources by their own objects and numbers (highdicom was shown one object in the order of k)."""
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        for reference in group.DerivationImageSequence[0].SourceImageSequence:
+            frame = frames[reference.ReferencedFrameNumber - 1]
+            reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = frame.sop_class_uid, frame.sop_instance_uid
+            reference.ReferencedFrameNumber = frame.frame_number
+    objects = {frame.sop_instance_uid: frame.sop_class_uid for frame in frames}
+    dataset.SourceImageSequence = [_reference(*item) for item in objects.items()]
+    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [_reference(*item) for item in objects.items()]
+
+
+def _reference(sop_instance_uid: str, sop_class_uid: str) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    return reference
+
+
+def _as_bytes(dataset: Dataset) -> bytes:
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,28 @@
+"""Sentences that every output says the same way. Words of progression or response are never among them."""
+
+from __future__ import annotations
+
+from model.release import Card
+
+PRODUCT = "Leukoscope"
+STATEMENT = (
+    "Investigational. FLAIR white-matter hyper-intensity, cause not attributed: treatment effect, oedema, infiltration and other "
+    "disease look alike. Not a response assessment (RANO)."
+)
+HEADLINE_UNCONFIRMED = "Total FLAIR hyper-intensity, tumour not confirmed"
+LESION_LABEL = "White-matter hyper-intensity"
+TUMOUR_LIKE_LABEL = "Tumour-like hyper-intensity, not confirmed"
+NONE_FOUND = "No FLAIR hyper-intensity found above the release's threshold and smallest lesion."
+
+
+def irradiated_sentence(card: Card) -> str:
+    """Say whether the release has ever met a patient like the ones it is meant for."""
+    count = card.training.get("irradiated_patients", 0)
+    if not isinstance(count, int) or count <= 0:
+        return "No irradiated patient was in training or evaluation of this release."
+    return f"{count} irradiated patients were in training or evaluation of this release (see its card)."
+
+
+def series_description(product_version: str) -> str:
+    """Give the series description of our objects, at most 64 characters (LO)."""
+    return f"{PRODUCT} WMH {product_version} AI - unverified"[:64]
