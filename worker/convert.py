@@ -26,7 +26,7 @@ from model.volume import Affine, Volume  # noqa: E402
 from service.errors import Rejected  # noqa: E402
 from worker import quality  # noqa: E402
 from worker.frames import Frame, Limits, locate, read_frames  # noqa: E402
-from worker.geometry import Grid, Planes, arrange, place  # noqa: E402
+from worker.geometry import Grid, Planes, arrange, demand_alike, place  # noqa: E402
 from worker.pixels import Stored  # noqa: E402
 
 _LIMITS = Limits()
@@ -99,7 +99,8 @@ def read_series(files: Sequence[Path], limits: Limits = _LIMITS) -> Series:
     """
     frames = read_frames(files, limits)
     planes = locate(frames)
-    quality.demand_one_stack(frames, planes)
+    demand_alike(planes)
+    quality.demand_one_stack(frames)
     grid = arrange(planes)
     ordered = [frames[index] for index in grid.order]
     quality.demand_picture(ordered, limits.minimum_values)
@@ -148,7 +149,7 @@ def _match(planes: Planes, grid: Grid, affine_ras: Affine) -> npt.NDArray[np.int
         between = corners[:, :, 2] - np.rint(corners[:, :1, 2])
         if np.abs(offset).max() > _IN_PLANE_TOLERANCE or np.abs(between).max() > _BETWEEN_PLANES_TOLERANCE:
             raise Rejected(f"a frame does not lie on a plane of the {word}")
-    where = np.rint(corners[grid.order, 0, 2]).astype(np.intp)
+    where: npt.NDArray[np.intp] = np.rint(corners[grid.order, 0, 2]).astype(np.intp)
     if not np.array_equal(np.sort(where), np.arange(len(where))):
         raise Rejected("frames and planes of the converted volume do not match one to one")
     ascending = affine_ras.copy()

@@ -59,15 +59,37 @@ class Grid:
     unevenness_mm: float
 
 
-def arrange(planes: Planes) -> Grid:
-    """Order the planes along their normal and give the affine of the grid they form.
+def demand_alike(planes: Planes) -> None:
+    """Refuse planes that cannot belong to one stack: other sizes, orientations or pixel spacings.
 
     Raises
     ------
     Rejected
-        The planes differ in size, spacing or orientation, share a position, leave a gap, or are sheared.
     """
-    _demand_alike(planes)
+    if len(np.unique(planes.size, axis=0)) > 1:
+        sizes = ", ".join(f"{columns} × {rows}" for columns, rows in np.unique(planes.size, axis=0))
+        raise Rejected(f"slices of different sizes in one series: {sizes}")
+    frames = np.stack([planes.along_row_lps, planes.along_column_lps], axis=1)
+    gram = frames @ frames.transpose(0, 2, 1)
+    if not np.allclose(gram, np.eye(2), rtol=0, atol=2 * _COSINE_TOLERANCE):
+        raise Rejected("ImageOrientationPatient is not two perpendicular unit vectors")
+    if not np.allclose(frames, frames[0], rtol=0, atol=_COSINE_TOLERANCE):
+        raise Rejected("slices of different orientation in one series")
+    if np.any(planes.spacing_mm <= 0) or not np.all(np.isfinite(planes.spacing_mm)):
+        raise Rejected("PixelSpacing is not positive")
+    spread = np.ptp(planes.spacing_mm, axis=0)
+    if np.any(spread > _COSINE_TOLERANCE * planes.spacing_mm[0]):
+        raise Rejected("slices of different pixel spacing in one series")
+
+
+def arrange(planes: Planes) -> Grid:
+    """Order alike planes along their normal and give the affine of the grid they form.
+
+    Raises
+    ------
+    Rejected
+        The planes share a position, leave a gap, or are sheared.
+    """
     normal = np.cross(planes.along_row_lps[0], planes.along_column_lps[0])
     normal /= np.linalg.norm(normal)
     distance = planes.position_lps @ normal
@@ -107,23 +129,6 @@ def place(planes: Planes, affine_ras: Affine) -> Floats:
     corners_ras = corners_lps * np.array([-1.0, -1.0, 1.0])
     to_index = np.linalg.inv(affine_ras)
     return np.asarray(corners_ras @ to_index[:3, :3].T + to_index[:3, 3])
-
-
-def _demand_alike(planes: Planes) -> None:
-    if len(np.unique(planes.size, axis=0)) > 1:
-        sizes = ", ".join(f"{columns} × {rows}" for columns, rows in np.unique(planes.size, axis=0))
-        raise Rejected(f"slices of different sizes in one series: {sizes}")
-    if np.any(planes.spacing_mm <= 0) or not np.all(np.isfinite(planes.spacing_mm)):
-        raise Rejected("PixelSpacing is not positive")
-    spread = np.ptp(planes.spacing_mm, axis=0)
-    if np.any(spread > _COSINE_TOLERANCE * planes.spacing_mm[0]):
-        raise Rejected("slices of different pixel spacing in one series")
-    frames = np.stack([planes.along_row_lps, planes.along_column_lps], axis=1)
-    gram = frames @ frames.transpose(0, 2, 1)
-    if not np.allclose(gram, np.eye(2), rtol=0, atol=2 * _COSINE_TOLERANCE):
-        raise Rejected("ImageOrientationPatient is not two perpendicular unit vectors")
-    if not np.allclose(frames, frames[0], rtol=0, atol=_COSINE_TOLERANCE):
-        raise Rejected("slices of different orientation in one series")
 
 
 def _demand_even(steps: Floats, step: float) -> None:

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -55,6 +55,7 @@ _DECODED = frozenset(
     }
 )
 _LOSSY_ALWAYS = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
+_LOSSY_PERHAPS = frozenset({JPEG2000, JPEG2000MC, HTJ2K})
 # What the decoders raise on damaged data; nothing else is taken for the data's fault.
 _DAMAGE = (ValueError, RuntimeError, AttributeError, TypeError, IndexError, KeyError, EOFError, OSError, MemoryError)
 _PIXEL_DATA = 0x7FE00010
@@ -72,7 +73,9 @@ def frame_count(dataset: Dataset) -> int:
 
 def is_lossy(dataset: Dataset) -> bool:
     """Whether the values were compressed with loss, now (transfer syntax) or at any time before (PS3.3 C.7.6.1.1.5)."""
-    return str(dataset.get("LossyImageCompression", "")) == "01" or transfer_syntax(dataset) in _LOSSY_ALWAYS
+    declared = str(dataset.get("LossyImageCompression", ""))
+    syntax = transfer_syntax(dataset)
+    return declared == "01" or syntax in _LOSSY_ALWAYS or (syntax in _LOSSY_PERHAPS and declared != "00")
 
 
 def transfer_syntax(dataset: Dataset) -> UID:

@@ -222,9 +222,7 @@ def _mr_groups() -> Dataset:
         MRFOVGeometrySequence=[_field_of_view()],
         MRAveragesSequence=[_dataset(NumberOfAverages=1)],
         MRReceiveCoilSequence=[_receive_coil()],
-        MRTransmitCoilSequence=[
-            _dataset(TransmitCoilName="BODY", TransmitCoilManufacturerName="Leukoscope", TransmitCoilType="BODY")
-        ],
+        MRTransmitCoilSequence=[_dataset(TransmitCoilName="BODY", TransmitCoilManufacturerName="Leukoscope", TransmitCoilType="BODY")],
     )
 
 
