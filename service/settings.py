@@ -41,6 +41,7 @@ class Destination(_Frozen):
     port: Annotated[int, Field(ge=1, le=65535)]
     calling_ae: AETitle | None = None
     outputs: tuple[str, ...] = ("segmentation",)
+    empty_segmentation: bool = False  # viewers have hung on a SEG without a voxel
 
 
 class CallingAE(_Frozen):

@@ -1,0 +1,87 @@
+"""The case book: what the service knows, and the only place that changes it.
+
+Files first, rows after: whoever calls this has the files on disk already. Every method is one transaction; a database that is
+away raises `Unavailable`, and the call may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from service.records.arrivals import Arrivals, patient_key
+from service.records.database import BookOutdated, upgrade
+from service.records.moves import UnknownCase, utc_now
+from service.records.outbox import Outbox
+from service.records.reading import Reading
+from service.records.rows import (
+    Case,
+    Delivery,
+    DeliveryState,
+    HistoryRow,
+    InstanceRow,
+    Lease,
+    LeaseLost,
+    Noted,
+    OutputRow,
+    Page,
+    Receiving,
+)
+from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
+from service.records.work import Work
+from service.settings import Destination, Settings
+
+
+class Book(Arrivals, Work, Outbox, Reading):
+    """The case book at `url`, for any number of threads; a forked child opens its own.
+
+    Parameters
+    ----------
+    destinations
+        Who is sent the results of a primary case. Every process of an installation gives the same.
+
+    Raises
+    ------
+    BookOutdated
+        The database is not at this program's revision.
+    Unavailable
+        The database is away.
+    """
+
+    def __init__(self, url: str, *, destinations: Sequence[Destination] = (), lease_s: float = 30.0) -> None:
+        super().__init__(url)
+        self._destinations = tuple(destinations)
+        self._lease = timedelta(seconds=lease_s)
+
+
+def open_book(settings: Settings) -> Book:
+    """Open the case book of an installation; `upgrade(settings.database)` comes first where nobody else did it."""
+    return Book(settings.database, destinations=settings.destinations, lease_s=settings.lease_s)
+
+
+__all__ = [
+    "FINAL",
+    "MAXIMUM_ATTEMPTS",
+    "TRANSITIONS",
+    "Book",
+    "BookOutdated",
+    "Case",
+    "Delivery",
+    "DeliveryState",
+    "Event",
+    "HistoryRow",
+    "InstanceRow",
+    "InvalidTransition",
+    "Lease",
+    "LeaseLost",
+    "Noted",
+    "OutputRow",
+    "Page",
+    "Receiving",
+    "State",
+    "UnknownCase",
+    "open_book",
+    "patient_key",
+    "upgrade",
+    "utc_now",
+]

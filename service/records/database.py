@@ -1,0 +1,154 @@
+"""Engine, migrations and the two kinds of transaction the case book uses."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url, text
+from sqlalchemy.engine import URL
+
+from service.errors import Misconfigured, Unavailable
+
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+BUSY_TIMEOUT_MS = 15_000
+_UPGRADE_LOCK = 0x1E0C05C0  # any fixed number: PostgreSQL's advisory lock of our migrations
+_WRITE = "leukoscope_write"
+
+
+class BookOutdated(Misconfigured):
+    """The database is not at the revision this program needs."""
+
+
+def make_engine(url: str) -> Engine:
+    """Open a pool of connections. SQLite: WAL, and BEGIN IMMEDIATE for every transaction that writes."""
+    parsed = _normalise(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=32)
+    if parsed.database in {None, "", ":memory:"}:
+        raise Misconfigured("database_url: the case book needs a file, not SQLite's memory")
+    Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(parsed, pool_size=8, max_overflow=64, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "isolation_level": None})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _normalise(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError:
+        raise Misconfigured("database_url is not an SQLAlchemy URL such as sqlite:///file or postgresql://user@host/name") from None
+    if parsed.drivername in {"postgresql", "postgres"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise Misconfigured(f"database_url: {parsed.get_backend_name()} is neither sqlite nor postgresql")
+    return parsed
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    # NORMAL: a commit is not an fsync. What power loss may take, the files on disk can give again (the index is rebuilt).
+    for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that turns into a writer fails at once when another process wrote in between.
+    kind = "BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITE) else "BEGIN"
+    connection.exec_driver_sql(kind)
+
+
+def upgrade(url: str) -> None:
+    """Bring the database to the newest revision; several processes may call it at once.
+
+    Raises
+    ------
+    Unavailable
+        The database is away. Retried.
+    """
+    engine = make_engine(url)
+    try:
+        with database_trouble(), engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+            config = _configuration()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def _configuration() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def check_revision(connection: Connection) -> None:
+    """Raise BookOutdated unless the database is exactly at this program's revision."""
+    head = ScriptDirectory.from_config(_configuration()).get_current_head()
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is None:
+        raise BookOutdated("the database has no case book yet: run `leukoscope migrate`")
+    if found != head:
+        raise BookOutdated(f"the database is at revision {found}, this program needs {head}: run `leukoscope migrate` of this version")
+
+
+@contextmanager
+def database_trouble() -> Iterator[None]:
+    """Turn what a database that is away, locked, full or broken raises into Unavailable."""
+    try:
+        yield
+    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+        raise Unavailable(f"the database: {_brief(error)}") from error
+    except exc.DBAPIError as error:
+        if error.connection_invalidated or type(error) is exc.DatabaseError:
+            raise Unavailable(f"the database: {_brief(error)}") from error
+        raise
+
+
+def _brief(error: Exception) -> str:
+    cause = error.orig if isinstance(error, exc.DBAPIError) else error
+    return " ".join(str(cause).split())[:200]
+
+
+class Ledger:
+    """The pool, and the two kinds of transaction."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = make_engine(url)
+        # SQLite has one writer: waiting here is fair and cheap, waiting in its busy handler sleeps.
+        self._writer = threading.Lock() if self._engine.dialect.name == "sqlite" else None
+        logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
+        with self._reading() as connection:
+            check_revision(connection)
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with database_trouble(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with database_trouble():
+            if self._writer is None:
+                with self._engine.begin() as connection:
+                    yield connection
+                return
+            with self._writer, self._engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
+                yield connection

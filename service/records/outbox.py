@@ -1,0 +1,115 @@
+"""The outbox: one row per output and destination, due until a destination has it, or dead after a week."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Select, and_, or_, select, update
+
+from service.records.database import Ledger
+from service.records.moves import utc_now
+from service.records.rows import Delivery, DeliveryState, LeaseLost
+from service.records.schema import deliveries, outputs
+
+DELIVERY_LEASE = timedelta(seconds=60)
+GIVE_UP_AFTER = timedelta(days=7)
+
+
+def _chosen() -> Select[Any]:
+    same = and_(
+        outputs.c.case_id == deliveries.c.case_id, outputs.c.revision == deliveries.c.revision, outputs.c.kind == deliveries.c.output
+    )
+    return select(deliveries, outputs.c.path, outputs.c.sha256, outputs.c.sop_class_uid, outputs.c.sop_instance_uid).join(outputs, same)
+
+
+class Outbox(Ledger):
+    """Deliveries from pending to sent, committed or dead."""
+
+    def deliveries(self, case_id: str) -> list[Delivery]:
+        """Give every delivery of a case, oldest first."""
+        with self._reading() as connection:
+            return [
+                _delivery(row)
+                for row in connection.execute(_chosen().where(deliveries.c.case_id == case_id).order_by(deliveries.c.id)).mappings()
+            ]
+
+    def due_deliveries(self, now: datetime | None = None, case_id: str | None = None, limit: int = 500) -> list[Delivery]:
+        """Give what should be sent now and nobody is sending, the longest due first."""
+        now = now or utc_now()
+        free = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until < now, deliveries.c.lease_until > now + 10 * DELIVERY_LEASE)
+        chosen = _chosen().where(deliveries.c.state == DeliveryState.PENDING.value, deliveries.c.next_attempt_at <= now, free)
+        if case_id is not None:
+            chosen = chosen.where(deliveries.c.case_id == case_id)
+        with self._reading() as connection:
+            return [
+                _delivery(row)
+                for row in connection.execute(chosen.order_by(deliveries.c.next_attempt_at, deliveries.c.id).limit(limit)).mappings()
+            ]
+
+    def claim_delivery(self, delivery_id: int, owner: str) -> Delivery | None:
+        """Take the lease of a due delivery; None when it is not due any more or somebody else has it."""
+        now = utc_now()
+        free = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until < now, deliveries.c.lease_until > now + 10 * DELIVERY_LEASE)
+        mine = update(deliveries).where(
+            deliveries.c.id == delivery_id, deliveries.c.state == DeliveryState.PENDING.value, deliveries.c.next_attempt_at <= now, free
+        )
+        with self._writing() as connection:
+            taken = mine.values(fence=deliveries.c.fence + 1, lease_owner=owner, lease_until=now + DELIVERY_LEASE)
+            if connection.execute(taken).rowcount != 1:
+                return None
+            return _delivery(connection.execute(_chosen().where(deliveries.c.id == delivery_id)).mappings().one())
+
+    def renew_delivery(self, delivery: Delivery) -> None:
+        """Prolong the lease of a slow sending. Raises LeaseLost."""
+        self._settle(delivery.id, delivery.fence, {"lease_until": utc_now() + DELIVERY_LEASE})
+
+    def delivered(
+        self, delivery_id: int, state: DeliveryState | str = DeliveryState.SENT, *, warning: str | None = None, fence: int | None = None
+    ) -> None:
+        """Record that the destination has it ("sent"), or has committed to keep it ("committed"). Raises LeaseLost."""
+        state = DeliveryState(state)
+        if state not in {DeliveryState.SENT, DeliveryState.COMMITTED}:
+            raise ValueError(f"{state} is not a delivery's success")
+        values = {"state": state.value, "last_error": warning, "next_attempt_at": None, "attempts": deliveries.c.attempts + 1}
+        self._settle(delivery_id, fence, {**values, "lease_owner": None, "lease_until": None})
+
+    def delivery_failed(self, delivery_id: int, error: str, next_attempt_at: datetime, *, fence: int | None = None) -> DeliveryState:
+        """Record a failed sending: tried again at `next_attempt_at`, or dead a week after it was due first. Raises LeaseLost."""
+        now = utc_now()
+        with self._reading() as connection:
+            created_at = connection.execute(select(deliveries.c.created_at).where(deliveries.c.id == delivery_id)).scalar_one()
+        dead = now - created_at >= GIVE_UP_AFTER
+        state = DeliveryState.DEAD if dead else DeliveryState.PENDING
+        values = {"state": state.value, "last_error": error, "next_attempt_at": None if dead else next_attempt_at}
+        self._settle(delivery_id, fence, {**values, "attempts": deliveries.c.attempts + 1, "lease_owner": None, "lease_until": None})
+        return state
+
+    def delivery_dead(self, delivery_id: int, error: str, *, fence: int | None = None) -> None:
+        """Give a delivery up at once (its destination is no longer in the settings). Raises LeaseLost."""
+        values = {"state": DeliveryState.DEAD.value, "last_error": error, "next_attempt_at": None, "lease_owner": None, "lease_until": None}
+        self._settle(delivery_id, fence, values)
+
+    def resend(self, case_id: str | None = None, now: datetime | None = None) -> int:
+        """Make dead deliveries (of one case, or all) due again, with a week of their own; gives how many."""
+        now = now or utc_now()
+        dead = update(deliveries).where(deliveries.c.state == DeliveryState.DEAD.value)
+        if case_id is not None:
+            dead = dead.where(deliveries.c.case_id == case_id)
+        with self._writing() as connection:
+            return connection.execute(
+                dead.values(state=DeliveryState.PENDING.value, next_attempt_at=now, created_at=now, changed_at=now)
+            ).rowcount
+
+    def _settle(self, delivery_id: int, fence: int | None, values: dict[str, Any]) -> None:
+        mine = update(deliveries).where(deliveries.c.id == delivery_id)
+        if fence is not None:
+            mine = mine.where(deliveries.c.fence == fence)
+        with self._writing() as connection:
+            if connection.execute(mine.values(changed_at=utc_now(), **values)).rowcount != 1:
+                raise LeaseLost(f"delivery {delivery_id}")
+
+
+def _delivery(row: Any) -> Delivery:
+    values = {name: row[name] for name in Delivery.__dataclass_fields__}
+    return Delivery(**{**values, "state": DeliveryState(row["state"])})

@@ -1,0 +1,90 @@
+"""Which series is the study's result, and what that means for its deliveries. Always inside a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from service.records.moves import lock_studies
+from service.records.rows import DeliveryState
+from service.records.schema import cases, deliveries, outputs
+from service.records.states import State
+from service.settings import Destination
+
+ELIGIBLE = frozenset({State.RECEIVING, State.QUEUED, State.RUNNING, State.DONE})
+
+
+def choose_among(rows: Sequence[dict[str, Any]]) -> str | None:
+    """Give the id of the accepted case of the greatest rank; on a tie the one that came first."""
+    accepted = [row for row in rows if row["rank"] is not None and State(row["state"]) in ELIGIBLE]
+    if not accepted:
+        return None
+    accepted.sort(key=lambda row: (row["received_at"], row["id"]))
+    return str(max(accepted, key=lambda row: list(row["rank"]))["id"])
+
+
+def settle_study(connection: Connection, study_uid: str, destinations: Sequence[Destination], now: datetime) -> str | None:
+    """Choose the primary anew; its newest results are due for delivery, what else is undelivered is withheld."""
+    rows = lock_studies(connection, [study_uid])
+    chosen = choose_among(rows)
+    for row in rows:
+        primary = row["id"] == chosen
+        if row["primary"] != primary:
+            connection.execute(update(cases).where(cases.c.id == row["id"]).values(primary=primary))
+        if row["state"] == State.DONE.value:
+            _withhold(connection, row, now, all_revisions=not primary)
+            if primary:
+                _release(connection, row, destinations, now)
+    return chosen
+
+
+def _withhold(connection: Connection, row: dict[str, Any], now: datetime, *, all_revisions: bool) -> None:
+    reason = "another series is the study's result" if all_revisions else f"revision {row['revision']} took its place"
+    waiting = update(deliveries).where(deliveries.c.case_id == row["id"], deliveries.c.state == DeliveryState.PENDING.value)
+    if not all_revisions:
+        waiting = waiting.where(deliveries.c.revision < row["revision"])
+    connection.execute(waiting.values(state=DeliveryState.WITHHELD.value, last_error=reason, next_attempt_at=None, changed_at=now))
+
+
+def _release(connection: Connection, row: dict[str, Any], destinations: Sequence[Destination], now: datetime) -> None:
+    """Make the outbox rows of a primary's results that are not there yet, and revive those withheld."""
+    mine = (deliveries.c.case_id == row["id"], deliveries.c.revision == row["revision"])
+    kinds = set(
+        connection.execute(select(outputs.c.kind).where(outputs.c.case_id == row["id"], outputs.c.revision == row["revision"])).scalars()
+    )
+    there = {
+        (found.destination, found.output)
+        for found in connection.execute(select(deliveries.c.destination, deliveries.c.output).where(*mine))
+    }
+    connection.execute(
+        update(deliveries)
+        .where(*mine, deliveries.c.state == DeliveryState.WITHHELD.value)
+        .values(state=DeliveryState.PENDING.value, last_error=None, next_attempt_at=now, changed_at=now)
+    )
+    for destination in destinations:
+        for kind in destination.outputs:
+            if kind in kinds and (destination.name, kind) not in there and not _is_unwanted(destination, kind, row):
+                connection.execute(
+                    insert(deliveries).values(
+                        case_id=row["id"],
+                        revision=row["revision"],
+                        destination=destination.name,
+                        output=kind,
+                        state=DeliveryState.PENDING.value,
+                        attempts=0,
+                        created_at=now,
+                        changed_at=now,
+                        next_attempt_at=now,
+                        fence=0,
+                    )
+                )
+
+
+def _is_unwanted(destination: Destination, kind: str, row: dict[str, Any]) -> bool:
+    """Tell whether this is a segmentation without a single voxel, on which viewers have hung."""
+    findings = row["findings"] or {}
+    empty = not findings.get("lesion_count") and not findings.get("tumour_like_volume_ml")
+    return kind == "segmentation" and empty and not destination.empty_segmentation

@@ -1,0 +1,142 @@
+"""What the faces read from the case book."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select, text
+
+from service.records.database import Ledger
+from service.records.rows import Case, HistoryRow, OutputRow, Page
+from service.records.schema import cases, deliveries, history, outputs
+from service.records.states import State
+
+
+class Reading(Ledger):
+    """Cases, lists, results, counts."""
+
+    def ping(self) -> None:
+        """Make sure that the database answers. Raises Unavailable."""
+        with self._reading() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def case(self, case_id: str) -> Case | None:
+        """Give a case with its history, or None."""
+        with self._reading() as connection:
+            row = connection.execute(select(cases).where(cases.c.id == case_id)).mappings().first()
+            if row is None:
+                return None
+            lines = connection.execute(select(history).where(history.c.case_id == case_id).order_by(history.c.id)).mappings()
+            return _case(row, tuple(_history_row(line) for line in lines))
+
+    def find_cases(
+        self,
+        *,
+        series_uid: str | None = None,
+        study_uid: str | None = None,
+        patient_id: str | None = None,
+        patient_key: str | None = None,
+        state: State | str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Give a page of cases, newest first; cases that arrive meanwhile never shift the following pages.
+
+        Raises
+        ------
+        ValueError
+            Not a cursor of ours, an unknown state, or a limit below 1.
+        """
+        if limit < 1:
+            raise ValueError("limit below 1")
+        chosen = select(cases)
+        exact = {"series_uid": series_uid, "study_uid": study_uid, "patient_id": patient_id, "patient_key": patient_key}
+        for name, value in exact.items():
+            if value is not None:
+                chosen = chosen.where(cases.c[name] == value)
+        if state is not None:
+            chosen = chosen.where(cases.c.state == State(state).value)
+        if cursor is not None:
+            at, case_id = _decode_cursor(cursor)
+            chosen = chosen.where(or_(cases.c.received_at < at, and_(cases.c.received_at == at, cases.c.id < case_id)))
+        with self._reading() as connection:
+            rows = connection.execute(chosen.order_by(cases.c.received_at.desc(), cases.c.id.desc()).limit(limit + 1)).mappings().all()
+        items = tuple(_case(row, ()) for row in rows[:limit])
+        return Page(items, _encode_cursor(items[-1]) if len(rows) > limit else None)
+
+    def outputs(self, case_id: str) -> list[OutputRow]:
+        """Give the results of the newest revision that has any; compare `revision` with the case's to see if they are current."""
+        return self.outputs_of([case_id])[case_id]
+
+    def outputs_of(self, case_ids: Sequence[str]) -> dict[str, list[OutputRow]]:
+        """Give `outputs` for many cases in one read."""
+        newest = select(func.max(outputs.c.revision)).where(outputs.c.case_id == cases.c.id).correlate(cases).scalar_subquery()
+        chosen = (
+            select(outputs).join(cases, cases.c.id == outputs.c.case_id).where(cases.c.id.in_(list(case_ids)), outputs.c.revision == newest)
+        )
+        found: dict[str, list[OutputRow]] = defaultdict(list, {case_id: [] for case_id in case_ids})
+        with self._reading() as connection:
+            for row in connection.execute(chosen.order_by(outputs.c.id)).mappings():
+                found[row["case_id"]].append(OutputRow(**{name: row[name] for name in OutputRow.__dataclass_fields__}))
+        return dict(found)
+
+    def count_cases(self) -> dict[State, int]:
+        """Count the cases by state; every state is there."""
+        with self._reading() as connection:
+            found = {state: count for state, count in connection.execute(select(cases.c.state, func.count()).group_by(cases.c.state))}
+        return {state: found.get(state.value, 0) for state in State}
+
+    def count_deliveries(self) -> dict[str, int]:
+        """Count the outbox by state."""
+        with self._reading() as connection:
+            return {
+                state: count for state, count in connection.execute(select(deliveries.c.state, func.count()).group_by(deliveries.c.state))
+            }
+
+    def oldest_queued_at(self) -> datetime | None:
+        """Tell since when the case that waits longest in the queue has been there."""
+        with self._reading() as connection:
+            return connection.execute(
+                select(cases.c.changed_at).where(cases.c.state == State.QUEUED.value).order_by(cases.c.changed_at).limit(1)
+            ).scalar()
+
+
+def _case(row: Any, lines: tuple[HistoryRow, ...]) -> Case:
+    values = {name: row[name] for name in Case.__dataclass_fields__ if name != "history"}
+    rank = row["rank"]
+    return Case(
+        **{
+            **values,
+            "state": State(row["state"]),
+            "quality": tuple(row["quality"]),
+            "rank": tuple(rank) if rank is not None else None,
+            "history": lines,
+        }
+    )
+
+
+def _history_row(row: Any) -> HistoryRow:
+    previous = State(row["previous"]) if row["previous"] else None
+    return HistoryRow(row["at"], row["event"], previous, State(row["state"]), row["revision"], row["reason"])
+
+
+def _encode_cursor(case: Case) -> str:
+    raw = json.dumps([case.received_at.isoformat(), case.id]).encode()
+    return base64.urlsafe_b64encode(raw).decode("ascii").rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> tuple[datetime, str]:
+    try:
+        at, case_id = json.loads(base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+        moment = datetime.fromisoformat(at)
+        if moment.tzinfo is None or not isinstance(case_id, str):
+            raise ValueError("incomplete")
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        raise ValueError("not a cursor of this list") from None
+    return moment, case_id

@@ -1,0 +1,165 @@
+"""What the case book hands out and takes in: frozen values, never rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from service.records.states import State
+
+
+@dataclass(frozen=True)
+class InstanceRow:
+    """One stored instance. `header` is the JSON summary of what admission needs; `source` the calling AE or "rest"."""
+
+    study_uid: str
+    series_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    digest: str
+    path: str
+    size: int
+    header: dict[str, Any]
+    patient_id: str
+    patient_issuer: str
+    series_description: str
+    source: str
+    association: str
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What became of an instance. A "conflict" (same UID, other bytes) is kept aside and changes nothing."""
+
+    case_id: str
+    outcome: Literal["new", "repeat", "conflict"]
+    state: State
+
+
+@dataclass(frozen=True)
+class Receiving:
+    """A case that still receives; `associations` are those that sent it something and were not closed."""
+
+    case_id: str
+    study_uid: str
+    series_uid: str
+    first_received_at: datetime
+    last_received_at: datetime
+    instances: int
+    associations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """One transition."""
+
+    at: datetime
+    event: str
+    previous: State | None
+    state: State
+    revision: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case as it is now. `history` is empty in lists."""
+
+    id: str
+    patient_id: str
+    patient_issuer: str
+    patient_key: str
+    study_uid: str
+    series_uid: str
+    series_description: str
+    state: State
+    reason: str | None
+    revision: int
+    attempts: int
+    lapses: int
+    instances: int
+    received_at: datetime
+    last_received_at: datetime
+    changed_at: datetime
+    stages: Mapping[str, Mapping[str, float]]
+    model: Mapping[str, Any] | None
+    quality: tuple[str, ...]
+    findings: Mapping[str, Any] | None
+    primary: bool
+    rule: str | None
+    rank: tuple[Any, ...] | None
+    history: tuple[HistoryRow, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of cases, newest first; `next` is the cursor of the following one."""
+
+    items: tuple[Case, ...]
+    next: str | None
+
+
+@dataclass(frozen=True)
+class OutputRow:
+    """One result on disk; `path` is relative to the store."""
+
+    kind: str
+    media_type: str
+    path: str
+    sha256: str
+    size: int
+    revision: int
+    sop_class_uid: str | None = None
+    sop_instance_uid: str | None = None
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery is. Withheld: its case is not the study's primary, or a newer revision took its place."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    COMMITTED = "committed"
+    DEAD = "dead"
+    WITHHELD = "withheld"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One output on its way to one destination; `fence` is the token of the lease when it was claimed."""
+
+    id: int
+    case_id: str
+    revision: int
+    destination: str
+    output: str
+    state: DeliveryState
+    attempts: int
+    created_at: datetime
+    next_attempt_at: datetime | None
+    last_error: str | None
+    fence: int
+    path: str
+    sha256: str
+    sop_class_uid: str | None
+    sop_instance_uid: str | None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on one revision of one case until `until`; every write of the worker shows it."""
+
+    case_id: str
+    owner: str
+    fence: int
+    revision: int
+    attempts: int
+    until: datetime
+
+
+class LeaseLost(Exception):
+    """Another worker, a late slice or a restart took the case: stop, throw the work away, count nothing."""

@@ -1,0 +1,190 @@
+"""The tables of the case book, in what SQLite and PostgreSQL share. Change them only together with a migration."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An instant: aware in Python, UTC in the database (SQLite keeps no zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turn into UTC; a naive time is a defect."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  (SQLAlchemy passes it by name)
+        """Give an aware time in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Serial = BigInteger().with_variant(Integer, "sqlite")
+Uid = Text()
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+cases = Table(
+    "cases",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("study_uid", Uid, nullable=False),
+    Column("series_uid", Uid, nullable=False, index=True),
+    Column("patient_id", Text, nullable=False),
+    Column("patient_issuer", Text, nullable=False),
+    Column("patient_key", String(64), nullable=False, index=True),
+    Column("series_description", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    Column("rule", Text),
+    Column("revision", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("lapses", Integer, nullable=False),
+    Column("instances", Integer, nullable=False),
+    Column("received_at", UtcTime, nullable=False),
+    Column("last_received_at", UtcTime, nullable=False),
+    Column("changed_at", UtcTime, nullable=False),
+    Column("due_at", UtcTime, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("lease_owner", Text),
+    Column("lease_until", UtcTime),
+    Column("rank", JSON(none_as_null=True)),
+    Column("primary", Boolean, nullable=False, quote=True),
+    Column("stages", JSON, nullable=False),
+    Column("model", JSON(none_as_null=True)),
+    Column("quality", JSON, nullable=False),
+    Column("findings", JSON(none_as_null=True)),
+    UniqueConstraint("study_uid", "series_uid"),
+    Index("ix_cases_received_at_id", "received_at", "id"),
+    Index("ix_cases_state_due_at", "state", "due_at"),
+    Index("ix_cases_patient_id", "patient_id"),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), nullable=False),
+    Column("sop_instance_uid", Uid, nullable=False),
+    Column("sop_class_uid", Uid, nullable=False),
+    Column("transfer_syntax_uid", Uid, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("header", JSON, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("association", Text, nullable=False),
+    Column("received_at", UtcTime, nullable=False),
+    Column("aside", Boolean, nullable=False),
+    UniqueConstraint("case_id", "sop_instance_uid", "digest"),
+    # The series has one instance of each UID; others that claim the UID are kept aside.
+    Index(
+        "uq_instances_in_series",
+        "case_id",
+        "sop_instance_uid",
+        unique=True,
+        sqlite_where=text("aside = 0"),
+        postgresql_where=text("NOT aside"),
+    ),
+)
+
+arrivals = Table(
+    "arrivals",
+    metadata,
+    Column("association", Text, primary_key=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("first_at", UtcTime, nullable=False),
+    Column("last_at", UtcTime, nullable=False),
+)
+
+history = Table(
+    "history",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", UtcTime, nullable=False),
+    Column("event", String(16), nullable=False),
+    Column("previous", String(16)),
+    Column("state", String(16), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("reason", Text),
+)
+
+outputs = Table(
+    "outputs",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("media_type", String(128), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sop_class_uid", Uid),
+    Column("sop_instance_uid", Uid),
+    UniqueConstraint("case_id", "revision", "kind"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("destination", String(64), nullable=False),
+    Column("output", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("changed_at", UtcTime, nullable=False),
+    Column("next_attempt_at", UtcTime),
+    Column("last_error", Text),
+    Column("fence", Integer, nullable=False),
+    Column("lease_owner", Text),
+    Column("lease_until", UtcTime),
+    UniqueConstraint("case_id", "revision", "destination", "output"),
+    Index("ix_deliveries_state_next_attempt_at", "state", "next_attempt_at"),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("until", UtcTime, nullable=False),
+)

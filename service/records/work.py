@@ -1,0 +1,223 @@
+"""The worker's side of the case book: leases with fencing, attempts, results, and what the sweep looks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, and_, insert, or_, select, update
+
+from service.records.database import Ledger
+from service.records.moves import lock_case, lock_studies, move, utc_now
+from service.records.primary import settle_study
+from service.records.rows import Lease, LeaseLost, OutputRow
+from service.records.schema import cases, deliveries, outputs, turns
+from service.records.states import MAXIMUM_ATTEMPTS, Event, State
+from service.settings import Destination
+
+# A message that was flushed or lost is sent again after this; one that is doubled finds nothing to claim.
+RESUBMIT_AFTER = timedelta(seconds=30)
+
+Stages = Mapping[str, "Mapping[str, float] | Sequence[float]"]
+
+
+class Work(Ledger):
+    """Cases from queued to done, rejected or failed."""
+
+    _destinations: tuple[Destination, ...] = ()
+    _lease = timedelta(seconds=30)
+
+    def claim(self, case_id: str, owner: str) -> Lease | None:
+        """Take the lease of a queued case, or of a running one whose lease ran out; None when there is nothing to do."""
+        now = utc_now()
+        with self._writing() as connection:
+            row = lock_case(connection, case_id)
+            if row["state"] == State.RUNNING.value and self._is_lapsed(row["lease_until"], now):
+                self._lapse(connection, row, now)
+            if row["state"] != State.QUEUED.value:
+                return None
+            until = now + self._lease
+            move(connection, row, Event.CLAIM, now, fence=row["fence"] + 1, lease_owner=owner, lease_until=until, stages={}, due_at=now)
+            return Lease(case_id, owner, row["fence"], row["revision"], row["attempts"], until)
+
+    def lease_of(self, case_id: str) -> Lease | None:
+        """Give the lease of a running case: the worker's parent fails it when its child died under it."""
+        with self._reading() as connection:
+            row = connection.execute(select(cases).where(cases.c.id == case_id, cases.c.state == State.RUNNING.value)).mappings().first()
+        if row is None:
+            return None
+        return Lease(case_id, row["lease_owner"] or "", row["fence"], row["revision"], row["attempts"], row["lease_until"])
+
+    def renew(self, lease: Lease) -> Lease:
+        """Prolong the lease. Raises LeaseLost."""
+        until = utc_now() + self._lease
+        with self._writing() as connection:
+            held = update(cases).where(cases.c.id == lease.case_id, cases.c.fence == lease.fence, cases.c.state == State.RUNNING.value)
+            if connection.execute(held.values(lease_until=until)).rowcount != 1:
+                raise LeaseLost(lease.case_id)
+        return Lease(lease.case_id, lease.owner, lease.fence, lease.revision, lease.attempts, until)
+
+    def note_stage(self, lease: Lease, name: str, start: float, seconds: float) -> None:
+        """Record the time of one stage (epoch seconds, seconds). Raises LeaseLost."""
+        with self._writing() as connection:
+            row = _fenced(connection, lease)
+            stages = {**row["stages"], name: {"start": start, "seconds": seconds}}
+            connection.execute(update(cases).where(cases.c.id == lease.case_id).values(stages=stages))
+
+    def finish(
+        self,
+        lease: Lease,
+        *,
+        outputs: Sequence[OutputRow],
+        findings: Mapping[str, Any],
+        quality: Sequence[str] = (),
+        model: Mapping[str, Any] | None = None,
+        stages: Stages | None = None,
+    ) -> None:
+        """Commit the results of the leased revision, its outbox rows and the state, in one transaction.
+
+        Every file of `outputs` is in the store already.
+
+        Raises
+        ------
+        LeaseLost
+            Nothing was written: another worker has the case, or a late slice made a newer revision.
+        """
+        now = utc_now()
+        with self._writing() as connection:
+            row = _fenced(connection, lease)
+            _insert_outputs(connection, lease, outputs)
+            move(
+                connection,
+                row,
+                Event.FINISH,
+                now,
+                findings=dict(findings),
+                quality=list(dict.fromkeys([*row["quality"], *quality])),
+                model=dict(model) if model is not None else None,
+                stages={**row["stages"], **_plain_stages(stages or {})},
+                lease_owner=None,
+                lease_until=None,
+            )
+            settle_study(connection, row["study_uid"], self._destinations, now)
+
+    def reject(self, lease: Lease, reason: str) -> None:
+        """Record that the input can never be processed. Raises LeaseLost."""
+        self._give_up(lease, Event.REFUSE, reason, rank=None)
+
+    def fail(self, lease: Lease, reason: str) -> State:
+        """Count an attempt against the case: queued again, or failed after the third. Raises LeaseLost."""
+        attempts = lease.attempts + 1
+        event = Event.FAIL if attempts >= MAXIMUM_ATTEMPTS else Event.STUMBLE
+        return self._give_up(lease, event, reason, attempts=attempts, due_at=utc_now())
+
+    def put_back(self, lease: Lease, reason: str, delay_s: float = 5.0) -> None:
+        """Queue the case again, because a part the worker needs is away; not an attempt. Raises LeaseLost."""
+        self._give_up(lease, Event.PUT_BACK, reason, due_at=utc_now() + timedelta(seconds=delay_s))
+
+    def retry(self, case_id: str) -> State:
+        """Run a failed case again (queued), or look at a held one again (receiving). Raises InvalidTransition, UnknownCase."""
+        now = utc_now()
+        with self._writing() as connection:
+            row = lock_case(connection, case_id)
+            state = move(connection, row, Event.RETRY, now, reason="asked for", attempts=0, due_at=now)
+            settle_study(connection, row["study_uid"], self._destinations, now)
+        return state
+
+    def submitted(self, case_id: str) -> None:
+        """Note that a message for the case is on its way; the sweep waits before it sends another."""
+        with self._writing() as connection:
+            connection.execute(update(cases).where(cases.c.id == case_id).values(due_at=utc_now() + RESUBMIT_AFTER))
+
+    def due(self, now: datetime | None = None, limit: int = 500) -> list[str]:
+        """Give the cases that need a message: queued without a recent one, or running under a lease that ran out."""
+        now = now or utc_now()
+        lapsed = or_(cases.c.lease_until < now, cases.c.lease_until > now + 2 * self._lease)
+        waiting = or_(cases.c.state == State.QUEUED.value, and_(cases.c.state == State.RUNNING.value, lapsed))
+        # A due time further off than we ever set comes from a clock that was set back.
+        soon = or_(cases.c.due_at <= now, cases.c.due_at > now + timedelta(hours=1))
+        with self._reading() as connection:
+            return list(connection.execute(select(cases.c.id).where(waiting, soon).order_by(cases.c.due_at).limit(limit)).scalars())
+
+    def reclaim(self, owner_prefix: str) -> list[str]:
+        """End the leases of workers that are known to be dead (those of the last `serve`), and give their cases."""
+        now = utc_now()
+        with self._writing() as connection:
+            mine = cases.c.lease_owner.startswith(owner_prefix, autoescape=True)
+            studies = connection.execute(select(cases.c.study_uid).where(cases.c.state == State.RUNNING.value, mine)).scalars().all()
+            dead = [
+                row
+                for row in lock_studies(connection, studies)
+                if row["state"] == State.RUNNING.value and (row["lease_owner"] or "").startswith(owner_prefix)
+            ]
+            for row in dead:
+                self._lapse(connection, row, now)
+            held = deliveries.c.lease_owner.startswith(owner_prefix, autoescape=True)
+            connection.execute(update(deliveries).where(held).values(lease_owner=None, lease_until=None))
+        return [row["id"] for row in dead]
+
+    def take_turn(self, name: str, owner: str, seconds: float) -> bool:
+        """Tell whether `owner` has the office `name` (the sweep) for the next seconds; one of many processes has it."""
+        now = utc_now()
+        until = now + timedelta(seconds=seconds)
+        with self._writing() as connection:
+            row = connection.execute(select(turns).where(turns.c.name == name).with_for_update()).first()
+            if row is None:
+                connection.execute(insert(turns).values(name=name, owner=owner, until=until))
+                return True
+            if row.owner != owner and now < row.until <= now + timedelta(seconds=10 * seconds):
+                return False
+            connection.execute(update(turns).where(turns.c.name == name).values(owner=owner, until=until))
+            return True
+
+    def _give_up(self, lease: Lease, event: Event, reason: str, **values: Any) -> State:
+        now = utc_now()
+        with self._writing() as connection:
+            row = _fenced(connection, lease)
+            state = move(connection, row, event, now, reason=reason, lease_owner=None, lease_until=None, **values)
+            settle_study(connection, row["study_uid"], self._destinations, now)
+        return state
+
+    def _is_lapsed(self, until: datetime | None, now: datetime) -> bool:
+        # A lease longer than any we give means that the clock was set back since.
+        return until is None or until < now or until > now + 2 * self._lease
+
+    def _lapse(self, connection: Connection, row: dict[str, Any], now: datetime) -> None:
+        reason = "the worker was killed"
+        move(connection, row, Event.LAPSE, now, reason=reason, lapses=row["lapses"] + 1, lease_owner=None, lease_until=None, due_at=now)
+
+
+def _fenced(connection: Connection, lease: Lease) -> dict[str, Any]:
+    """Lock the case and make sure that the lease is still the one that counts."""
+    row = lock_case(connection, lease.case_id)
+    if row["fence"] != lease.fence or row["state"] != State.RUNNING.value:
+        raise LeaseLost(lease.case_id)
+    return row
+
+
+def _insert_outputs(connection: Connection, lease: Lease, rows: Sequence[OutputRow]) -> None:
+    for row in rows:
+        if row.revision != lease.revision:
+            raise ValueError(f"an output of revision {row.revision} under a lease of revision {lease.revision}")
+        connection.execute(
+            insert(outputs).values(
+                case_id=lease.case_id,
+                revision=row.revision,
+                kind=row.kind,
+                media_type=row.media_type,
+                path=row.path,
+                sha256=row.sha256,
+                size=row.size,
+                sop_class_uid=row.sop_class_uid,
+                sop_instance_uid=row.sop_instance_uid,
+            )
+        )
+
+
+def _plain_stages(stages: Stages) -> dict[str, dict[str, float]]:
+    plain = {}
+    for name, value in stages.items():
+        start, seconds = (value["start"], value["seconds"]) if isinstance(value, Mapping) else value
+        plain[name] = {"start": float(start), "seconds": float(seconds)}
+    return plain
