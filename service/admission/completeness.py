@@ -1,0 +1,154 @@
+"""Is the series complete? Told from where its slices lie, not from a timer and not from a counter.
+
+"A whole head, nothing cut at an end slice" needs pixels, which are never decoded here: the worker judges it and sets a quality flag.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from service.headers import Frame, Header
+
+Positions = npt.NDArray[np.float64]
+
+# Scanners write positions with three to six decimals; a slice that lies 5 % off its place is still in the right order.
+SPACING_TOLERANCE: Final = 0.05
+SPACING_TOLERANCE_MM: Final = 0.02
+DIRECTION_TOLERANCE: Final = 2e-3  # direction cosines, about a tenth of a degree
+SHIFT_TOLERANCE_MM: Final = 0.5
+SAME_PLACE: Final = 0.1  # of the usual spacing
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the positions say.
+
+    Attributes
+    ----------
+    problem : why the slices are no gap-free stack, or nothing
+    slices : how many there are
+    spacing_mm : between neighbouring slices, along the normal
+    doubts : why more slices may be on their way although the stack looks whole; they only postpone the start
+    """
+
+    problem: str | None
+    slices: int
+    spacing_mm: float | None = None
+    doubts: tuple[str, ...] = ()
+
+
+def check_geometry(headers: Sequence[Header]) -> Geometry:
+    """
+    Look at the frames of one series, in any order.
+
+    References
+    ----------
+    PS3.3 C.7.6.2.1.1 (position and orientation), C.7.6.16.2.3 (the same for frames)
+    """
+    frames = [frame for header in headers for frame in header.frames]
+    for check in (_check_counts, _check_sizes):
+        if problem := check(headers):
+            return Geometry(problem, len(frames))
+    if problem := _check_planes(frames):
+        return Geometry(problem, len(frames))
+    if len(frames) < 2:
+        return Geometry("one slice is no volume", len(frames))
+    offsets, shifts = _along_normal(frames)
+    order = np.argsort(offsets, kind="stable")
+    steps = np.diff(offsets[order])
+    spacing = float(np.median(steps))
+    problem = _check_steps(steps, _expected_mm(headers, spacing)) or _check_shifts(shifts[order])
+    return Geometry(problem, len(frames), spacing, _doubts(headers, len(frames), spacing))
+
+
+def _check_counts(headers: Sequence[Header]) -> str | None:
+    for header in headers:
+        announced = header.number_of_frames or 1
+        if announced != len(header.frames):
+            return f"{announced} frames announced, positions for {len(header.frames)}"
+    return None
+
+
+def _check_sizes(headers: Sequence[Header]) -> str | None:
+    sizes = Counter((header.columns, header.rows) for header in headers)
+    if len(sizes) > 1:
+        return f"slices of {len(sizes)} sizes: {' and '.join(f'{columns} × {rows}' for (columns, rows), _ in sizes.most_common(2))}"
+    if None in next(iter(sizes)):
+        return "rows or columns missing"
+    return None
+
+
+def _check_planes(frames: Sequence[Frame]) -> str | None:
+    if any(frame.position_lps is None or frame.orientation_lps is None or frame.spacing_mm is None for frame in frames):
+        return "a slice without position, orientation or pixel spacing"
+    orientations = np.array([frame.orientation_lps for frame in frames])
+    lengths = np.linalg.norm(orientations.reshape(-1, 3), axis=1)
+    cosines = np.einsum("ij,ij->i", orientations[:, :3], orientations[:, 3:])
+    if np.any(np.abs(lengths - 1.0) > 0.01) or np.any(np.abs(cosines) > 0.01):
+        return "direction cosines that are no right angle"
+    if np.any(np.abs(orientations - np.median(orientations, axis=0)) > DIRECTION_TOLERANCE):
+        return "slices of more than one orientation"
+    spacings = np.array([frame.spacing_mm for frame in frames])
+    if np.any(spacings <= 0) or np.any(np.ptp(spacings, axis=0) > 1e-3 * spacings.max()):
+        return "slices of more than one pixel spacing"
+    return None
+
+
+def _along_normal(frames: Sequence[Frame]) -> tuple[Positions, Positions]:
+    """Give each frame's place along the slice normal (n,), and its place within the plane (n, 2), both in millimetres."""
+    axes = np.array([frame.orientation_lps for frame in frames]).mean(axis=0).reshape(2, 3)
+    normal = np.cross(axes[0], axes[1])
+    positions = np.array([frame.position_lps for frame in frames], dtype=np.float64)
+    return positions @ (normal / np.linalg.norm(normal)), positions @ axes.T
+
+
+def _expected_mm(headers: Sequence[Header], spacing: float) -> float:
+    """A stack of which every second slice is missing is uniform too; then the declared spacing tells."""
+    declared = abs(headers[0].spacing_between_slices_mm or 0.0)
+    return declared if declared and 1.5 * declared < spacing and _is_multiple(spacing, declared) else spacing
+
+
+def _is_multiple(spacing: float, declared: float) -> bool:
+    return abs(spacing / declared - round(spacing / declared)) <= SPACING_TOLERANCE
+
+
+def _check_steps(steps: Positions, expected: float) -> str | None:
+    same = np.flatnonzero(steps <= SAME_PLACE * max(expected, 1e-6))
+    if expected <= 1e-6 or len(same):
+        at = int(same[0]) + 1 if len(same) else 1
+        return f"two slices at one place (slices {at} and {at + 1})"
+    wrong = np.flatnonzero(np.abs(steps - expected) > max(SPACING_TOLERANCE * expected, SPACING_TOLERANCE_MM))
+    if not len(wrong):
+        return None
+    at = int(wrong[0])
+    kind = "gap" if steps[at] > expected else "short step"
+    return f"{kind} after slice {at + 1}: {steps[at]:.1f} mm, expected {expected:.1f} mm"
+
+
+def _check_shifts(shifts: Positions) -> str | None:
+    """The slices of a stack lie behind each other; a constant shift from slice to slice (a sheared stack) is no stack."""
+    moved = np.abs(shifts - shifts[0]).max(axis=1)
+    if moved.max() <= SHIFT_TOLERANCE_MM:
+        return None
+    at = int(np.argmax(moved > SHIFT_TOLERANCE_MM)) + 1
+    return f"slice {at} lies {moved[at - 1]:.1f} mm to the side of the first"
+
+
+def _doubts(headers: Sequence[Header], slices: int, spacing: float) -> tuple[str, ...]:
+    found = []
+    announced = max((header.images_in_acquisition or 0 for header in headers), default=0)
+    if announced > slices:
+        found.append(f"images-in-acquisition: {announced} announced, {slices} came")
+    thickness = headers[0].slice_thickness_mm or 0.0
+    if headers[0].acquisition_type == "3D" and thickness and spacing > 1.5 * thickness:
+        found.append(f"sparse-3d: slices of {thickness:.1f} mm every {spacing:.1f} mm in a 3D acquisition")
+    numbered = [header.instance_number for header in headers if header.instance_number is not None]
+    if len(headers) > 1 and len(set(numbered)) == len(headers) and max(numbered) - min(numbered) >= len(headers):
+        found.append(f"instance-numbers: {min(numbered)} to {max(numbered)}, {len(headers)} came")
+    return tuple(found)
