@@ -130,12 +130,14 @@ def _used(weights: Floats) -> tuple[int, int]:
 def _apply(weights: Floats, values: Floats, axis: int) -> Floats:
     if _is_placement(weights):
         return _place(weights, values, axis)
-    if axis == 2:
-        return np.asarray(values @ weights.T, np.float32)
+    weights, values = np.ascontiguousarray(weights), np.ascontiguousarray(values)
     if axis == 1:
-        return np.asarray(weights @ values, np.float32)
+        return np.asarray(np.matmul(weights, values), np.float32)
+    if axis == 2:
+        flat = values.reshape(-1, values.shape[2]) @ weights.T
+        return np.asarray(flat.reshape(*values.shape[:2], -1), np.float32)
     flat = weights @ values.reshape(values.shape[0], -1)
-    return np.asarray(flat.reshape(weights.shape[0], *values.shape[1:]), np.float32)
+    return np.asarray(flat.reshape(-1, *values.shape[1:]), np.float32)
 
 
 def _is_placement(weights: Floats) -> bool:
