@@ -65,6 +65,7 @@ def api() -> None:
 def worker(
     queue: Annotated[Queue, typer.Option(help="What to work on.")] = Queue.INFERENCE,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Cases (or destinations) at a time.")] = None,
+    owner: Annotated[str | None, typer.Option(hidden=True, help="How this worker signs its leases.")] = None,
 ) -> None:
     """Run one worker alone."""
     from service.children import die_with_parent
@@ -74,8 +75,8 @@ def worker(
 
     settings = _start()
     if queue is Queue.INFERENCE:
-        raise typer.Exit(tasks.work_on_inference(settings, _release(settings), concurrency or 1))
-    raise typer.Exit(tasks.work_on_delivery(settings, concurrency))
+        raise typer.Exit(tasks.work_on_inference(settings, _release(settings), concurrency or 1, owner))
+    raise typer.Exit(tasks.work_on_delivery(settings, concurrency, owner))
 
 
 @APP.command()

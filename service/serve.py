@@ -1,0 +1,238 @@
+"""The supervisor: listener and API in this process, workers as its children, one orderly start and one orderly end."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from service import records
+from service.api import make_api, start_api
+from service.children import Child
+from service.errors import Misconfigured, Unavailable
+from service.intake import Intake
+from service.listener import start_listener
+from service.queue import make_app
+from service.records import Book, open_book
+from service.settings import Settings
+from service.store import Store
+
+LOG = logging.getLogger(__name__)
+ALL_PARTS = ("listener", "api", "inference", "delivery")
+LOCK_FILE = "serve.lock"
+PORTS_FILE = "serve.json"
+_ROUND_S = 0.1
+_STOP_LIMIT_S = 30.0
+
+
+@dataclass
+class _Doors:
+    """What is open to the outside, as written to the ports file."""
+
+    dicom_port: int | None = None
+    http_port: int | None = None
+
+
+def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
+    """Run the parts until SIGTERM or SIGINT, then finish what was acknowledged. Gives the exit code.
+
+    Raises
+    ------
+    Misconfigured
+        Another service uses the data folder, a port is taken, the database is not at this version's revision.
+    Unavailable
+        The database is away at the start.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    workers = [name for name in parts if name in {"inference", "delivery"}]
+    with ExitStack() as stack:
+        _make_folder(settings.data_dir)
+        if workers:
+            stack.enter_context(_only_one(settings.data_dir))
+            _renew_broker(settings)
+        if settings.database_url is None:
+            records.upgrade(settings.database)
+        book = open_book(settings)
+        stack.callback(book.close)
+        store = Store(settings.data_dir, settings.minimum_free_mb)
+        store.clean_leftovers()
+        if workers:
+            _reclaim(settings, book)
+        app = make_app(settings)
+        intake = Intake(settings, store, book, app)
+        doors = _Doors()
+        if "listener" in parts:
+            doors.dicom_port = stack.enter_context(_listening(settings, intake))
+        if "api" in parts:
+            doors.http_port = stack.enter_context(_answering(settings, book, store, intake))
+        if "listener" in parts:
+            stack.enter_context(_ticking(intake, stop))
+        children = [Child(name, ("worker", "--queue", name, "--owner", _owner_prefix(settings)), os.environ) for name in workers]
+        stack.callback(_stop_children, children)
+        _supervise(settings, doors, children, stop)
+        LOG.info("stopping")
+    return 0
+
+
+def _supervise(settings: Settings, doors: _Doors, children: Sequence[Child], stop: threading.Event) -> None:
+    """Keep the children alive and the ports file true. The children are forked from this thread, which outlives them."""
+    ports = settings.data_dir / PORTS_FILE
+    written = ""
+    announced = False
+    try:
+        while not stop.is_set():
+            for child in children:
+                child.check()
+            text = _describe(settings, doors, children)
+            if text != written:
+                _write_atomically(ports, text)
+                written = text
+            if not announced:
+                LOG.info("ready on DICOM port %s, HTTP port %s", doors.dicom_port, doors.http_port)
+                announced = True
+            stop.wait(_ROUND_S)
+    finally:
+        ports.unlink(missing_ok=True)
+
+
+def _describe(settings: Settings, doors: _Doors, children: Sequence[Child]) -> str:
+    host = "127.0.0.1" if settings.http_host == "0.0.0.0" else settings.http_host  # noqa: S104  # compared, not bound
+    return json.dumps(
+        {
+            "pid": os.getpid(),
+            "ae_title": settings.ae_title,
+            "dicom_host": settings.dicom_host,
+            "dicom_port": doors.dicom_port,
+            "http": None if doors.http_port is None else f"http://{host}:{doors.http_port}",
+            "workers": {child.name: child.pid for child in children},
+        },
+        indent=1,
+    )
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"data_dir {folder}: {error.strerror}") from None
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold the lock of the data folder; the kernel lets it go however this process ends."""
+    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise Misconfigured(f"another service (process {holder}) already runs on the data folder {folder}") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _renew_broker(settings: Settings) -> None:
+    """Begin with an empty embedded broker: the case book, not the queue, knows what is due."""
+    if settings.broker_url is None:
+        for path in settings.data_dir.glob("broker.sqlite*"):
+            path.unlink()
+
+
+def _owner_prefix(settings: Settings) -> str:
+    """Sign the leases of this service's workers: this machine, this data folder."""
+    folder = hashlib.sha256(str(settings.data_dir.resolve()).encode()).hexdigest()[:12]
+    return f"serve:{socket.gethostname()}:{folder}:"
+
+
+def _reclaim(settings: Settings, book: Book) -> None:
+    """Take back the leases of this service's dead workers, so that their cases need not wait for the leases to run out."""
+    taken = book.reclaim(_owner_prefix(settings))
+    if taken:
+        LOG.info("%s leases of dead workers taken back", len(taken))
+
+
+@contextmanager
+def _listening(settings: Settings, intake: Intake) -> Iterator[int]:
+    try:
+        server = start_listener(settings, intake)
+    except OSError as error:
+        raise Misconfigured(f"DICOM port {settings.dicom_host}:{settings.dicom_port}: {error.strerror}") from None
+    try:
+        yield server.port
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _answering(settings: Settings, book: Book, store: Store, intake: Intake) -> Iterator[int]:
+    server = start_api(make_api(settings, book, store, intake), settings)
+    try:
+        yield server.port
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _ticking(intake: Intake, stop: threading.Event) -> Iterator[None]:
+    """Let time pass for the intake: quiet times that end, and the sweep."""
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(_ROUND_S):
+            try:
+                intake.tick(datetime.now(UTC))
+            except Unavailable as error:
+                LOG.warning("tick: %s", error)
+                over.wait(1.0)
+
+    thread = threading.Thread(target=_guard(tick, stop), name="tick")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _guard(work: Callable[[], Any], stop: threading.Event) -> Callable[[], None]:
+    """End the whole service when one of its threads ends by a defect: half a service would look alive."""
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException:
+            LOG.exception("a part of the service failed")
+            stop.set()
+
+    return guarded
+
+
+def _stop_children(children: Sequence[Child]) -> None:
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + _STOP_LIMIT_S
+    for child in children:
+        child.stop(deadline)

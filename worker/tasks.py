@@ -1,0 +1,247 @@
+"""The workers' composition root: Celery tasks that hold the lease, and translate what happened into the case's state."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Celery, signals
+
+from model.engine import Engine, EngineUnavailable, open_engine
+from model.release import Release
+from model.volume import UnusableVolume
+from service.errors import Rejected, Unavailable
+from service.queue import DELIVER, DELIVERY_QUEUE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
+from service.records import Book, Lease, LeaseLost, OutputRow, open_book
+from service.settings import Settings
+from service.store import Store
+from worker import pipeline
+from worker.deliver import Sender
+
+LOG = logging.getLogger(__name__)
+_RENEWALS_PER_LEASE = 3
+_LOAD_LIMIT_S = 600.0
+
+
+class Desk:
+    """Where one child process works: release and engine are loaded once and kept."""
+
+    def __init__(self, settings: Settings, release: Release, app: Celery, owner: str) -> None:
+        self._settings = settings
+        self._release = release
+        self._app = app
+        self._owner = owner
+        self._book = open_book(settings)
+        self._store = Store(settings.data_dir, settings.minimum_free_mb)
+        self._engine: Engine | None = None
+        self._stage = "start"
+
+    def warm_up(self) -> None:
+        """Load the engine now, so that the first case does not wait for it. A failure is met again, and told, by the first case."""
+        try:
+            self._open_engine()
+        except EngineUnavailable as error:
+            LOG.error("engine not available: %s", error)
+
+    def infer(self, case_id: str) -> None:
+        """Work on one case, if nobody else does."""
+        try:
+            lease = self._book.claim(case_id, self._owner)
+        except Unavailable as error:
+            LOG.warning("case not claimed: %s", error, extra={"case_id": case_id})
+            return
+        if lease is None:
+            return
+        try:
+            with _renewing(self._book, lease, self._settings.lease_s / _RENEWALS_PER_LEASE):
+                self._settle(lease)
+        except LeaseLost:
+            LOG.info("lease lost, work thrown away", extra={"case_id": case_id})
+        except Unavailable as error:
+            LOG.warning("outcome not written, the lease lapses: %s", error, extra={"case_id": case_id})
+
+    def _settle(self, lease: Lease) -> None:
+        """Run the case and write how it ended (the edge that translates the three kinds of failure)."""
+        fields = {"case_id": lease.case_id, "revision": lease.revision}
+        try:
+            self._run(lease)
+        except LeaseLost:
+            raise
+        except (Rejected, UnusableVolume) as error:
+            LOG.info("case rejected", extra=fields)
+            self._book.reject(lease, str(error))
+        except (Unavailable, EngineUnavailable) as error:
+            LOG.warning("case put back: %s", error, extra=fields)
+            self._book.put_back(lease, str(error))
+        except Exception as error:  # the edge: a defect counts against the case and is logged without its text
+            LOG.error("case failed", exc_info=error, extra=fields | {"stage": self._stage})
+            self._book.fail(lease, f"{type(error).__name__} in the stage {self._stage}; the log has the details")
+        else:
+            LOG.info("case done", extra=fields)
+            self._announce(lease)
+
+    def _run(self, lease: Lease) -> None:
+        engine = self._open_engine()
+        files = [self._store.path_of(path) for path in self._book.instance_paths(lease.case_id)]
+        result = pipeline.run(files, self._release, engine, revision=lease.revision, on_stage=self._enter)
+        began = time.time()
+        self._enter("store")
+        rows = [
+            OutputRow(
+                kind=output.kind,
+                media_type=output.media_type,
+                path=self._store.put_output(lease.case_id, output.kind, output.data),
+                sha256=hashlib.sha256(output.data).hexdigest(),
+                size=len(output.data),
+                revision=lease.revision,
+                sop_class_uid=output.sop_class_uid,
+                sop_instance_uid=output.sop_instance_uid,
+            )
+            for output in result.outputs
+        ]
+        stages = {name: {"start": start, "seconds": seconds} for name, (start, seconds) in result.stages.items()}
+        stages["store"] = {"start": began, "seconds": time.time() - began}
+        card = self._release.card
+        model = {
+            "name": card.name,
+            "version": card.version,
+            "sha256": card.sha256,
+            "engine": result.engine,
+            "precision": result.precision,
+        }
+        self._book.finish(lease, outputs=rows, findings=result.findings.as_dict(), quality=result.quality, model=model, stages=stages)
+
+    def _announce(self, lease: Lease) -> None:
+        if not self._settings.destinations:
+            return
+        try:
+            submit_delivery(self._app, lease.case_id)
+        except Unavailable:
+            LOG.warning("delivery not announced, the sweep will", extra={"case_id": lease.case_id})
+
+    def _enter(self, stage: str) -> None:
+        self._stage = stage
+
+    def _open_engine(self) -> Engine:
+        if self._engine is None:
+            settings = self._settings
+            cache = settings.data_dir / "engine"
+            self._engine = open_engine(self._release, settings.engine, settings.precision, cache_folder=cache, threads=settings.threads)
+            LOG.info("engine ready", extra={"engine": self._engine.name, "precision": self._engine.precision})
+        return self._engine
+
+
+@contextmanager
+def _renewing(book: Book, lease: Lease, every_s: float) -> Iterator[None]:
+    """Renew the lease while the block runs; a renewal that fails is noticed by the fence when the work is written."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(every_s):
+            try:
+                book.renew(lease)
+            except LeaseLost:
+                return
+            except Unavailable:
+                continue
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def make_owner(prefix: str | None) -> str:
+    """Name who holds a lease. The prefix is the service's that started this worker; a restarted service knows its own dead by it."""
+    return f"{prefix or 'worker:' + socket.gethostname() + ':'}{os.getpid()}:{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def work_on_inference(settings: Settings, release: Release, concurrency: int = 1, owner: str | None = None) -> int:
+    """Run a prefork worker until it is told to stop; gives its exit code. This process itself never loads the engine."""
+    app = make_app(settings)
+    holder = make_owner(owner)
+    desks: list[Desk] = []
+
+    @app.task(name=INFER, acks_late=True, reject_on_worker_lost=False, ignore_result=True, time_limit=settings.time_limit_s)
+    def infer(case_id: str) -> None:
+        desks[0].infer(case_id)
+
+    def open_desk(**_: Any) -> None:
+        desks[:] = [Desk(settings, release, app, holder)]
+        desks[0].warm_up()
+
+    def charge_case(exception: BaseException | None = None, args: Any = None, **_: Any) -> None:
+        """In the parent: the child was killed by the time limit, or died. That counts against the case it held."""
+        if isinstance(exception, TimeLimitExceeded | WorkerLostError) and args:
+            late = isinstance(exception, TimeLimitExceeded)
+            reason = f"not done within {settings.time_limit_s:g} s" if late else "its process died while working on it"
+            _charge(settings, str(args[0]), holder, reason)
+
+    signals.worker_process_init.connect(open_desk, weak=False)
+    signals.task_failure.connect(charge_case, weak=False)
+    app.conf.worker_proc_alive_timeout = _LOAD_LIMIT_S
+    return _work(app, "inference", INFERENCE_QUEUE, pool="prefork", concurrency=concurrency)
+
+
+def _charge(settings: Settings, case_id: str, owner: str, reason: str) -> None:
+    book = open_book(settings)
+    try:
+        lease = book.lease_of(case_id)
+        if lease is not None and lease.owner == owner:
+            book.fail(lease, reason)
+            LOG.error("child lost: %s", reason, extra={"case_id": case_id})
+    except LeaseLost:
+        pass
+    except Unavailable as error:
+        LOG.warning("lost child not noted, its lease lapses: %s", error, extra={"case_id": case_id})
+    finally:
+        book.close()
+
+
+def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: str | None = None) -> int:
+    """Run the outbox's sender until it is told to stop; gives its exit code."""
+    app = make_app(settings)
+    sender = Sender(settings, open_book(settings), Store(settings.data_dir), make_owner(owner))
+
+    @app.task(name=DELIVER, acks_late=True, ignore_result=True)
+    def deliver(case_id: str) -> None:
+        sender.deliver(case_id)
+
+    # One thread may wait for each slow destination, and some are left for the others.
+    return _work(app, "delivery", DELIVERY_QUEUE, pool="threads", concurrency=concurrency or len(settings.destinations) + 2)
+
+
+def _work(app: Celery, kind: str, queue: str, *, pool: str, concurrency: int) -> int:
+    signals.setup_logging.connect(_keep_logging, weak=False)
+    warnings.filterwarnings("ignore", message=".*superuser privileges.*")
+    worker = app.Worker(
+        hostname=f"{kind}-{os.getpid()}@{socket.gethostname()}",
+        queues=[queue],
+        pool=pool,
+        concurrency=concurrency,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _keep_logging(**_: Any) -> None:
+    """Celery configures no logging when somebody answers this signal: our JSON lines stay."""
