@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from model.volume import Affine, Floats, Volume, resample
@@ -203,17 +202,17 @@ def _grow(rng: Generator) -> _Anatomy:
     side = np.abs(x)
     cerebrum = np.where(z > 0, _ellipsoid(p, (0, 0, 0), (67, 84, 64), 2.3), _ellipsoid(p, (0, 0, 0), (67, 84, 50), 2.6))
     floor = np.where(y > 28, z + 26, np.where(y < -22, z + 18 - 0.15 * (y + 22), z + 52))
-    middle = np.maximum(side - 11, z + 17)
+    middle = np.maximum(side - 8, z + 19)
     cerebrum = np.minimum(np.minimum(cerebrum, ndimage.gaussian_filter(floor, 2.5)), ndimage.gaussian_filter(middle, 1.5))
     hindbrain = np.maximum(_ellipsoid(p, (0, -50, -42), (50, 33, 25)), _capsule(p, (0, -6, -10, 16), (0, -28, -52, 13)))
     hindbrain = np.maximum(hindbrain, _capsule(p, (0, -28, -52, 11), (0, -42, -90, 6)))
     hindbrain = np.maximum(hindbrain, _capsule(p, (0, -42, -90, 6), (0, -50, -180, 6)))
-    cavity = _close(np.maximum(cerebrum, hindbrain), 14, rng.uniform(2.5, 4.5))
-    head = np.maximum(cavity + rng.uniform(11, 14), _ellipsoid(p, (0, 42, -62), (58, 58, 66)))
+    cavity = _close(np.maximum(cerebrum, hindbrain), 14, rng.uniform(1.5, 3.0))
+    head = np.maximum(cavity + rng.uniform(9.5, 12.5), _ellipsoid(p, (0, 42, -62), (58, 58, 66)))
     head = np.maximum(head, _capsule(p, (0, -30, -60, 62), (0, -42, -200, 60)))
     head = np.maximum(head, _ellipsoid(p, (0, 100, -62), (13, 16, 22)))
     large = rng.uniform(-0.8, 2.5)
-    mirrored = (side + 1.5 * np.sign(x) * rng.normal(), y, z)
+    mirrored = (np.asarray(side + 1.5 * np.sign(x) * rng.normal(), np.float32), y, z)
     tubes = [_capsule(mirrored, a, b) for a, b in VENTRICLE]
     third = np.minimum(1.8 - side, _ellipsoid(p, (0, -4, -2), (20, 18, 12)))
     ventricle = np.maximum(np.maximum.reduce(tubes) + large, np.maximum(third, _ellipsoid(p, (0, -34, -40), (7, 6, 10))))
@@ -247,8 +246,8 @@ def _fold(p: tuple[Floats, Floats, Floats], rng: Generator) -> Floats:
     size = 40
     texture = ndimage.gaussian_filter(rng.standard_normal((size, size, size)), 0.8, mode="wrap").astype(np.float32)
     texture /= texture.std()
-    where = [(q * (55 / radius + 0.12)) / 3.9 + size / 2 for q in p]
-    return np.asarray(ndimage.map_coordinates(texture, where, order=1, mode="wrap") * 3.6, np.float32)
+    where = [(q * (55 / radius + 0.12)) / 3.5 + size / 2 for q in p]
+    return np.asarray(ndimage.map_coordinates(texture, where, order=1, mode="wrap") * 3.2, np.float32)
 
 
 def _fine(field: Floats, window: tuple[slice, slice, slice] | None = None) -> Floats:
@@ -280,7 +279,7 @@ def _paint_tissue(a: _Anatomy, rng: Generator) -> tuple[Floats, Floats]:
     part, grain = image[BRAIN], texture[BRAIN]
     depth = _pial_depth(cerebrum, fold, rng)
     _blend(part, _step(a.hindbrain), _hindbrain(a.hindbrain, fold, rng) + 3 * grain)
-    grey = rng.uniform(120, 136)
+    grey = rng.uniform(116, 130)
     _blend(part, _step(np.minimum(depth - 0.8, cerebrum)), grey + 4 * grain)
     inside = _step(np.minimum(depth - rng.uniform(3.4, 4.2), cerebrum))
     _blend(part, inside, 100 + 2.5 * grain)
@@ -302,7 +301,7 @@ def _pial_depth(cerebrum: Floats, fold: Floats, rng: Generator) -> Floats:
     sulcus = np.abs(fold) * 1.3 + np.maximum(0, cerebrum - np.float32(rng.uniform(13, 18))) * 1.2 + middle
     bend = rng.normal(0, 1.0) + 1.2 * np.sin(y / 28 + rng.uniform(0, 6)) + 0.6 * np.sin(z / 19)
     callosum = np.maximum(0, 26 - np.hypot((y + 2) * 0.62, z - 2))
-    fissure = np.abs(x + bend) - 0.4 + 1.5 * callosum
+    fissure = np.abs(x + bend + 0.35 * fold) - 0.3 + 1.5 * callosum
     slope = z + 8 - 0.28 * y - 0.3 * (np.abs(x) - 45) + 0.9 * fold
     sylvian = np.abs(slope) * 0.8 + np.maximum(0, 37 - np.abs(x)) + np.maximum(0, np.abs(y - 5) - 30)
     return np.asarray(np.minimum(np.minimum(cerebrum, sulcus), np.minimum(fissure, sylvian)), np.float32)
@@ -322,10 +321,10 @@ def _paint_outside(a: _Anatomy, texture: Floats, rng: Generator) -> Floats:
     fat, muscle = rng.uniform(45, 150), rng.uniform(40, 60)
     image = (muscle + 8 * texture) * _step(a.head)
     _blend(image, _step(5.0 + 1.5 * texture - a.head) * _step(a.head - 1.6), fat + 8 * texture)
-    skull = _step(a.cavity + 7.5 + 0.6 * texture) * _step(a.head - 3)
+    skull = _step(a.cavity + 6.2 + 0.6 * texture) * _step(a.head - 3)
     _blend(image, skull, 12)
-    marrow = _step(a.cavity + 5.3) * _step(-2.3 - a.cavity)
-    _blend(image, marrow, rng.uniform(20, 55) + 8 * texture)
+    marrow = _step(a.cavity + 4.8) * _step(-1.6 - a.cavity)
+    _blend(image, marrow, rng.uniform(25, 65) + 8 * texture)
     orbit = (slice(None), slice(150, 240), slice(80, 160))
     near = (p[0], p[1][:, orbit[1]], p[2][..., orbit[2]])
     outside = _step(-2.0 - a.cavity[orbit])
@@ -350,7 +349,7 @@ def _add_lesions(
     frame[BRAIN] = ventricle
     free[:, :, : int(-20 - LOW_MM[2])] = False
     for number, volume in enumerate(volumes_ml):
-        voxels = int(round(volume * 1000))
+        voxels = round(volume * 1000)
         reach = int(2.2 * (voxels / 4.2) ** (1 / 3)) + 5
         near = free & (frame > -9) if number % 5 < 3 else free & (frame < -11)
         places = np.flatnonzero(near[reach:-reach, reach:-reach, reach:-reach])
