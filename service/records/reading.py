@@ -89,7 +89,7 @@ class Reading(Ledger):
     def count_cases(self) -> dict[State, int]:
         """Count the cases by state; every state is there."""
         with self._reading() as connection:
-            found = {state: count for state, count in connection.execute(select(cases.c.state, func.count()).group_by(cases.c.state))}
+            found = {row[0]: row[1] for row in connection.execute(select(cases.c.state, func.count()).group_by(cases.c.state))}
         return {state: found.get(state.value, 0) for state in State}
 
     def count_deliveries(self) -> dict[str, int]:
