@@ -173,7 +173,7 @@ def _noise(rng: Generator, shape: tuple[int, int, int], wavelength: tuple[float,
 def _lattice(rng: Generator) -> tuple[Floats, Floats, Floats]:
     """Head coordinates at every lattice point, bent a little so that no two heads and no two sides are alike."""
     shape = (int(SIZE_MM[0] / LATTICE_MM), int(SIZE_MM[1] / LATTICE_MM), int(SIZE_MM[2] / LATTICE_MM))
-    scale = rng.normal(1, 0.035, 3)
+    scale = rng.normal(0.955, 0.03, 3)
     axes = [(LOW_MM[n] + LATTICE_MM * np.arange(shape[n])) / scale[n] for n in range(3)]
     grids = np.meshgrid(*axes, indexing="ij")
     x, y, z = (np.asarray(g, np.float32) + 2.0 * _noise(rng, shape, (20, 20, 20)) for g in grids)
