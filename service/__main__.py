@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,6 +39,9 @@ class Queue(StrEnum):
 @APP.command()
 def serve() -> None:
     """Run everything in one place: DICOM listener, REST API and two workers, on embedded parts unless the settings say otherwise."""
+    from service.children import die_with_parent
+
+    die_with_parent(os.environ)
     from service import serve as supervisor
 
     settings = _start()
@@ -169,14 +173,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="Which phantom.")] = 0,
 ) -> None:
     """Show the whole way on this machine: a phantom series is pushed to a service of its own, and everything comes back."""
-    import nibabel
-
     from model.phantom import make_phantom
     from service import demo as show
     from worker import send
     from worker.phantom import write_series
 
-    raise typer.Exit(show.run(results, seed, show.Stage(make_phantom, write_series, send, nibabel)))
+    def push_files(files: Sequence[Path], title: str, host: str, port: int, on_answer: Callable[[], None]) -> int:
+        answers = send.send(send.Peer(title, host, port, "DEMO"), send.read_outgoing(files), lambda _answer: on_answer())
+        return sum(answer.category != "Failure" for answer in answers)
+
+    raise typer.Exit(show.run(results, seed, show.Cast(make_phantom, write_series, push_files)))
 
 
 @APP.command()

@@ -25,7 +25,7 @@ from service.children import Child
 from service.errors import Misconfigured, Unavailable
 from service.intake import Intake
 from service.listener import start_listener
-from service.queue import make_app
+from service.queue import make_app, renew_broker
 from service.records import Book, open_book
 from service.settings import Settings
 from service.store import Store
@@ -64,7 +64,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
         _make_folder(settings.data_dir)
         if workers:
             stack.enter_context(_only_one(settings.data_dir))
-            _renew_broker(settings)
+            renew_broker(settings)
         if settings.database_url is None:
             records.upgrade(settings.database)
         book = open_book(settings)
@@ -152,13 +152,6 @@ def _only_one(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def _renew_broker(settings: Settings) -> None:
-    """Begin with an empty embedded broker: the case book, not the queue, knows what is due."""
-    if settings.broker_url is None:
-        for path in settings.data_dir.glob("broker.sqlite*"):
-            path.unlink()
 
 
 def _owner_prefix(settings: Settings) -> str:

@@ -6,7 +6,6 @@ import logging
 import random
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -67,23 +66,36 @@ class Sender:
         self._guard = threading.Lock()
 
     def deliver(self, case_id: str) -> None:
-        """Send what is due of one case, each destination in a thread of its own; returns when nothing is left to this call."""
+        """Send what is due of one case; returns when nothing is left to this call."""
         try:
             due = self._book.due_deliveries(case_id=case_id)
         except Unavailable as error:
             LOG.warning("deliveries not read, the sweep repeats: %s", error, extra={"case_id": case_id})
             return
-        mine = []
+        self._send_all(due)
+
+    def deliver_due(self) -> None:
+        """Send whatever is due of any case. Destinations that are slow are served on by threads of their own."""
+        try:
+            due = self._book.due_deliveries()
+        except Unavailable as error:
+            LOG.warning("outbox not read: %s", error)
+            return
+        self._send_all(due, wait=False)
+
+    def _send_all(self, due: list[Delivery], *, wait: bool = True) -> None:
+        """Put deliveries into their destinations' lines, and serve those lines that nobody serves, each in its own thread."""
+        lines = []
         for name in sorted({delivery.destination for delivery in due}):
             wanted = sorted((one for one in due if one.destination == name), key=lambda one: (one.output != _FIRST, one.id))
             line = self._line(name)
             if line.join(wanted):
-                mine.append(line)
-        if len(mine) == 1:
-            self._serve(mine[0])
-        elif mine:
-            with ThreadPoolExecutor(len(mine), thread_name_prefix="deliver") as threads:
-                list(threads.map(self._serve, mine))
+                lines.append(line)
+        threads = [threading.Thread(target=self._serve, args=(line,), name="deliver", daemon=True) for line in lines]
+        for thread in threads:
+            thread.start()
+        for thread in threads if wait else ():
+            thread.join()
 
     def _line(self, name: str) -> _Line:
         with self._guard:

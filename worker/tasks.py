@@ -221,8 +221,20 @@ def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: 
     def deliver(case_id: str) -> None:
         sender.deliver(case_id)
 
+    _sweep_outbox(settings, sender)
     # One thread may wait for each slow destination, and some are left for the others.
     return _work(app, "delivery", DELIVERY_QUEUE, pool="threads", concurrency=concurrency or len(settings.destinations) + 2)
+
+
+def _sweep_outbox(settings: Settings, sender: Sender) -> None:
+    """Look for due deliveries from time to time: retries, and what a lost message or a restart left behind."""
+
+    def sweep() -> None:
+        while True:
+            time.sleep(settings.sweep_s)
+            sender.deliver_due()
+
+    threading.Thread(target=sweep, name="outbox", daemon=True).start()
 
 
 def _work(app: Celery, kind: str, queue: str, *, pool: str, concurrency: int) -> int:
