@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 Box = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 COARSE_MM = 4.0
-HEAD_HEIGHT_MM = 172.0  # vertex to below the foramen magnum; what is lower is neck
+HEAD_HEIGHT_MM = 168.0  # vertex to below the foramen magnum; what is lower is neck
 VAULT_HEIGHT_MM = 110.0  # above nose, ears and shoulders
 LESION_HEADROOM = 4.0  # a nearly healthy brain has its 99.5th percentile at z 1.6, below any lesion: never clip lower than this
 SCALP_MM = 7.0  # what may be cut off a side: a box wider than a shape for brains has scalp and skull around it
