@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from service.errors import Rejected
 from service.headers.elements import number, numbers, raw, repertoires, sequence, text, texts, uid, whole
@@ -133,6 +133,41 @@ def read_header(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
         return _summarise(dataset, transfer_syntax_uid, has_pixels)
     except (ValueError, EOFError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
         raise Unreadable(str(error) if isinstance(error, EOFError) else "damaged header") from error
+
+
+def read_file(stream: BinaryIO) -> tuple[Header, int]:
+    """
+    Read the header of a Part-10 file.
+
+    Returns
+    -------
+    the header, and the offset at which the data set begins
+
+    Raises
+    ------
+    Unreadable
+
+    References
+    ----------
+    PS3.10 7.1
+    """
+    if stream.read(132)[128:] != b"DICM":
+        raise Unreadable("not a DICOM file")
+    try:
+        meta = read_dataset(stream, False, True, stop_when=_after_meta)
+    except Exception as error:  # as above
+        raise Unreadable("damaged file meta information") from error
+    transfer_syntax_uid = uid(meta, "TransferSyntaxUID")
+    if not transfer_syntax_uid:
+        raise Unreadable("no transfer syntax in the file meta information")
+    if uid(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise Unreadable("a DICOMDIR, not an instance")
+    start = stream.tell()
+    return read_header(stream, transfer_syntax_uid), start
+
+
+def _after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag.group != 2
 
 
 def _at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:

@@ -1,0 +1,266 @@
+"""Takes instances in and lets series go to work: durable first, indexed next, then judged when their sender is done.
+
+Shared by the listener and the API. What must survive is in the store and the case book; what is kept in memory here (who is
+still sending, how long it has been quiet) is made anew after a restart, when every series in receiving waits for the quiet time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from service import queue
+from service.admission import Hold, Refuse, Run, examine
+from service.admission.refusals import MR_IMAGE_CLASSES
+from service.commit import GroupCommit
+from service.errors import Unavailable
+from service.headers import Header, Mismatch, read_file, read_header
+from service.records import Book, InstanceRow, InvalidTransition, Noted, State, UnknownCase, utc_now
+from service.settings import Settings
+from service.store import Store
+from service.watches import Watch, Watches
+
+LOG = logging.getLogger(__name__)
+
+# A sender that opens an association for each few instances makes every release look like the end: see `Intake.close_source`.
+FEW: Final = 3
+GAPS_TO_WAIT: Final = 4
+LONGEST_GAP_WAIT_S: Final = 5.0
+SHORTEST_GAP_WAIT_S: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who sends: an identifier for this association (or request), the calling AE title or "rest", the address."""
+
+    association: str
+    calling_ae: str
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Announced:
+    """What a C-STORE command says about the data set that comes with it."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of one instance; it is durable and indexed.
+
+    Attributes
+    ----------
+    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside) or "discarded" (a class not wanted)
+    """
+
+    case_id: str
+    study_uid: str
+    series_uid: str
+    sop_instance_uid: str
+    outcome: str
+    state: State
+
+
+class Intake:
+    """The one way in. Any number of threads may call it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        book: Book,
+        app: Any,
+        *,
+        submit: Callable[[Any, str], Any] = queue.submit,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._book = book
+        self._app = app
+        self._submit_to = submit
+        self._clock = clock
+        self._commit: GroupCommit[InstanceRow, Noted] = GroupCommit(book.note_instances)
+        self._watches = Watches(settings.quiet_time_s, clock)
+        self._swept_at = float("-inf")
+
+    def receive(self, source: BinaryIO | bytes | Path, peer: Peer, announced: Announced | None = None) -> Receipt:
+        """
+        Take one instance; when this returns, it is durable and indexed.
+
+        Parameters
+        ----------
+        source : with `announced`, the encoded data set as it came; without, a Part-10 file
+
+        Raises
+        ------
+        Unreadable, Mismatch
+            Not an instance, cut short, or not the one announced. Nothing was kept.
+        Unavailable
+            Out of space or database away. The sender may repeat; nothing was indexed.
+        """
+        if isinstance(source, Path):
+            with source.open("rb") as stream:
+                return self._take(stream, peer, announced)
+        return self._take(BytesIO(source) if isinstance(source, bytes) else source, peer, announced)
+
+    def _take(self, stream: BinaryIO, peer: Peer, announced: Announced | None) -> Receipt:
+        start = stream.tell()
+        if announced is None:
+            header, start = read_file(stream)
+        else:
+            header = read_header(stream, announced.transfer_syntax_uid)
+            _demand_announced(header, announced)
+        stream.seek(start)
+        whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
+        watch = self._watches.open(header.study_uid, header.series_uid, peer.association)
+        wanted = header.sop_class_uid in MR_IMAGE_CLASSES
+        noted = self._commit.put(self._keep(header, whole, peer) if wanted else _row(header, peer, whole, path=""))
+        self._watches.note(watch, peer.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
+        outcome = noted.outcome if wanted else "discarded"
+        return Receipt(noted.case_id, header.study_uid, header.series_uid, header.sop_instance_uid, outcome, noted.state)
+
+    def _keep(self, header: Header, whole: bytes, peer: Peer) -> InstanceRow:
+        stored = self._store.put_instance(
+            whole,
+            series_uid=header.series_uid,
+            sop_class_uid=header.sop_class_uid,
+            sop_instance_uid=header.sop_instance_uid,
+            transfer_syntax_uid=header.transfer_syntax_uid,
+        )
+        return _row(header, peer, whole, path=stored.path, digest=stored.digest, size=stored.size)
+
+    def close_source(self, association: str, clean: bool = True) -> None:
+        """
+        Nothing more comes from this association: judge the series it sent to.
+
+        A series that is whole runs at once, unless another association is still sending to it, or this or an earlier one was lost:
+        those wait for the quiet time. Where associations bring few instances each, it first waits a few times the usual gap.
+        Never raises for a database that is away: the next tick tries again.
+        """
+        for watch, brought in self._watches.close(association, clean=clean):
+            try:
+                self._judge_or_hold(watch, final=False, brought=brought)
+            except Unavailable:
+                LOG.warning("a finished series could not be judged yet", extra={"case_id": watch.case_id, "association": association})
+                self._watches.look_again(watch, SHORTEST_GAP_WAIT_S)
+        try:
+            self._book.close_association(association)
+        except Unavailable:
+            LOG.warning("the end of an association could not be noted", extra={"association": association})
+
+    def tick(self, now: datetime | None = None) -> None:
+        """Let time pass: end quiet times, and every `sweep_s` submit again what is due. Raises Unavailable; then call again."""
+        moment = self._clock()
+        if moment - self._swept_at >= self._settings.sweep_s:
+            self._sweep(now or utc_now())
+            self._swept_at = moment
+        for watch, final in self._watches.due(moment):
+            self._judge_or_hold(watch, final=final)
+
+    def retry(self, case_id: str) -> State:
+        """Run a failed case again, or look at a held one again. Raises UnknownCase, InvalidTransition, Unavailable."""
+        state = self._book.retry(case_id)
+        if state is State.QUEUED:
+            self._submit(case_id)
+        elif (case := self._book.case(case_id)) is not None:
+            watch = self._watches.adopt(case.study_uid, case.series_uid, case_id, case.instances)
+            self._judge_or_hold(watch, final=True)
+        return state
+
+    def _sweep(self, now: datetime) -> None:
+        for case_id in self._book.due(now):
+            self._submit(case_id)
+        for waiting in self._book.receiving():
+            self._watches.adopt(waiting.study_uid, waiting.series_uid, waiting.case_id, waiting.instances)
+
+    def _judge_or_hold(self, watch: Watch, *, final: bool, brought: int | None = None) -> None:
+        """One series that breaks the rules' code must not stop the others: it is held, and logged as the defect it is."""
+        try:
+            self._judge(watch, final=final, brought=brought)
+        except Unavailable:
+            raise
+        except Exception:
+            LOG.exception("a series could not be judged", extra={"case_id": watch.case_id})
+            version = watch.version
+            with suppress(InvalidTransition, UnknownCase):
+                self._book.hold(watch.case_id, "internal error while its headers were judged")
+            self._watches.rest(watch, version)
+
+    def _judge(self, watch: Watch, *, final: bool, brought: int | None = None) -> None:
+        case_id, version = watch.case_id, watch.version
+        rows = self._book.headers(case_id)
+        decision = examine([Header.from_json(row.header) for row in rows], self._settings, final=final)
+        if isinstance(decision, Run) and brought is not None and brought <= FEW < len(rows) and not decision.counted:
+            self._watches.look_again(watch, min(LONGEST_GAP_WAIT_S, max(SHORTEST_GAP_WAIT_S, GAPS_TO_WAIT * watch.gap)))
+            return
+        try:
+            settled = self._settle(case_id, decision, len(rows))
+        except (InvalidTransition, UnknownCase):
+            settled = True  # another process, or a deletion, was faster
+        if settled:
+            self._watches.rest(watch, version)
+
+    def _settle(self, case_id: str, decision: object, seen: int) -> bool:
+        """Write the decision down; False when there is none yet, or more instances came since it was made."""
+        if isinstance(decision, Refuse):
+            settled = self._book.refuse(case_id, decision.reason, decision.rule, seen=seen)
+        elif isinstance(decision, Hold):
+            settled = self._book.hold(case_id, decision.reason, rule=decision.rule, seen=seen)
+        elif isinstance(decision, Run):
+            settled = self._book.queue_case(case_id, decision.rule, decision.quality, rank=decision.rank, seen=seen)
+        else:
+            return False
+        if settled:
+            kind = type(decision).__name__.lower()
+            LOG.info("series judged: %s", kind, extra={"case_id": case_id, "rule": getattr(decision, "rule", None), "instances": seen})
+        if settled and isinstance(decision, Run):
+            self._submit(case_id)
+        return settled
+
+    def _submit(self, case_id: str) -> None:
+        """The case book knows that the case is queued: where the broker is away, the sweep submits it later."""
+        try:
+            self._submit_to(self._app, case_id)
+            self._book.submitted(case_id)
+        except Unavailable:
+            LOG.warning("the broker is away; the sweep will submit the case", extra={"case_id": case_id})
+
+
+def _demand_announced(header: Header, announced: Announced) -> None:
+    """PS3.4 B.2.3, A900: the data set does not match the SOP class (here also: the instance) of the command."""
+    if header.sop_class_uid != announced.sop_class_uid:
+        raise Mismatch("SOP Class UID differs from the command's")
+    if header.sop_instance_uid != announced.sop_instance_uid:
+        raise Mismatch("SOP Instance UID differs from the command's")
+
+
+def _row(header: Header, peer: Peer, whole: bytes, *, path: str, digest: str = "", size: int = 0) -> InstanceRow:
+    return InstanceRow(
+        study_uid=header.study_uid,
+        series_uid=header.series_uid,
+        sop_instance_uid=header.sop_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        digest=digest or hashlib.sha256(whole).hexdigest(),
+        path=path,
+        size=size,
+        header=header.as_json(),
+        patient_id=header.patient_id,
+        patient_issuer=header.patient_id_issuer,
+        series_description=header.series_description,
+        source=peer.calling_ae,
+        association=peer.association,
+        received_at=utc_now(),
+    )
