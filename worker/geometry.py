@@ -95,7 +95,7 @@ def arrange(planes: Planes) -> Grid:
     distance = planes.position_lps @ normal
     order = np.argsort(distance, kind="stable")
     steps = np.diff(distance[order])
-    step = float(np.median(steps))
+    step = float(np.percentile(steps, 50, method="lower"))
     _demand_even(steps, step)
     first, last = planes.position_lps[order[0]], planes.position_lps[order[-1]]
     between = (last - first) / (len(order) - 1)
