@@ -46,7 +46,8 @@ def _shared(header: Header, context: Context) -> Dataset:
     for keyword in _DEMANDED:
         setattr(shared, keyword, None)
     for keyword in _COPIED & header.values.keys():
-        setattr(shared, keyword, header.values[keyword] or None)
+        if header.values[keyword]:
+            setattr(shared, keyword, header.values[keyword])
     # set by the encoder: highdicom complains of names without a caret
     shared.PatientName = None
     shared.Modality = "MR"
@@ -55,8 +56,7 @@ def _shared(header: Header, context: Context) -> Dataset:
     shared.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or context.identity.uid("frame of reference")
     shared.PositionReferenceIndicator = None
     shared.Columns, shared.Rows = context.volume.shape[:2]
-    if "lossy" in " ".join(context.quality):
-        shared.LossyImageCompression = "01"
+    shared.LossyImageCompression = "01" if header.lossy else "00"
     return shared
 
 

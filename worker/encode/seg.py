@@ -132,14 +132,19 @@ def _make_deterministic(dataset: Dataset, context: Context) -> None:
 
 def _restore_references(dataset: Dataset, frames: tuple[SourceFrame, ...]) -> None:
     """Name the frames of Enhanced sources by their own objects and numbers (highdicom was shown one object in the order of k)."""
-    for group in dataset.PerFrameFunctionalGroupsSequence:
-        for reference in group.DerivationImageSequence[0].SourceImageSequence:
-            frame = frames[reference.ReferencedFrameNumber - 1]
-            reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = frame.sop_class_uid, frame.sop_instance_uid
-            reference.ReferencedFrameNumber = frame.frame_number
+    # the segments of a plane share one item, which must be renamed once
+    shared = {id(item): item for group in dataset.PerFrameFunctionalGroupsSequence for item in _sources(group)}
+    for reference in shared.values():
+        frame = frames[reference.ReferencedFrameNumber - 1]
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = frame.sop_class_uid, frame.sop_instance_uid
+        reference.ReferencedFrameNumber = frame.frame_number
     objects = {frame.sop_instance_uid: frame.sop_class_uid for frame in frames}
     dataset.SourceImageSequence = [_reference(*item) for item in objects.items()]
     dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [_reference(*item) for item in objects.items()]
+
+
+def _sources(group: Dataset) -> list[Dataset]:
+    return list(group.DerivationImageSequence[0].SourceImageSequence)
 
 
 def _reference(sop_instance_uid: str, sop_class_uid: str) -> Dataset:

@@ -6,12 +6,14 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+
+from worker.pixels import is_lossy
 
 if TYPE_CHECKING:
     from worker.convert import Series
@@ -55,6 +57,8 @@ EQUIPMENT = (
     "InstitutionName",
     "StationName",
     "MagneticFieldStrength",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
 )
 _MOMENTS = (("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime"))
 _LONGEST = {"LO": 64, "SH": 16, "PN": 64, "UI": 64, "DS": 16, "IS": 12, "CS": 16, "AS": 4}
@@ -63,13 +67,15 @@ _VR = dict.fromkeys((*PATIENT, *STUDY, *SERIES, *EQUIPMENT), "LO") | {
     **dict.fromkeys(("PatientName", "ReferringPhysicianName"), "PN"),
     **dict.fromkeys(("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate"), "DA"),
     **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime"), "TM"),
-    **dict.fromkeys(("PatientSex", "PatientIdentityRemoved", "BodyPartExamined"), "CS"),
-    **dict.fromkeys(("PatientSize", "PatientWeight", "MagneticFieldStrength", "SliceThickness"), "DS"),
+    **dict.fromkeys(("PatientSex", "PatientIdentityRemoved", "BodyPartExamined", "LossyImageCompressionMethod"), "CS"),
+    **dict.fromkeys(("PatientSize", "PatientWeight", "MagneticFieldStrength", "SliceThickness", "LossyImageCompressionRatio"), "DS"),
     **dict.fromkeys(("StudyID", "AccessionNumber", "StationName"), "SH"),
     **dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"), "UI"),
     "PatientAge": "AS",
     "SeriesNumber": "IS",
 }
+_SEVERAL = ("SoftwareVersions", "LossyImageCompressionRatio", "LossyImageCompressionMethod")  # value multiplicity 1-n
+_UNREADABLE = "\x00"
 _ENUMERATED = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES", "NO")}
 
 
@@ -84,6 +90,7 @@ class Header:
     content_moment : (DA, TM) our objects are dated with, None where the source holds no date at all
     instances : SOP Instance UID and frame number of every source frame, ascending along k
     positions_lps : Image Position (Patient) of the same frames, as the source has it, in millimetres
+    lossy : the source's values were compressed with loss at some time
     """
 
     values: dict[str, str] = field(default_factory=dict)
@@ -91,6 +98,7 @@ class Header:
     content_moment: tuple[str, str] | None = None
     instances: tuple[tuple[str, int | None], ...] = ()
     positions_lps: tuple[tuple[float, ...], ...] = ()
+    lossy: bool = False
 
     def get(self, keyword: str) -> str:
         """Give a value, or an empty text."""
@@ -98,14 +106,12 @@ class Header:
 
     def as_text(self) -> str:
         """Give all of it in one fixed text, for the identity."""
-        return json.dumps(
-            [self.values, self.corrected, self.content_moment, self.instances, self.positions_lps], ensure_ascii=False, sort_keys=True
-        )
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
 
     @property
     def quality(self) -> tuple[str, ...]:
         """The flag that names what was wrong in the source's headers."""
-        return (f"header_corrected: {', '.join(self.corrected)}",) if self.corrected else ()
+        return (f"header-corrected: the source's {', '.join(self.corrected)} held no valid value",) if self.corrected else ()
 
 
 def read_header(series: Series | None) -> Header:
@@ -123,7 +129,8 @@ def read_header(series: Series | None) -> Header:
         if values[keyword] != given:
             corrected.append(keyword)
     instances = tuple((frame.sop_instance_uid, frame.frame_number) for frame in series.frames)
-    return Header(values, tuple(corrected), _content_moment(series.datasets), instances, _positions_lps(series))
+    lossy = any(is_lossy(dataset) for dataset in series.datasets)
+    return Header(values, tuple(corrected), _content_moment(series.datasets), instances, _positions_lps(series), lossy)
 
 
 def _positions_lps(series: Series) -> tuple[tuple[float, ...], ...]:
@@ -144,7 +151,7 @@ def _read(dataset: Dataset, keyword: str) -> str | None:
         try:
             value = dataset.get(keyword)
         except (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, NotImplementedError):
-            return "\x00unreadable"
+            return _UNREADABLE
     if value is None:
         return None
     several = isinstance(value, MultiValue | list | tuple)
@@ -155,6 +162,8 @@ def _read(dataset: Dataset, keyword: str) -> str | None:
 def normalised(keyword: str, text: str) -> str:
     """Make a value valid for its attribute (PS3.5 6.2), or blank where nothing valid is in it."""
     vr = _VR[keyword]
+    if keyword in _SEVERAL and "\\" in text:
+        return "\\".join(normalised(keyword, part) for part in text.split("\\"))
     if keyword in _ENUMERATED:
         return text.upper() if text.upper() in _ENUMERATED[keyword] else ""
     if vr in _CHECKS:
@@ -162,7 +171,7 @@ def normalised(keyword: str, text: str) -> str:
     clean = "".join(" " if not letter.isprintable() else letter for letter in text.replace("\\", "/")).strip()
     if vr == "PN":
         return "=".join(group[: _LONGEST["PN"]] for group in clean.split("=")[:3])
-    return "" if "unreadable" in clean and text.startswith("\x00") else clean[: _LONGEST[vr]].strip()
+    return clean[: _LONGEST[vr]].strip()
 
 
 def _date(text: str) -> str:

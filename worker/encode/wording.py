@@ -23,6 +23,19 @@ def irradiated_sentence(card: Card) -> str:
     return f"{count} irradiated patients were in training or evaluation of this release (see its card)."
 
 
+def counted(count: int, noun: str) -> str:
+    """Say how many."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def series_description(product_version: str) -> str:
     """Give the series description of our objects, at most 64 characters (LO)."""
     return f"{PRODUCT} WMH {product_version} AI - unverified"[:64]
+
+
+def sentence(flag: str) -> str:
+    """Say a quality flag (`code: detail`, or a sentence already) as a sentence."""
+    code, separator, detail = flag.partition(": ")
+    if separator and code.replace("-", "").replace("_", "").isalnum() and code == code.lower():
+        flag = f"{code.replace('-', ' ').replace('_', ' ')}: {detail}"
+    return f"{flag[:1].upper()}{flag[1:].rstrip('.')}."

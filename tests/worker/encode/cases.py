@@ -1,0 +1,91 @@
+"""Small finished cases for the encoders: a real DICOM series read by the real reader, a mask of our choosing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.release import Architecture, Card, EngineLimits, InputPreparation, LesionDefinition, Release
+from model.volume import Volume
+from worker import measure
+from worker.convert import Series, read_series
+from worker.encode.context import Context
+from worker.encode.identity import identify
+from worker.encode.source import read_header
+from worker.phantom import write_series
+
+CARD = Card(
+    name="Leukoscope WMH test",
+    version="0.0.1",
+    summary="no weights",
+    architecture=Architecture(widths=(8, 16)),
+    input=InputPreparation(shapes=((64, 64, 64),)),
+    lesion=LesionDefinition(threshold=0.5, tumour_threshold=0.5, brain_threshold=0.5, smallest_mm3=3.0, tumour_touch_fraction=0.3),
+    engine=EngineLimits(largest_probability_difference=0.1, mean_probability_difference=0.01, bytes_per_voxel=300.0),
+    weights="weights.onnx",
+    sha256="ab" * 32,
+    training={"irradiated_patients": 0},
+    figures={},
+    intended_use="tests",
+    limits=("not for use",),
+)
+RELEASE = Release(CARD, Path("nowhere"))
+
+
+def affine(orientation: Any, spacing: tuple[float, float, float], origin: tuple[float, float, float] = (-20.0, -30.0, 15.0)) -> Any:
+    """Affine (RAS) whose columns are the three orthogonal `orientation` vectors times the spacing."""
+    result = np.eye(4)
+    result[:3, :3] = np.asarray(orientation, dtype=float).T * spacing
+    result[:3, 3] = origin
+    return result
+
+
+def textured(shape: tuple[int, int, int], seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(20, 1000, shape).astype(np.float32)
+
+
+def series_of(volume: Volume, folder: Path, **options: Any) -> Series:
+    return read_series(write_series(volume, folder, **options))
+
+
+def masks_of(labels: Any, probability: Any = None, brain: Any = None) -> Any:
+    from model.postprocess import Masks
+
+    lesion = np.where(labels == 1, 0.9, 0.01).astype(np.float32) if probability is None else probability
+    inside = np.ones(labels.shape, bool) if brain is None else brain
+    return Masks(labels=labels, brain=inside, lesion_probability=lesion)
+
+
+def context_of(source: Series | Volume, labels: Any, *, revision: int = 1, brain: Any = None, quality: tuple[str, ...] = ()) -> Context:
+    series = source if isinstance(source, Series) else None
+    volume = series.volume if series else source
+    header = read_header(series)
+    masks = masks_of(labels, brain=brain)
+    flags = (*(series.quality if series else ()), *quality, *header.quality)
+    identity = identify(
+        header,
+        volume,
+        labels,
+        RELEASE,
+        engine_name="openvino-cpu",
+        precision="f32",
+        revision=revision,
+        product_version="0.1.0",
+        quality=flags,
+    )
+    return Context(
+        series=series,
+        header=header,
+        volume=volume,
+        masks=masks,
+        findings=measure.measure(masks, volume, CARD),
+        release=RELEASE,
+        engine_name="openvino-cpu",
+        precision="f32",
+        quality=flags,
+        revision=revision,
+        identity=identity,
+        product_version="0.1.0",
+    )
