@@ -1,0 +1,276 @@
+"""The DICOM door: C-ECHO and C-STORE as a provider. Nothing is decoded and nothing is kept here; the intake does that.
+
+Success is answered only when the instance is durable and indexed, or when it is of a class that the policy for its sender records
+and discards.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from typing import Any, Final
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config, evt
+from pynetdicom.pdu_primitives import A_RELEASE
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import uid_to_service_class
+
+from service.admission.refusals import MR_IMAGE_CLASSES
+from service.errors import Rejected, Unavailable
+from service.headers import Mismatch
+from service.intake import Announced, Intake, Peer
+from service.settings import CallingAE, Settings
+
+LOG = logging.getLogger(__name__)
+
+# Uncompressed first: where a sender offers a choice it converts, and nobody has to decode. Then what keeps every value, then the rest.
+TRANSFER_SYNTAXES: Final = {
+    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
+    "1.2.840.10008.1.2": "Implicit VR Little Endian",
+    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
+    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
+    "1.2.840.10008.1.2.5": "RLE Lossless",
+    "1.2.840.10008.1.2.4.70": "JPEG Lossless, first-order prediction (SV1)",
+    "1.2.840.10008.1.2.4.57": "JPEG Lossless",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 (lossless only)",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS (near-lossless)",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+    "1.2.840.10008.1.2.4.50": "JPEG Baseline",
+    "1.2.840.10008.1.2.4.51": "JPEG Extended",
+}
+STATUSES: Final = {
+    0x0000: ("Success", "the instance is durable and indexed, or recorded and discarded by policy"),
+    0xA700: ("Refused: Out of Resources", "no space, or the case book is away; send again later"),
+    0xA900: ("Error: Data Set does not match SOP Class", "the UIDs of the data set are not those of the command"),
+    0xC000: ("Error: Cannot understand", "not a data set in its transfer syntax, UIDs missing, or cut short"),
+    0xC211: ("Error: Unable to process", "a defect; logged"),
+}
+REJECT_CALLING: Final = (0x01, 0x01, 0x03)  # PS3.8 9.3.4: permanent, service user, calling AE title not recognised
+REJECT_BUSY: Final = (0x02, 0x03, 0x01)  # transient, presentation related, temporary congestion
+
+VERIFICATION: Final = "1.2.840.10008.1.1"
+MAXIMUM_PDU: Final = 131072
+ACSE_TIMEOUT_S: Final = 30.0
+NETWORK_TIMEOUT_S: Final = 60.0
+HEADER_BYTES: Final = 64 << 20  # on top of the pixels that are allowed
+STOP_LIMIT_S: Final = 10.0
+_IDLE_S: Final = 0.5
+_COMMENT_LENGTH: Final = 64  # PS3.7 C: Error Comment is LO
+
+
+@dataclass
+class _Line:
+    """One association: who it is, and what it is doing."""
+
+    peer: Peer
+    incoming_bytes: int = 0
+    heard_at: float = field(default_factory=time.monotonic)
+    working: bool = False
+
+
+class Listener:
+    """A running provider; `port` is where it listens, `stop` ends it."""
+
+    def __init__(self, settings: Settings, intake: Intake) -> None:
+        self._settings = settings
+        self._intake = intake
+        self._lines: dict[Any, _Line] = {}
+        self._lock = threading.Lock()
+        self._run = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+        self._stopping = False
+        _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own log lines cost more time than the message they tell of
+        self._entity = AE(ae_title=settings.ae_title)
+        self._entity.maximum_pdu_size = MAXIMUM_PDU
+        self._entity.maximum_associations = settings.maximum_associations
+        self._entity.acse_timeout = ACSE_TIMEOUT_S
+        self._entity.dimse_timeout = NETWORK_TIMEOUT_S
+        self._entity.network_timeout = NETWORK_TIMEOUT_S
+        server: Any = self._entity.start_server(
+            (settings.dicom_host, settings.dicom_port),
+            block=False,
+            evt_handlers=self._handlers(),
+            contexts=[build_context(VERIFICATION)],
+        )
+        self._server = server
+        self.port = int(server.server_address[1])
+
+    def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
+        """Take no new association, let those that are sending finish within the limit, then abort what is left."""
+        self._stopping = True
+        self._server.shutdown()
+        deadline = time.monotonic() + limit_s
+        while (busy := self._busy()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for association in self._entity.active_associations:
+            association.abort()
+        if busy:
+            LOG.warning("associations were aborted at the stop", extra={"instances": len(busy)})
+        self._entity.shutdown()
+
+    def _busy(self) -> list[_Line]:
+        """Associations with a message in our hands or on its way; one that only stays open has nothing to lose."""
+        quiet_since = time.monotonic() - _IDLE_S
+        with self._lock:
+            return [line for line in self._lines.values() if line.working or line.heard_at > quiet_since]
+
+    def _handlers(self) -> list[Any]:
+        return [
+            (evt.EVT_CONN_OPEN, self._on_open),
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_DATA_RECV, self._on_data),
+            (evt.EVT_C_ECHO, self._on_echo),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_ACSE_RECV, self._on_control),
+            (evt.EVT_ABORTED, self._on_lost),
+            (evt.EVT_CONN_CLOSE, self._on_lost),
+        ]
+
+    def _on_open(self, event: Any) -> None:
+        """No answer may wait for a full segment (Nagle), and a peer that stops in the middle of a PDU may not hold a thread for ever."""
+        connection = event.assoc.dul.socket.socket
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(NETWORK_TIMEOUT_S)
+
+    def _on_requested(self, event: Any) -> None:
+        association = event.assoc
+        title = str(association.requestor.primitive.calling_ae_title).strip()
+        address = str(association.requestor.address_info.address)
+        rule = self._rule_for(title, address)
+        if rule is None or self._stopping:
+            LOG.warning("association refused", extra={"calling_ae": title, "peer": address})
+            association.acse.send_reject(*(REJECT_CALLING if rule is None else REJECT_BUSY))
+            association.kill()
+            return
+        proposed = association.requestor.primitive.presentation_context_definition_list
+        association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard")
+        line = _Line(Peer(f"{self._run}-{next(self._numbers)}", title, address))
+        with self._lock:
+            self._lines[association] = line
+
+    def _rule_for(self, title: str, address: str) -> CallingAE | None:
+        """Without a list (only possible on loopback) everybody may send."""
+        if not self._settings.calling_ae:
+            return CallingAE(title=title or "ANONYMOUS")
+        for rule in self._settings.calling_ae:
+            near = rule.address is None or ip_address(address) in ip_network(rule.address, strict=False)
+            if rule.title == title and near:
+                return rule
+        return None
+
+    def _on_data(self, event: Any) -> None:
+        line = self._lines.get(event.assoc)
+        if line is None:
+            return
+        line.heard_at = time.monotonic()
+        line.incoming_bytes += len(event.data)
+        if line.incoming_bytes > self._settings.maximum_series_bytes + HEADER_BYTES:
+            LOG.warning("an instance is too large; the association is aborted", extra={"association": line.peer.association})
+            event.assoc.abort(block=False)
+
+    def _on_echo(self, _event: Any) -> int:
+        return 0x0000
+
+    def _on_store(self, event: Any) -> int | Dataset:
+        line = self._lines.get(event.assoc)
+        if line is None:
+            return 0xC211
+        line.incoming_bytes, line.working = 0, True
+        answer = _Answer()
+        try:
+            with answering(answer, line.peer):
+                request = event.request
+                announced = Announced(
+                    str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)
+                )
+                request.DataSet.seek(0)
+                self._intake.receive(request.DataSet, line.peer, announced)
+        finally:
+            line.working, line.heard_at = False, time.monotonic()
+        return answer.status()
+
+    def _on_control(self, event: Any) -> None:
+        """The series are judged on the request to release, before it is answered: the connection may be gone right after the answer."""
+        if isinstance(event.primitive, A_RELEASE) and event.primitive.result is None:
+            self._close(event.assoc, clean=True)
+
+    def _on_lost(self, event: Any) -> None:
+        self._close(event.assoc, clean=False)
+
+    def _close(self, association: Any, *, clean: bool) -> None:
+        with self._lock:
+            line = self._lines.pop(association, None)
+        if line is not None:
+            self._intake.close_source(line.peer.association, clean)
+
+
+def start_listener(settings: Settings, intake: Intake) -> Listener:
+    """Begin to listen. Raises OSError where the port is taken."""
+    return Listener(settings, intake)
+
+
+def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -> list[PresentationContext]:
+    """
+    Give what we support of what is proposed: verification, MR images, and with `unwanted` every other storage class too.
+
+    References
+    ----------
+    PS3.8 7.1.1.13, PS3.4 B.3
+    """
+    contexts = []
+    for uid in {str(context.abstract_syntax) for context in proposed}:
+        if uid == VERIFICATION:
+            contexts.append(build_context(uid))
+        elif uid in MR_IMAGE_CLASSES or (unwanted and is_storage(uid)):
+            contexts.append(build_context(uid, list(TRANSFER_SYNTAXES)))
+    return contexts
+
+
+def is_storage(uid: str) -> bool:
+    """Tell whether pynetdicom serves the class as storage of a composite instance with a patient."""
+    return uid_to_service_class(uid) is StorageServiceClass
+
+
+@dataclass
+class _Answer:
+    code: int = 0x0000
+    comment: str = ""
+
+    def status(self) -> int | Dataset:
+        """PS3.7 C: a failure may carry a comment."""
+        if not self.comment:
+            return self.code
+        status = Dataset()
+        status.Status = self.code
+        status.ErrorComment = self.comment[:_COMMENT_LENGTH]
+        return status
+
+
+@contextmanager
+def answering(answer: _Answer, peer: Peer) -> Iterator[None]:
+    """Turn what the intake raises into the status that goes out: the one place where this is done."""
+    try:
+        yield
+    except Mismatch as error:
+        answer.code, answer.comment = 0xA900, error.reason
+    except Rejected as error:
+        answer.code, answer.comment = 0xC000, error.reason
+    except Unavailable as error:
+        answer.code, answer.comment = 0xA700, error.reason
+    except Exception:
+        answer.code, answer.comment = 0xC211, "internal error"
+        LOG.exception("a C-STORE failed", extra={"association": peer.association, "dimse_status": "0xC211"})
+        return
+    if answer.code:
+        LOG.warning("a C-STORE was refused", extra={"association": peer.association, "dimse_status": f"0x{answer.code:04X}"})
