@@ -149,7 +149,7 @@ def _shrink(volume: Volume) -> tuple[Floats, Affine, npt.NDArray[np.float64]]:
 
 def _floor(volume: Volume, coarse: Floats) -> tuple[float, bool]:
     """Intensity between background and tissue, and whether the background is one exact value."""
-    sample = volume.data[::3, ::3, ::1 if volume.shape[2] < 60 else 3]
+    sample = volume.data[::3, ::3, :: 1 if volume.shape[2] < 60 else 3]
     values, counts = np.unique(sample, return_counts=True)
     common = float(values[counts.argmax()])
     stripped = bool(counts.max() > 0.2 * sample.size) and common <= float(np.median(np.asarray(sample, np.float32))) + 1e-6

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,3 +113,62 @@ def load(folder: Path) -> Release:
     if digest != card.sha256:
         raise ReleaseMismatch(f"{folder}: weights have SHA-256 {digest}, the card says {card.sha256}")
     return Release(card, folder)
+
+
+def available(folder: Path = RELEASES) -> list[Path]:
+    """Folders that hold a card, oldest version first; nothing is verified yet."""
+    found = [card.parent for card in folder.glob("*/card.json")]
+    return sorted(found, key=lambda release: (_version(release), release.name))
+
+
+def newest(folder: Path = RELEASES) -> Release:
+    """Load and verify the release with the highest version.
+
+    Raises
+    ------
+    ReleaseMismatch
+        There is none, or it is broken: an older one is never taken silently.
+    """
+    releases = available(folder)
+    if not releases:
+        raise ReleaseMismatch(f"no release in {folder}")
+    return load(releases[-1])
+
+
+def find(name: str | None = None, folder: Path = RELEASES) -> Release:
+    """Load and verify a release by path, folder name, version or "name version"; the newest without a name.
+
+    Raises
+    ------
+    ReleaseMismatch
+        There is none of that name, or it is broken.
+    """
+    if not name:
+        return newest(folder)
+    if (Path(name) / "card.json").is_file():
+        return load(Path(name))
+    for release in reversed(available(folder)):
+        if name in _names(release):
+            return load(release)
+    known = ", ".join(release.name for release in available(folder)) or "none"
+    raise ReleaseMismatch(f"no release {name!r}; there are: {known}")
+
+
+def _names(release: Path) -> set[str]:
+    names = {release.name}
+    try:
+        card = json.loads((release / "card.json").read_text())
+        names |= {card["version"], f"{card['name']} {card['version']}", f"{card['name']}-{card['version']}"}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # `load` says what is wrong with it when it is asked for by its folder
+    return names
+
+
+def _version(release: Path) -> tuple[tuple[int, ...], bool]:
+    """Sorts 1.10.0 after 1.9.2 and a release after its own candidates (1.0.0 after 1.0.0-rc1)."""
+    try:
+        text = str(json.loads((release / "card.json").read_text())["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        text = ""
+    core, _, candidate = text.partition("-")
+    return tuple(int(part) for part in re.findall(r"\d+", core)), not candidate

@@ -74,9 +74,7 @@ def canonical(volume: Volume) -> Volume:
     return Volume(data, affine)
 
 
-def resample(
-    volume: Volume, affine_ras: Affine, shape: tuple[int, int, int], kernel: Kernel, antialias: bool = False
-) -> Floats:
+def resample(volume: Volume, affine_ras: Affine, shape: tuple[int, int, int], kernel: Kernel, antialias: bool = False) -> Floats:
     """Values of `volume` on another grid, 0 outside of its field of view.
 
     Grids whose axes are parallel (any permutation, flip, spacing and offset) go one axis after the other as matrix
@@ -110,10 +108,7 @@ def _resample_parallel(
     antialias: bool,
 ) -> Floats:
     """Source axis s runs along wanted axis axes[s]; the axes that lose most voxels go first."""
-    plans = [
-        _weights(data.shape[s], shape[axes[s]], float(matrix[s, axes[s]]), float(offset[s]), kernel, antialias)
-        for s in range(3)
-    ]
+    plans = [_weights(data.shape[s], shape[axes[s]], float(matrix[s, axes[s]]), float(offset[s]), kernel, antialias) for s in range(3)]
     bounds = [_used(plan) for plan in plans]
     values = np.asarray(data[tuple(slice(low, high) for low, high in bounds)], np.float32)
     for s in sorted(range(3), key=lambda s: shape[axes[s]] / max(1, values.shape[s])):
