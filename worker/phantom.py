@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     UID,
     EnhancedMRImageStorage,
@@ -187,6 +187,7 @@ def _save(dataset: Dataset, path: Path, transfer_syntax: UID, headers: Mapping[s
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = transfer_syntax
     meta.ImplementationClassUID = _IMPLEMENTATION
-    file = FileDataset(str(path), dataset, file_meta=meta, preamble=bytes(128))
-    file.save_as(path, enforce_file_format=True)
+    dataset.file_meta = meta
+    dataset.preamble = bytes(128)
+    dataset.save_as(path, enforce_file_format=True)
     return path

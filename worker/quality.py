@@ -100,7 +100,7 @@ def _spacing_flags(frames: Sequence[Frame], grid: Grid) -> Iterator[str]:
         thickness = float(frames[0].find("SliceThickness", "PixelMeasuresSequence") or step)
     except ValueError:
         thickness = step
-    if max(step, thickness) > _THICK_MM:
+    if round(max(step, thickness), 2) > _THICK_MM:
         yield f"thick-slices: {thickness:.1f} mm thick, every {step:.1f} mm"
     if thickness < step * (1 - _THICKNESS_TOLERANCE):
         yield f"slice-gap: {step - thickness:.2f} mm between slices of {thickness:.2f} mm are not imaged"
