@@ -1,0 +1,107 @@
+"""All examples of a configuration, prepared once and kept in a cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.training.configuration import Config, Source
+from model.training.examples import Example, Truth, make_example, phantom_truth, read_truth, with_head
+from model.training.layouts import Case, find_cases, open_ms_shapes
+from model.training.paint import Bank, load_bank
+
+PHANTOM_SPACINGS = ((1.0, 1.0, 1.0), (0.9, 0.9, 3.0), (1.0, 1.0, 1.0), (0.8, 0.8, 5.0), (1.2, 1.0, 1.0), (4.0, 0.9, 0.9))
+
+
+def read_bank(config: Config) -> Bank:
+    """The shapes to paint with; the masks of patients left out anywhere are not among them."""
+    shapes = open_ms_shapes(config.data.root / config.data.shapes)
+    return load_bank({name: path for name, path in shapes.items() if name not in config.data.shapes_left_out})
+
+
+def training_cases(config: Config, source: Source) -> list[Case]:
+    """The cases of one source that may be trained on."""
+    cases = find_cases(source.layout, config.data.root / source.folder)
+    chosen = [case for case in cases if source.use is None or case.patient in source.use]
+    return [case for case in chosen if case.patient not in source.held_out]
+
+
+def held_out_cases(config: Config) -> list[Case]:
+    """The cases nothing is trained on."""
+    found: list[Case] = []
+    for source in config.data.sources:
+        cases = find_cases(source.layout, config.data.root / source.folder)
+        found += [case for case in cases if case.patient in source.held_out]
+    return found
+
+
+def _variants(config: Config) -> Iterator[tuple[str, str, Callable[[], Truth]]]:
+    """Name, kind and a way to read every training volume."""
+    for source in config.data.sources:
+        for case in training_cases(config, source):
+            yield case.id, source.kind, lambda case=case: read_truth(case)  # type: ignore[misc]
+            for copy in range(source.heads):
+                seed = int.from_bytes(hashlib.sha256(f"{config.seed}:{case.id}:{copy}".encode()).digest()[:4], "big")
+                yield f"{case.id}+head{copy}", source.kind, lambda case=case, seed=seed: with_head(read_truth(case), seed)  # type: ignore[misc]
+    for index, seed in enumerate(config.data.phantom_seeds):
+        yield f"phantom-{seed}", "phantom", lambda index=index, seed=seed: read_phantom(seed, index)  # type: ignore[misc]
+
+
+def read_phantom(seed: int, index: int) -> Truth:
+    """A whole-head phantom; spacing and obliquity vary with the index."""
+    from model.phantom import make_phantom
+
+    spacing = PHANTOM_SPACINGS[index % len(PHANTOM_SPACINGS)]
+    field_mm = (190.0, 240.0, 240.0)
+    shape = tuple(int(length / step) for length, step in zip(field_mm, spacing, strict=True))
+    phantom = make_phantom(seed=seed, shape=shape, spacing_mm=spacing)
+    return phantom_truth(phantom, f"phantom-{seed}")
+
+
+def load_examples(config: Config, bank: Bank, say: Callable[[str], None], only: tuple[str, ...] = ()) -> list[Example]:
+    """Prepare (or read from the cache) every training volume; `only` keeps some kinds."""
+    examples = []
+    for name, kind, read in _variants(config):
+        if only and kind not in only:
+            continue
+        path = _cache_path(config, name)
+        if path is not None and path.exists():
+            examples.append(_restore(path))
+            continue
+        say(f"prepare {name}")
+        example = make_example(read(), kind, config.input, bank)
+        if path is not None:
+            _keep(example, path)
+        examples.append(example)
+    return examples
+
+
+def _cache_path(config: Config, name: str) -> Path | None:
+    if config.data.cache is None:
+        return None
+    config.data.cache.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256((config.input.model_dump_json() + json.dumps(config.data.shapes_left_out)).encode()).hexdigest()[:8]
+    return config.data.cache / f"{name}-{key}.pt"
+
+
+def _keep(example: Example, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save({**example.__dict__, "white": (example.white.mean, example.white.sd)}, partial)
+    partial.replace(path)
+
+
+def _restore(path: Path) -> Example:
+    from model.training.paint import WhiteMatter
+
+    saved = torch.load(path, weights_only=True)
+    return Example(**{**saved, "white": WhiteMatter(*saved["white"])})
+
+
+def disease_ml(example: Example) -> float:
+    """Millilitres of labelled lesion at 1 mm."""
+    return float(np.count_nonzero(example.labels[0].numpy() == 1)) / 1000.0

@@ -1,0 +1,155 @@
+"""From a prepared volume to one training crop: place, paint, and pass it through a scanner that never was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from torch.nn import functional
+
+from model.training.examples import IGNORE, Example
+from model.training.paint import (
+    Bank,
+    blur,
+    chance,
+    dilate,
+    jitter_matrix,
+    paint_lesions,
+    paint_tumour,
+    pull,
+    smooth_noise,
+    uniform,
+)
+
+CEILING = 4.5
+FLOOR = -8.0
+
+
+class Painting(BaseModel):
+    """How often lesions and tumours are painted on scans of one kind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    lesions: float = 0.0
+    tumours: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """What the loop trains on: image (1, 1, i, j, k) and labels uint8 (1, 3, i, j, k), 255 = ignored."""
+
+    image: Tensor
+    labels: Tensor
+
+
+def draw_crop(example: Example, size: tuple[int, int, int], centred: float, painting: Painting, bank: Bank) -> Crop:
+    """One augmented crop. `centred`: the share of crops that are centred on disease."""
+    image, labels, placed = _place(example, size, centred)
+    to_mni = example.to_mni @ placed
+    brain = (labels[2] == 1).float()
+    background = (image == 0) & (brain == 0)
+    image, labels = _paint(example, image, labels, brain, to_mni, painting, bank)
+    image = randomise(image, background)
+    for axis in range(3):
+        if chance(0.5 if axis == 0 else 0.05):
+            image, labels = image.flip(axis), labels.flip(axis + 1)
+    return Crop(image[None, None].contiguous(), labels[None].contiguous())
+
+
+def _centre(example: Example, centred: float) -> Tensor:
+    labels = example.labels
+    diseased = (labels[0] == 1) | (labels[1] == 1)
+    wanted = diseased if chance(centred) and bool(diseased.any()) else labels[2] == 1
+    flat = torch.nonzero(wanted.flatten())[:, 0]
+    index = int(flat[int(torch.randint(len(flat), ()))])
+    _, j, k = wanted.shape
+    return torch.tensor([index // (j * k), index // k % j, index % k], dtype=torch.float64)
+
+
+def _place(example: Example, size: tuple[int, int, int], centred: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut out, at times turned and stretched. Returns image, labels and the map crop voxel -> volume voxel."""
+    full = torch.tensor(example.image.shape)
+    wanted = torch.tensor(size)
+    start = _centre(example, centred) - wanted / 2 + torch.tensor([uniform(-20, 20) for _ in range(3)])
+    low, high = torch.minimum(torch.zeros(3), full - wanted), torch.maximum(torch.zeros(3), (full - wanted).double())
+    start = torch.maximum(torch.minimum(start.round(), high), low)
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, 3] = start
+    if chance(0.4):
+        middle = (float(size[0]) / 2, float(size[1]) / 2, float(size[2]) / 2)
+        matrix = matrix @ jitter_matrix(middle, 0.2, 0.15, 4.0)
+        image = pull(example.image[None], matrix, size)[0]
+        labels = pull(example.labels, matrix, size, "nearest").to(torch.uint8)
+        return image, labels, matrix
+    begin = [max(0, int(s)) for s in start]
+    ends = [min(int(n), int(s) + w) for n, s, w in zip(full, start, size, strict=True)]
+    i, j, k = (slice(b, e) for b, e in zip(begin, ends, strict=True))
+    image, labels = example.image[i, j, k].float(), example.labels[:, i, j, k]
+    padding = [
+        int(part)
+        for s, b, e, w in reversed(list(zip(start, begin, ends, size, strict=True)))
+        for part in (b - int(s), int(s) + w - e)
+    ]
+    return functional.pad(image, padding), functional.pad(labels, padding).clone(), matrix
+
+
+def _paint(
+    example: Example, image: Tensor, labels: Tensor, brain: Tensor, to_mni: Tensor, painting: Painting, bank: Bank
+) -> tuple[Tensor, Tensor]:
+    labels = labels.clone()
+    if chance(painting.lesions):
+        occupied = dilate(((labels[0] == 1) | (labels[1] == 1)).float(), 3)
+        image, drawn = paint_lesions(image, brain, occupied, to_mni, bank, example.white)
+        labels[0][drawn > 0] = 1
+    if chance(painting.tumours):
+        image, whole = paint_tumour(image, brain, example.white)
+        hidden = (whole > 0) & (labels[0] != 0)
+        labels[1][whole > 0] = 1
+        labels[0][whole > 0] = 0
+        labels[0][hidden] = IGNORE
+    return image, labels
+
+
+def randomise(image: Tensor, background: Tensor) -> Tensor:
+    """Scanner randomisation of a z-scored crop; the background stays 0."""
+    shape = (image.shape[0], image.shape[1], image.shape[2])
+    out = image.clamp(FLOOR, uniform(2.2, CEILING) if chance(0.5) else CEILING)
+    if chance(0.5):
+        out = _thick_slices(out, uniform(1.5, 6.0), int(torch.randint(3, ())))
+    if chance(0.2):
+        out = blur(out, uniform(0.4, 0.9))
+    if chance(0.6):
+        out = _tone(out)
+    if chance(0.5):
+        out = (out + 6.0) * torch.exp(uniform(0.0, 0.12) * smooth_noise(shape, uniform(40, 80), image.device)) - 6.0
+    if chance(0.15):
+        out = _ghost(out)
+    out = out * uniform(0.8, 1.25) + uniform(-0.35, 0.35)
+    if chance(0.6):
+        out = out + uniform(0.02, 0.35) * torch.randn_like(out)
+        if chance(0.4):
+            out = blur(out, uniform(0.35, 0.6))
+    return out.masked_fill(background, 0.0)
+
+
+def _tone(image: Tensor) -> Tensor:
+    """Gamma about the usual range of tissue, which changes the contrast of lesion, white and grey matter."""
+    share = ((image + 6.0) / 10.0).clamp(0.0, 1.05)
+    gamma = uniform(0.6, 1.7)
+    middle = 0.6**gamma
+    slope = gamma * 0.6 ** (gamma - 1)
+    return (share**gamma - middle) / slope * 10.0
+
+
+def _thick_slices(image: Tensor, thickness: float, axis: int) -> Tensor:
+    size = list(image.shape)
+    size[axis] = max(4, int(size[axis] / thickness))
+    coarse = functional.interpolate(image[None, None], size=size, mode="area")
+    return functional.interpolate(coarse, size=list(image.shape), mode="trilinear", align_corners=False)[0, 0]
+
+
+def _ghost(image: Tensor) -> Tensor:
+    axis = int(torch.randint(3, ()))
+    shift = int(uniform(12, 40))
+    return image + uniform(0.02, 0.08) * (torch.roll(image, shift, axis) + torch.roll(image, -shift, axis))

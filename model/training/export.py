@@ -1,0 +1,147 @@
+"""From a checkpoint to a release folder: ONNX with free sizes, checked against the network in every engine, and the card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from model.release import Architecture, Card
+from model.training.network import AttentionVNet
+
+STEP = 16
+TRACED_SHAPE = (32, 48, 64)
+PARITY_SHAPE = (48, 64, 80)
+PARITY_LIMIT = 2e-3
+
+
+class NotEqual(Exception):
+    """An engine computes something else than the network that was trained."""
+
+
+class _Serving(nn.Module):
+    """The network as it serves: one tensor out, no deep supervision."""
+
+    def __init__(self, network: AttentionVNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.network(x)
+        if not isinstance(out, Tensor):
+            raise TypeError("the network is still in training mode")
+        return out
+
+
+def export_onnx(network: AttentionVNet, path: Path) -> str:
+    """Write float32 ONNX whose sizes are free in steps of 16. Returns the SHA-256 of the file."""
+    network = network.eval().to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    sizes = [STEP * torch.export.Dim(f"{name}_blocks", min=1, max=64) for name in ("i", "j", "k")]
+    example = torch.randn(1, 1, *TRACED_SHAPE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations while it traces itself
+        program = torch.onnx.export(
+            _Serving(network),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({2: sizes[0], 3: sizes[1], 4: sizes[2]},),
+            input_names=["flair"],
+            output_names=["logits"],
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    program.save(str(path), external_data=False)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run_onnxruntime(path: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Logits from ONNX Runtime's CPU provider."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0], np.float32)
+
+
+def run_openvino(path: Path, x: npt.NDArray[np.float32], precision: str) -> npt.NDArray[np.float32]:
+    """Logits from OpenVINO on the CPU, "f32" or "bf16"."""
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    return np.asarray(compiled(x)[compiled.output(0)], np.float32)
+
+
+def check_parity(network: AttentionVNet, path: Path, x: npt.NDArray[np.float32] | None = None) -> dict[str, dict[str, float]]:
+    """Largest and mean difference in probability from the network in torch, per engine.
+
+    Raises
+    ------
+    NotEqual
+        A float32 engine differs by more than PARITY_LIMIT. (bfloat16 is measured, and bounded by the card.)
+    """
+    if x is None:
+        x = np.random.default_rng(0).normal(0, 1, (1, 1, *PARITY_SHAPE)).astype(np.float32)
+    with torch.no_grad():
+        reference = _sigmoid(network.eval()(torch.from_numpy(x)).numpy())
+    found = {"onnxruntime-cpu f32": run_onnxruntime(path, x), "openvino-cpu f32": run_openvino(path, x, "f32")}
+    differences = {name: _difference(reference, logits) for name, logits in found.items()}
+    worst = max(entry["largest"] for entry in differences.values())
+    if worst > PARITY_LIMIT:
+        raise NotEqual(f"probabilities differ by up to {worst:.4f} from torch: {json.dumps(differences)}")
+    differences["openvino-cpu bf16"] = _difference(reference, run_openvino(path, x, "bf16"))
+    return differences
+
+
+def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -60, 60))), np.float32)
+
+
+def _difference(reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> dict[str, float]:
+    apart = np.abs(reference - _sigmoid(logits))
+    return {"largest": round(float(apart.max()), 6), "mean": round(float(apart.mean()), 8)}
+
+
+def architecture(network: AttentionVNet) -> Architecture:
+    """The card's words for what the network was built with."""
+    config = network.config
+    return Architecture(
+        widths=config.widths, kernel_size=config.kernel_size, gates=config.gates, norm=config.norm, heads=config.heads
+    )
+
+
+def versions() -> dict[str, str]:
+    """Library versions that go into the card."""
+    import onnx
+    import onnxruntime
+    import openvino
+
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "openvino": str(openvino.__version__),
+        "numpy": np.__version__,
+    }
+
+
+def write_release(network: AttentionVNet, folder: Path, card: dict[str, Any]) -> Card:
+    """Export into `folder` and write the card; `card` lacks only what the weights decide."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "weights.onnx"
+    digest = export_onnx(network, weights)
+    whole = Card.model_validate(
+        {**card, "architecture": architecture(network).model_dump(), "weights": weights.name, "sha256": digest}
+    )
+    (folder / "card.json").write_text(whole.model_dump_json(indent=2) + "\n")
+    return whole

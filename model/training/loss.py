@@ -1,0 +1,62 @@
+"""The loss: half cross-entropy, half Tversky, over the voxels where a head has a label.
+
+References
+----------
+Salehi et al. 2017, arXiv:1706.05721 (Tversky: alpha weighs false positives, beta false negatives).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.training.examples import IGNORE
+
+ALPHA, BETA = 0.3, 0.7
+SMOOTH = 20.0
+STAGE_WEIGHTS = (1.0, 0.4, 0.2)
+
+
+def masked_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss per head, shape (heads,).
+
+    Parameters
+    ----------
+    logits : float32, (n, heads, i, j, k)
+    labels : uint8, same shape; 0, 1, or 255 where a head learns nothing
+    """
+    known = (labels != IGNORE).float()
+    truth = (labels == 1).float()
+    entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * known
+    axes = (0, 2, 3, 4)
+    counted = known.sum(axes)
+    cross = entropy.sum(axes) / counted.clamp_min(1.0)
+    probability = torch.sigmoid(logits) * known
+    hit = (probability * truth).sum(axes)
+    false_alarm = probability.sum(axes) - hit
+    missed = (truth * known).sum(axes) - hit
+    tversky = 1.0 - (hit + SMOOTH) / (hit + ALPHA * false_alarm + BETA * missed + SMOOTH)
+    return (0.5 * cross + 0.5 * tversky) * (counted > 0).float()
+
+
+def shrink_labels(labels: Tensor) -> Tensor:
+    """Labels at half the size: a block with any disease is diseased, else ignored if any of it is, else background."""
+    def pooled(mask: Tensor) -> Tensor:
+        return functional.max_pool3d(mask.float(), 2) > 0
+
+    out = torch.zeros_like(labels[..., ::2, ::2, ::2])
+    out[pooled(labels == IGNORE)] = IGNORE
+    out[pooled(labels == 1)] = 1
+    return out
+
+
+def supervised_loss(stages: Sequence[Tensor], labels: Tensor, head_weights: Tensor) -> Tensor:
+    """Deep supervision: weighted sum of `masked_loss` over scales and heads; per-head loss at full size comes first."""
+    total = torch.zeros((), device=labels.device)
+    for weight, logits in zip(STAGE_WEIGHTS, stages, strict=False):
+        total = total + weight * (masked_loss(logits.float(), labels) * head_weights).sum()
+        labels = shrink_labels(labels)
+    return total

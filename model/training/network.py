@@ -1,0 +1,171 @@
+"""The network: a 3D Attention V-Net with one logit per head and voxel.
+
+References
+----------
+V-Net: Milletari, Navab, Ahmadi 2016, arXiv:1606.04797. Attention gates: Oktay et al. 2018, arXiv:1804.03999.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+HEADS = ("lesion", "tumour", "brain")
+DOWN_CONVOLUTIONS = (1, 2, 3, 3, 3)
+UP_CONVOLUTIONS = (1, 2, 3, 3)
+SUPERVISED_STAGES = 3
+
+
+class NetworkConfig(BaseModel):
+    """What the network is built with; kept in every checkpoint and in the release card."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    kernel_size: int = 3
+    gates: bool = True
+    norm: Literal["instance", "group", "none"] = "instance"
+    heads: tuple[str, ...] = HEADS
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    if kind == "instance":
+        return nn.InstanceNorm3d(width, affine=True)
+    if kind == "group":
+        return nn.GroupNorm(math.gcd(8, width), width)
+    return nn.Identity()
+
+
+def _convolution(kind: str, size: int, inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, size, padding=size // 2, bias=kind == "none"), _norm(kind, outputs), nn.PReLU(outputs)
+    )
+
+
+class Stage(nn.Module):
+    """Some convolutions at one width, and a residual sum over all of them."""
+
+    def __init__(self, config: NetworkConfig, inputs: int, width: int, convolutions: int) -> None:
+        super().__init__()
+        layers = [
+            _convolution(config.norm, config.kernel_size, inputs if index == 0 else width, width) for index in range(convolutions)
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """`residual` has the stage's width, or one channel that is broadcast."""
+        out: Tensor = self.layers(x)
+        return out + residual
+
+
+class Gate(nn.Module):
+    """Additive attention on a skip: says, voxel by voxel, how much of it passes. Starts nearly open (bias +2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inner = max(width // 2, 1)
+        self.skip = nn.Conv3d(width, inner, 1, bias=False)
+        self.signal = nn.Conv3d(width, inner, 1)
+        self.attention = nn.Conv3d(inner, 1, 1)
+        nn.init.constant_(self.attention.bias if self.attention.bias is not None else torch.empty(0), 2.0)
+
+    def forward(self, skip: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """The gated skip, and the attention map (one channel, in (0, 1))."""
+        attention = torch.sigmoid(self.attention(torch.relu(self.skip(skip) + self.signal(signal))))
+        return skip * attention, attention
+
+
+class Up(nn.Module):
+    """One step of the decoder: transposed convolution, gated skip, stage."""
+
+    def __init__(self, config: NetworkConfig, below: int, width: int, convolutions: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose3d(below, width, 2, stride=2)
+        self.gate = Gate(width) if config.gates else None
+        self.stage = Stage(config, 2 * width, width, convolutions)
+
+    def forward(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The decoded stage, and the attention map where there is a gate."""
+        x = self.up(x)
+        attention = None
+        if self.gate is not None:
+            skip, attention = self.gate(skip, x)
+        out: Tensor = self.stage(torch.cat((x, skip), dim=1), x)
+        return out, attention
+
+
+class AttentionVNet(nn.Module):
+    """FLAIR in, one logit per head and voxel out.
+
+    Input float32 (n, 1, i, j, k) with i, j, k divisible by 16 (2 to the power of the stages below the first). Serving output:
+    logits (n, heads, i, j, k). While training: a tuple of logits at full, half and quarter resolution (deep supervision).
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        if not 2 <= len(widths) <= len(DOWN_CONVOLUTIONS):
+            raise ValueError(f"widths: 2 to {len(DOWN_CONVOLUTIONS)} stages, got {len(widths)}")
+        if config.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, got {config.kernel_size}")
+        self.first = Stage(config, 1, widths[0], DOWN_CONVOLUTIONS[0])
+        self.reduce = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(a, b, 2, stride=2), nn.PReLU(b)) for a, b in itertools.pairwise(widths)
+        )
+        self.down = nn.ModuleList(Stage(config, w, w, n) for w, n in zip(widths[1:], DOWN_CONVOLUTIONS[1:], strict=False))
+        self.up = nn.ModuleList(
+            Up(config, below, w, n) for w, below, n in zip(widths[:-1], widths[1:], UP_CONVOLUTIONS, strict=False)
+        )
+        supervised = min(SUPERVISED_STAGES, len(self.up))
+        self.heads = nn.ModuleList(nn.Conv3d(widths[stage], len(config.heads), 1) for stage in range(supervised))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """He initialisation; heads start from a low prior, or rare lesions cost the first hundred steps."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
+                nn.init.kaiming_normal_(module.weight, a=0.25, nonlinearity="leaky_relu")
+        for head in self.heads:
+            if isinstance(head, nn.Conv3d) and head.bias is not None:
+                nn.init.constant_(head.bias, -2.0)
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """The contracting path: what fine-tuning moves a tenth as fast."""
+        return [*self.first.parameters(), *self.reduce.parameters(), *self.down.parameters()]
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """Expanding path, gates and heads."""
+        return [*self.up.parameters(), *self.heads.parameters()]
+
+    def decode(self, x: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Decoded stages and attention maps, full resolution first."""
+        skips = [self.first(x, x)]
+        for reduce, stage in zip(self.reduce, self.down, strict=True):
+            reduced = reduce(skips[-1])
+            skips.append(stage(reduced, reduced))
+        out = skips.pop()
+        decoded: list[Tensor] = []
+        attention: list[Tensor | None] = []
+        for up, skip in zip(reversed(list(self.up)), reversed(skips), strict=True):
+            out, seen = up(out, skip)
+            decoded.insert(0, out)
+            attention.insert(0, seen)
+        return decoded, attention
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Logits; at all supervised scales while training."""
+        decoded, _ = self.decode(x)
+        if not self.training:
+            logits: Tensor = self.heads[0](decoded[0])
+            return logits
+        return tuple(head(stage) for head, stage in zip(self.heads, decoded, strict=False))
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Trainable numbers in the network."""
+    return sum(parameter.numel() for parameter in network.parameters())
