@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from model.postprocess import Masks
+from model.postprocess import LESION, TUMOUR_LIKE, Masks
 from model.release import Card
 from model.volume import Volume
 
 Side = Literal["left", "right", "midline"]
 Kind = Literal["lesion", "tumour-like"]
-LESION, TUMOUR_LIKE = 1, 2
 _KINDS: dict[int, Kind] = {LESION: "lesion", TUMOUR_LIKE: "tumour-like"}
 _RANKS = {26: 3}
 # A centroid this near the mid-sagittal plane, or a component reaching this far over it on both sides, has no side.
