@@ -94,7 +94,7 @@ def _extent(mask: Array, shape: tuple[int, int, int]) -> tuple[npt.NDArray[np.in
 def _window(data: Array, brain: Array) -> tuple[float, float]:
     """Black just below the brain's darkest fluid, white above its brightest tissue; a thinned sample is enough."""
     thinned = (slice(None, None, 3),) * 3
-    values, inside = data[thinned], brain[thinned]
+    values, inside = data[thinned].astype(np.float32), brain[thinned].astype(np.bool_)
     sample = values[inside] if inside.any() else values.ravel()
     low, high = np.percentile(sample, (0.5, 99.7))
     floor = float(np.percentile(values, 2.0))
@@ -143,7 +143,7 @@ def picture(scene: Scene, plane: int, index: int, pixels_per_mm: float) -> Pictu
     low, high = scene.window
     shown = np.clip((grey - low) * (255.0 / (high - low)), 0, 255).astype(np.uint8)
     width_mm, height_mm = scene.size_mm(plane)
-    size = (max(1, round(width_mm * pixels_per_mm)), max(1, round(height_mm * pixels_per_mm)))
+    size: tuple[int, int] = (max(1, round(width_mm * pixels_per_mm)), max(1, round(height_mm * pixels_per_mm)))
     image = np.asarray(Image.fromarray(shown).resize(size, Image.Resampling.BICUBIC))
     colours = np.repeat(image[:, :, None], 3, axis=2)
     labels = np.asarray(Image.fromarray(_slice(scene.labels, scene, plane, index)).resize(size, Image.Resampling.NEAREST))
@@ -175,7 +175,7 @@ def position_text(scene: Scene, plane: int, index: int) -> str:
     """Say where a plane lies: patient coordinate of its middle along the axis it is named after, in millimetres."""
     middle = (scene.low + scene.high) / 2.0
     middle[plane] = index
-    place = scene.image.affine_ras[:3, :3] @ middle + scene.image.affine_ras[:3, 3]
+    place: list[float] = (scene.image.affine_ras[:3, :3] @ middle + scene.image.affine_ras[:3, 3]).tolist()
     direction = (("R", "L"), ("A", "P"), ("S", "I"))[plane][0 if place[plane] >= 0 else 1]
     return f"{direction} {abs(place[plane]):.0f} mm"
 
@@ -193,10 +193,12 @@ def marked(scene: Scene, plane: int, index: int, pixels_per_mm: float, text_pixe
     left, right = _MARKS[plane]
     pad = text_pixels // 3
     middle = image.height // 2
-    halo = {"stroke_width": 1, "stroke_fill": (0, 0, 0)}
-    draw.text((pad, middle), left, TEXT_COLOUR, bold, anchor="lm", **halo)
-    draw.text((image.width - pad, middle), right, TEXT_COLOUR, bold, anchor="rm", **halo)
-    draw.text((pad, image.height - pad), position_text(scene, plane, index), TEXT_COLOUR, font, anchor="ls", **halo)
+    for place, text, type_, anchor in (
+        ((pad, middle), left, bold, "lm"),
+        ((image.width - pad, middle), right, bold, "rm"),
+        ((pad, image.height - pad), position_text(scene, plane, index), font, "ls"),
+    ):
+        draw.text(place, text, TEXT_COLOUR, type_, anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
     return image
 
 

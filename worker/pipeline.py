@@ -1,0 +1,179 @@
+"""One case from start to end: values only move forward, and nothing here knows of states, queues or folders."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from model import postprocess, predict, preprocess
+from model.engine import Engine
+from model.postprocess import Masks
+from model.release import Release
+from model.volume import Volume
+from service.errors import Rejected
+from worker import convert, measure
+from worker.convert import Series
+from worker.encode import DICOM_ENCODERS, ENCODERS, Context, Output
+from worker.encode.identity import identify
+from worker.encode.source import read_header
+from worker.measure import Findings
+
+PRODUCT_VERSION = version("leukoscope")
+Input = Sequence[Path] | Volume
+_LARGEST = (1024, 1024, 512)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a case gives.
+
+    Attributes
+    ----------
+    quality : what limits the result, from the input's headers, its pixels and the mask
+    stages : stage -> (start in seconds since the epoch, duration in seconds); in no output, they are never the same twice
+    """
+
+    outputs: tuple[Output, ...]
+    findings: Findings
+    quality: tuple[str, ...]
+    engine: str
+    precision: str
+    stages: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Times the stages and says which one begins."""
+
+    on_stage: Callable[[str], None] | None
+    stages: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; one that ends in an exception is not recorded."""
+        if self.on_stage:
+            self.on_stage(name)
+        start, begun = time.time(), time.perf_counter()
+        yield
+        self.stages[name] = (start, time.perf_counter() - begun)
+
+
+def run(
+    source: Input,
+    release: Release,
+    engine: Engine,
+    *,
+    revision: int = 1,
+    on_stage: Callable[[str], None] | None = None,
+) -> Result:
+    """Segment one series, or one volume that came as NIfTI (which gives no DICOM).
+
+    Parameters
+    ----------
+    source : the DICOM files of one series in any order, or a volume
+    revision : of the case; every revision has UIDs of its own
+    on_stage : told the name of each stage as it begins
+
+    Raises
+    ------
+    Rejected, UnusableVolume
+        The input cannot be segmented; the message says why. Never retried.
+    """
+    clock = Clock(on_stage)
+    with clock.stage("convert"):
+        series, volume = _read(source)
+    with clock.stage("preprocess"):
+        inputs = preprocess.prepare(volume, release.card.input)
+    with clock.stage("predict"):
+        probability = predict.probability(inputs, engine, release.card)
+    with clock.stage("postprocess"):
+        masks = postprocess.masks(probability, inputs, release.card)
+        seen = inputs.quality
+        del probability, inputs  # the network's grid is done with; encoding needs the room
+    with clock.stage("measure"):
+        findings = measure.measure(masks, volume, release.card)
+        seen = (*(series.quality if series else ()), *seen, *measure.coverage_flags(masks))
+    with clock.stage("encode"):
+        context = make_context(series, volume, masks, findings, release, engine, seen, revision)
+        outputs = tuple(encode(context) for encode in ENCODERS if series or encode not in DICOM_ENCODERS)
+    return Result(outputs, findings, context.quality, engine.name, engine.precision, clock.stages)
+
+
+def _read(source: Input) -> tuple[Series | None, Volume]:
+    if isinstance(source, Volume):
+        return None, source
+    series = convert.read_series(source)
+    return series, series.volume
+
+
+def make_context(
+    series: Series | None,
+    volume: Volume,
+    masks: Masks,
+    findings: Findings,
+    release: Release,
+    engine: Engine,
+    flags: tuple[str, ...],
+    revision: int,
+) -> Context:
+    """Put together what every encoder sees, and derive the identity of the result set from it."""
+    header = read_header(series)
+    quality = tuple(dict.fromkeys((*flags, *header.quality)))
+    identity = identify(
+        header,
+        volume,
+        masks.labels,
+        release,
+        engine_name=engine.name,
+        precision=engine.precision,
+        revision=revision,
+        product_version=PRODUCT_VERSION,
+        quality=quality,
+    )
+    return Context(
+        series=series,
+        header=header,
+        volume=volume,
+        masks=masks,
+        findings=findings,
+        release=release,
+        engine_name=engine.name,
+        precision=engine.precision,
+        quality=quality,
+        revision=revision,
+        identity=identity,
+        product_version=PRODUCT_VERSION,
+    )
+
+
+def read_nifti(path: Path) -> Volume:
+    """Read a NIfTI file as a float32 volume.
+
+    Raises
+    ------
+    Rejected
+        It cannot be read, is no single volume, is larger than allowed, or does not say where the patient's left is. Never retried.
+    """
+    try:
+        image = nibabel.Nifti1Image.from_filename(path)
+        if not (image.header["sform_code"] or image.header["qform_code"]):
+            raise Rejected("neither sform nor qform is set: where the patient's left is cannot be known")
+        shape = image.shape + (1,) * (3 - len(image.shape))
+        if len(shape) < 3 or any(size != 1 for size in shape[3:]):
+            raise Rejected(f"no single volume: {' x '.join(map(str, shape))} voxels")
+        if any(size > most for size, most in zip(shape, _LARGEST, strict=False)):
+            raise Rejected(f"larger than {' x '.join(map(str, _LARGEST))} voxels")
+        data = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape[:3])
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise Rejected(f"{path.name}: no readable NIfTI file ({error})") from error
+    return Volume(data, np.asarray(image.affine, dtype=np.float64))
