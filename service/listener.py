@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
@@ -175,6 +175,7 @@ class Listener:
             return
         line.heard_at = time.monotonic()
         line.incoming_bytes += len(event.data)
+        _acknowledge_at_once(event.assoc)
         if line.incoming_bytes > self._settings.maximum_series_bytes + HEADER_BYTES:
             LOG.warning("an instance is too large; the association is aborted", extra={"association": line.peer.association})
             event.assoc.abort(block=False)
@@ -213,6 +214,17 @@ class Listener:
             line = self._lines.pop(association, None)
         if line is not None:
             self._intake.close_source(line.peer.association, clean)
+
+
+def _acknowledge_at_once(association: Any) -> None:
+    """A sender that leaves Nagle's algorithm on holds its data set back until the command is acknowledged: 40 ms an instance.
+
+    The kernel forgets the option by itself, so it is set again with every PDU (tcp(7), TCP_QUICKACK).
+    """
+    connection = association.dul.socket.socket
+    if connection is not None and hasattr(socket, "TCP_QUICKACK"):
+        with suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def start_listener(settings: Settings, intake: Intake) -> Listener:
