@@ -17,6 +17,7 @@ from service.errors import Rejected
 from worker.geometry import Planes
 from worker.pixels import Stored, decode, decoded_bytes, demand_grey, frame_count
 
+_MALFORMED = (ValueError, TypeError, OverflowError, AttributeError, KeyError, EOFError)
 _UNREADABLE = (InvalidDicomError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
 
 
@@ -57,11 +58,10 @@ class Frame:
         """
         for group in self.groups:
             item = group[sequence].value if sequence is not None and sequence in group else None
-            value = item[0].get(keyword) if item else None
-            if value not in (None, ""):
+            value = value_of(item[0], keyword) if item else None
+            if value is not None:
                 return value
-        value = self.dataset.get(keyword)
-        return None if value == "" else value
+        return value_of(self.dataset, keyword)
 
     @property
     def rescale(self) -> tuple[float, float]:
@@ -69,6 +69,20 @@ class Frame:
         slope = self.find("RescaleSlope", "PixelValueTransformationSequence")
         intercept = self.find("RescaleIntercept", "PixelValueTransformationSequence")
         return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
+
+    def demand_rescale(self) -> None:
+        """Refuse a slope or intercept that gives no values.
+
+        Raises
+        ------
+        Rejected
+        """
+        try:
+            slope, intercept = self.rescale
+        except (TypeError, ValueError):
+            slope, intercept = 0.0, 0.0
+        if slope == 0 or not np.isfinite([slope, intercept]).all():
+            raise Rejected(f"no usable rescale slope and intercept in {name_of(self.dataset)}")
 
 
 def read_frames(files: Sequence[Path], limits: Limits) -> tuple[Frame, ...]:
@@ -86,10 +100,16 @@ def read_frames(files: Sequence[Path], limits: Limits) -> tuple[Frame, ...]:
         raise Rejected("no files in the series")
     if len({str(dataset.get("SeriesInstanceUID", "")) for dataset in datasets}) > 1:
         raise Rejected("files of more than one series")
-    for dataset in datasets:
-        _demand_image(dataset, limits)
-    _demand_limits(datasets, limits)
-    return tuple(frame for dataset in datasets for frame in _split(dataset))
+    try:
+        for dataset in datasets:
+            _demand_image(dataset, limits)
+        _demand_limits(datasets, limits)
+    except _MALFORMED as error:
+        raise Rejected("an image's size or layout is not readable") from error
+    frames = tuple(frame for dataset in datasets for frame in _split(dataset))
+    for frame in frames:
+        frame.demand_rescale()
+    return frames
 
 
 def locate(frames: Sequence[Frame]) -> Planes:
@@ -107,9 +127,25 @@ def locate(frames: Sequence[Frame]) -> Planes:
     return Planes(position, cosines[:, :3], cosines[:, 3:], spacing[:, ::-1], size)
 
 
+def value_of(dataset: Dataset, keyword: str) -> Any:
+    """The value of an attribute; None where it is absent, empty, or not what its representation allows."""
+    try:
+        value = dataset.get(keyword)
+    except _MALFORMED:
+        return None
+    return None if value is None or value == "" else value
+
+
+def image_type(dataset: Dataset) -> list[str]:
+    """The words of ImageType (PS3.3 C.8.3.1.1.1)."""
+    value = value_of(dataset, "ImageType")
+    return [value] if isinstance(value, str) else [str(word) for word in value or ()]
+
+
 def name_of(dataset: Dataset) -> str:
     """How an object is called in a reason: no UID, no patient data."""
-    return f"instance {dataset.get('InstanceNumber') or '(unnumbered)'}"
+    number = value_of(dataset, "InstanceNumber")
+    return f"instance {number}" if isinstance(number, int) else "an instance without a number"
 
 
 def _read(path: Path) -> Dataset:
@@ -140,9 +176,8 @@ def _digest(dataset: Dataset) -> bytes:
 
 
 def _demand_image(dataset: Dataset, limits: Limits) -> None:
-    name = name_of(dataset)
-    demand_grey(dataset, name)
-    if "MOSAIC" in (dataset.get("ImageType") or []):
+    demand_grey(dataset, name_of(dataset))
+    if "MOSAIC" in image_type(dataset):
         raise Rejected("mosaic images (many slices tiled into one) cannot be taken as a volume")
     if int(dataset.Columns) > limits.columns or int(dataset.Rows) > limits.rows:
         raise Rejected(f"image of {dataset.Columns} × {dataset.Rows} voxels, at most {limits.columns} × {limits.rows} are taken")
@@ -163,13 +198,13 @@ def _split(dataset: Dataset) -> Iterator[Frame]:
     """The frames of one object; its pixels are released as soon as they are decoded."""
     stored = decode(dataset, name_of(dataset))
     del dataset["PixelData"]
-    own = dataset.get("PerFrameFunctionalGroupsSequence")
+    own = value_of(dataset, "PerFrameFunctionalGroupsSequence")
     if own is None and len(stored) == 1:
         yield Frame(dataset, None, (), stored[0])
         return
     if own is None or len(own) != len(stored):
         raise Rejected(f"{len(stored)} frames, but {len(own or [])} descriptions of where they lie")
-    shared = tuple(dataset.get("SharedFunctionalGroupsSequence") or ())
+    shared = tuple(value_of(dataset, "SharedFunctionalGroupsSequence") or ())
     for number, (groups, plane) in enumerate(zip(own, stored, strict=True), start=1):
         yield Frame(dataset, number, (groups, *shared), plane)
 

@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float64]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Direction cosines are often rounded to four or six digits.
-_COSINE_TOLERANCE = 1e-3
+_COSINE_TOLERANCE = 2e-3
 _SPACING_TOLERANCE = 0.05
 _POSITION_TOLERANCE_MM = 0.05
 _LARGEST_SHEAR = 0.01
@@ -71,14 +71,14 @@ def demand_alike(planes: Planes) -> None:
         raise Rejected(f"slices of different sizes in one series: {sizes}")
     frames = np.stack([planes.along_row_lps, planes.along_column_lps], axis=1)
     gram = frames @ frames.transpose(0, 2, 1)
-    if not np.allclose(gram, np.eye(2), rtol=0, atol=2 * _COSINE_TOLERANCE):
+    if not np.allclose(gram, np.eye(2), rtol=0, atol=_COSINE_TOLERANCE):
         raise Rejected("ImageOrientationPatient is not two perpendicular unit vectors")
     if not np.allclose(frames, frames[0], rtol=0, atol=_COSINE_TOLERANCE):
         raise Rejected("slices of different orientation in one series")
     if np.any(planes.spacing_mm <= 0) or not np.all(np.isfinite(planes.spacing_mm)):
         raise Rejected("PixelSpacing is not positive")
     spread = np.ptp(planes.spacing_mm, axis=0)
-    if np.any(spread > _COSINE_TOLERANCE * planes.spacing_mm[0]):
+    if np.any(spread > 1e-3 * planes.spacing_mm[0]):
         raise Rejected("slices of different pixel spacing in one series")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.volume import Volume
 from service.errors import Rejected
-from worker.frames import Frame
+from worker.frames import Frame, image_type, value_of
 from worker.geometry import Grid
 from worker.pixels import is_lossy
 
@@ -40,7 +40,7 @@ def demand_one_stack(frames: Sequence[Frame]) -> None:
     _demand_one(frames, "echoes", "EchoTime", None, "EffectiveEchoTime", "MREchoSequence")
     _demand_one(frames, "diffusion weightings", "DiffusionBValue", "MRDiffusionSequence")
     _demand_one(frames, "image components", "ComplexImageComponent", "MRImageFrameTypeSequence")
-    kinds = {str(word) for frame in frames for word in list(frame.dataset.get("ImageType") or ())[2:3]}  # PS3.3 C.8.3.1.1.1
+    kinds = {word for frame in frames for word in image_type(frame.dataset)[2:3]}
     if len(kinds) > 1:
         raise Rejected(f"images of different kinds in one series: {', '.join(sorted(kinds))}")
 
@@ -79,17 +79,21 @@ def _demand_one(frames: Sequence[Frame], word: str, *places: str | None) -> None
     found = set()
     for frame in frames:
         values = (frame.find(keyword, group) for keyword, group in pairs if keyword)
-        found.add(next((value for value in values if value is not None), None))
+        found.add(next((_hashable(value) for value in values if value is not None), None))
     found.discard(None)
     if len(found) > 1 and not _nearly_equal(found):
         raise Rejected(f"several {word} in one series: {', '.join(sorted(map(str, found))[:4])}")
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, (str, float, int)) else str(value)
 
 
 def _nearly_equal(values: Iterable[Any]) -> bool:
     """Numbers that differ by no more than rounding."""
     try:
         numbers = [float(value) for value in values]
-    except ValueError:
+    except (TypeError, ValueError):
         return False
     return max(numbers) - min(numbers) <= _ROUNDING * max(map(abs, numbers))
 
@@ -98,7 +102,7 @@ def _spacing_flags(frames: Sequence[Frame], grid: Grid) -> Iterator[str]:
     step = grid.step_mm
     try:
         thickness = float(frames[0].find("SliceThickness", "PixelMeasuresSequence") or step)
-    except ValueError:
+    except (TypeError, ValueError):
         thickness = step
     if round(max(step, thickness), 2) > _THICK_MM:
         yield f"thick-slices: {thickness:.1f} mm thick, every {step:.1f} mm"
@@ -113,17 +117,16 @@ def _spacing_flags(frames: Sequence[Frame], grid: Grid) -> Iterator[str]:
 def _header_flags(frames: Sequence[Frame]) -> Iterator[str]:
     first = frames[0].dataset
     if any(is_lossy(frame.dataset) for frame in frames):
-        ratio = first.get("LossyImageCompressionRatio")
+        ratio = value_of(first, "LossyImageCompressionRatio")
         yield "lossy-input: the images were compressed with loss" + (f", ratio {ratio}" if ratio else "")
     agent = _contrast_agent(frames[0])
     if agent:
         yield f"contrast-agent: {agent}"
-    elif _AFTER_CONTRAST.search(str(first.get("SeriesDescription", "")).replace("_", " ")):
+    elif _AFTER_CONTRAST.search(str(value_of(first, "SeriesDescription") or "").replace("_", " ")):
         yield "contrast-agent: by the series description"
-    image_type = [str(word) for word in first.get("ImageType") or ()]
-    if "DERIVED" in image_type:
-        yield f"derived-images: {'/'.join(image_type[:4])}"
-    if first.get("PhotometricInterpretation") == "MONOCHROME1":
+    if "DERIVED" in image_type(first):
+        yield f"derived-images: {'/'.join(image_type(first)[:4])}"
+    if value_of(first, "PhotometricInterpretation") == "MONOCHROME1":
         yield "inverted-display: MONOCHROME1, values taken as they are"
     if len({frame.rescale for frame in frames}) > 1:
         yield "rescale-varies: slices have rescale factors of their own, applied slice by slice"
@@ -131,9 +134,9 @@ def _header_flags(frames: Sequence[Frame]) -> Iterator[str]:
 
 def _contrast_agent(frame: Frame) -> str:
     """What was given, empty if nothing (PS3.3 C.7.6.4, and C.7.6.4b for Enhanced)."""
-    agent = str(frame.dataset.get("ContrastBolusAgent", "")).strip()
-    for item in frame.dataset.get("ContrastBolusAgentSequence") or ():
-        agent = agent or str(item.get("CodeMeaning", "") or "unnamed")
+    agent = str(value_of(frame.dataset, "ContrastBolusAgent") or "").strip()
+    for item in value_of(frame.dataset, "ContrastBolusAgentSequence") or ():
+        agent = agent or str(value_of(item, "CodeMeaning") or "unnamed")
     return "" if agent.upper() in _NO_AGENT else agent
 
 

@@ -141,6 +141,37 @@ def test_wrong_values_elsewhere_in_the_header_do_no_harm(volume, tmp_path):
     assert read_series(files).volume.shape == SHAPE
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "refused"),
+    [
+        ("InstanceNumber", b"no number ", None),
+        ("EchoTime", b"390 ms", None),
+        ("SliceThickness", b"thin", None),
+        ("ContrastBolusAgent", b"a\\b ", None),
+        ("SeriesDescription", b"\xff\xfeFLAIR", None),
+        ("ImageType", b"ORIGINAL", None),
+        ("RescaleSlope", b"0 ", "no usable rescale slope"),
+        ("RescaleSlope", b"1\\2 ", "no usable rescale slope"),
+        ("ImagePositionPatient", b"1\\2\\x ", "no usable ImagePositionPatient"),
+        ("ImagePositionPatient", b"1\\2 ", "no usable ImagePositionPatient"),
+        ("PixelSpacing", b"1\\0 ", "not positive"),
+        ("NumberOfFrames", b"many", "not readable"),
+    ],
+)
+def test_malformed_values_never_crash(files, keyword, value, refused):
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        dataset.pop(keyword, None)
+        tag = pydicom.datadict.tag_for_keyword(keyword)
+        raw = pydicom.dataelem.RawDataElement(pydicom.tag.Tag(tag), pydicom.datadict.dictionary_VR(tag), len(value), value, 0, False, True)
+        dataset._dict[raw.tag] = raw
+        dataset.save_as(path)
+    if refused is None:
+        assert read_series(files).volume.shape == SHAPE
+    else:
+        assert refused in refusal(files)
+
+
 def test_positions_rounded_by_the_scanner_are_taken(volume, files):
     for path in files:
         position = pydicom.dcmread(path).ImagePositionPatient
