@@ -60,7 +60,9 @@ def with_meta(dataset: Dataset, transfer_syntax_uid: str = ExplicitVRLittleEndia
     return dataset
 
 
-def flair_series(count: int = 20, *, change: Callable[[int, Dataset], None] | None = None, study_uid: str = "", **changes: Any) -> list[Dataset]:
+def flair_series(
+    count: int = 20, *, change: Callable[[int, Dataset], None] | None = None, study_uid: str = "", **changes: Any
+) -> list[Dataset]:
     """A gap-free series of its own, in order; `change` may alter the k-th slice."""
     series_uid, study_uid = generate_uid()[:48] + "1", study_uid or generate_uid()
     found = [flair_slice(k, series_uid=series_uid, study_uid=study_uid, **changes) for k in range(count)]

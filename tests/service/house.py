@@ -1,0 +1,100 @@
+"""The intake with a real store and a real case book in a temporary folder, a clock that can be moved, and a queue that is a list."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from service import records
+from service.intake import Intake, Peer, Receipt
+from service.listener import Listener, start_listener
+from service.records import Book, Case
+from service.settings import Settings
+from service.store import Store
+from tests.service.series import part10
+
+QUIET_S = 30.0
+
+
+class House:
+    """All parts that take series in."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.settings = Settings(data_dir=folder, dicom_port=0, quiet_time_s=settings.pop("quiet_time_s", QUIET_S), **settings)
+        records.upgrade(self.settings.database)
+        self.book = Book(self.settings.database)
+        self.store = Store(folder)
+        self.submitted: list[str] = []
+        self.now = 1000.0
+        self.intake = self.new_intake()
+
+    def new_intake(self) -> Intake:
+        """As after a restart."""
+        return Intake(
+            self.settings, self.store, self.book, None, submit=lambda _, case_id: self.submitted.append(case_id), clock=lambda: self.now
+        )
+
+    def send(self, datasets: Iterable[Dataset], association: str = "a1", *, close: bool | None = True) -> list[Receipt]:
+        """Bring instances over one association, and end it (False: lost; None: left open)."""
+        receipts = [self.intake.receive(part10(dataset), Peer(association, "SCANNER")) for dataset in datasets]
+        if close is not None:
+            self.intake.close_source(association, clean=close)
+        return receipts
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, a tick every half second."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(until, self.now + 0.5)
+            self.intake.tick()
+
+    @property
+    def case(self) -> Case:
+        """The only case there is, with its history."""
+        (found,) = self.cases
+        case = self.book.case(found.id)
+        assert case is not None
+        return case
+
+    @property
+    def cases(self) -> list[Case]:
+        """All cases, newest first."""
+        return list(self.book.find_cases(limit=500).items)
+
+
+@contextmanager
+def listening(house: House) -> Iterator[Listener]:
+    """A listener on a free port."""
+    listener = start_listener(house.settings, house.intake)
+    try:
+        yield listener
+    finally:
+        listener.stop(2.0)
+        join_network_threads()
+
+
+def join_network_threads() -> None:
+    """Wait until pynetdicom's threads are gone."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        busy = [thread for thread in threading.enumerate() if type(thread).__module__.startswith("pynetdicom")]
+        if not busy:
+            return
+        busy[0].join(0.05)
+
+
+def associate(listener: Listener, *classes: tuple[str, str], calling: str = "SCANNER", host: str = "127.0.0.1") -> Association:
+    """Ask for an association; each class with one transfer syntax."""
+    entity = AE(ae_title=calling)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 20
+    for sop_class_uid, transfer_syntax_uid in classes:
+        entity.add_requested_context(sop_class_uid, transfer_syntax_uid)
+    return entity.associate(host, listener.port, ae_title="LEUKOSCOPE")
