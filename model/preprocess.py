@@ -55,7 +55,7 @@ class Head:
     affine_ras : coarse index -> patient millimetres
     low, high : first and last voxel of the box around the skull vault (and down to the neck), canonical voxel indices
     stripped : the background is exactly one value: brain-extracted or masked
-    floor : intensity between background and tissue
+    air, floor : intensity of the background, and one between it and tissue
     height_mm : of the whole mask
     """
 
@@ -64,6 +64,7 @@ class Head:
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
     stripped: bool
+    air: float
     floor: float
     height_mm: float
 
@@ -121,7 +122,7 @@ def find_head(volume: Volume) -> Head:
     """
     coarse, affine, step = _shrink(volume)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    floor, stripped = _floor(volume, coarse)
+    air, floor, stripped = _background(volume, coarse)
     mask = _largest(_smooth(coarse > floor, spacing))
     where = np.nonzero(mask)
     size_mm = np.asarray([axis.max() - axis.min() + 1 for axis in where]) * spacing if where[0].size else np.zeros(3)
@@ -129,7 +130,7 @@ def find_head(volume: Volume) -> Head:
     if np.sort(size_mm)[1] < 80 or litres < 0.03 or np.sort(size_mm)[1] > 330:
         raise UnusableVolume(f"no head found: the largest object is {' x '.join(f'{s:.0f}' for s in size_mm)} mm")
     low, high = _vault(mask, spacing)
-    return Head(mask.astype(np.float32), affine, low * step, (high + 1) * step - 1, stripped, floor, float(size_mm[2]))
+    return Head(mask.astype(np.float32), affine, low * step, (high + 1) * step - 1, stripped, air, floor, float(size_mm[2]))
 
 
 def _shrink(volume: Volume) -> tuple[Floats, Affine, npt.NDArray[np.float64]]:
@@ -147,8 +148,8 @@ def _shrink(volume: Volume) -> tuple[Floats, Affine, npt.NDArray[np.float64]]:
     return np.asarray(data, np.float32) / np.float32(step.prod()), affine, step.astype(float)
 
 
-def _floor(volume: Volume, coarse: Floats) -> tuple[float, bool]:
-    """Intensity between background and tissue, and whether the background is one exact value."""
+def _background(volume: Volume, coarse: Floats) -> tuple[float, float, bool]:
+    """Intensity of the background, one between it and tissue, and whether the background is one exact value."""
     sample = volume.data[::3, ::3, :: 1 if volume.shape[2] < 60 else 3]
     values, counts = np.unique(sample, return_counts=True)
     common = float(values[counts.argmax()])
@@ -157,7 +158,7 @@ def _floor(volume: Volume, coarse: Floats) -> tuple[float, bool]:
     split = _otsu(np.clip(coarse, None, top))
     tissue = float(np.median(coarse[coarse > split])) if (coarse > split).any() else top
     air = common if stripped else float(np.median(coarse[coarse <= split]))
-    return air + (0.15 if stripped else 0.3) * (tissue - air), stripped
+    return air, air + (0.15 if stripped else 0.3) * (tissue - air), stripped
 
 
 def _otsu(values: Floats) -> float:
@@ -236,7 +237,7 @@ def _fine_mask(values: Floats, head: Head, affine: Affine) -> Mask:
         return np.asarray(fine > 0.5, bool)
     inner = ndimage.binary_erosion(head.mask > 0.5, iterations=2).astype(np.float32)
     inside = resample(Volume(inner, head.affine_ras), affine, (i, j, k), "linear") > 0.5
-    return np.asarray(((fine > 0.05) & (values > head.floor * 0.3)) | inside, bool)
+    return np.asarray(((fine > 0.05) & (values > head.air + 0.3 * (head.floor - head.air))) | inside, bool)
 
 
 def _core(mask: Mask, affine: Affine, volume: Volume, head: Head) -> Mask:

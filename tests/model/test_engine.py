@@ -1,0 +1,148 @@
+"""Engines agree, a precision is served only after it was measured, and what is missing is named."""
+
+from __future__ import annotations
+
+import builtins
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+
+from model import engine as engine_module
+from model import predict
+from model.engine import EngineUnavailable, open_engine
+from model.preprocess import Inputs
+from model.release import Release
+from model.volume import Volume
+from tests.model.conftest import write_release
+
+MakeRelease = Callable[..., Release]
+HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def noise(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((1, 1, *shape), dtype=np.float32)
+
+
+def inputs_of(x: np.ndarray) -> Inputs:
+    shape = x.shape[2:]
+    return Inputs(x, np.eye(4), np.ones(shape, bool), Volume(np.zeros(shape), np.eye(4)), ())
+
+
+def test_engines_agree_in_float32_on_several_shapes(make_release: MakeRelease) -> None:
+    release = make_release()
+    engines = [open_engine(release, name, "f32", threads=1) for name in ("openvino-cpu", "onnxruntime-cpu")]
+    assert [(e.name, e.precision) for e in engines] == [("openvino-cpu", "f32"), ("onnxruntime-cpu", "f32")]
+    for shape in [(32, 48, 32), (48, 32, 64), (16, 16, 16), (32, 48, 32)]:
+        ours, theirs = (e.run(noise(shape)) for e in engines)
+        assert ours.shape == (1, 3, *shape) and ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    engines[0].warm((64, 64, 64))
+    with pytest.raises(ValueError, match="divisible by 16"):
+        engines[0].run(noise((20, 32, 32)))
+
+
+def test_results_are_the_caller_s_own(make_release: MakeRelease) -> None:
+    engine = open_engine(make_release(), "openvino-cpu", "f32")
+    first = engine.run(noise((16, 16, 16), 1))
+    kept = first.copy()
+    engine.run(noise((16, 16, 16), 2))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_bfloat16_is_measured_once_and_judged_by_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    release, cache = write_release(tmp_path / "a"), tmp_path / "cache"
+    if not HAS_BF16:
+        assert open_engine(release, "openvino-cpu", cache_folder=cache).precision == "f32"
+        with pytest.raises(EngineUnavailable, match="no bfloat16"):
+            open_engine(release, "openvino-cpu", "bf16", cache)
+        return
+    assert open_engine(release, "openvino-cpu", cache_folder=cache).precision == "bf16"
+    assert len(list(cache.glob("precision-*.json"))) == 1
+
+    def no_child(*_: Any, **__: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(subprocess, "run", no_child)
+    assert open_engine(release, "openvino-cpu", "bf16", cache).precision == "bf16"
+    strict = write_release(tmp_path / "b", limits=(1e-7, 1e-9))
+    assert strict.card.sha256 == release.card.sha256
+    assert open_engine(strict, "openvino-cpu", cache_folder=cache).precision == "f32"
+    assert "bfloat16 is refused" in caplog.text
+    with pytest.raises(EngineUnavailable, match="differs by"):
+        open_engine(strict, "openvino-cpu", "bf16", cache)
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this processor has no bfloat16")
+def test_a_child_that_dies_refuses_the_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = write_release(tmp_path / "a")
+    monkeypatch.setattr(engine_module.sys, "executable", "/bin/false")
+    with pytest.raises(EngineUnavailable, match="could not be measured"):
+        open_engine(release, "openvino-cpu", "bf16", tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_what_is_missing_is_named(make_release: MakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = make_release()
+    with pytest.raises(EngineUnavailable, match="not known"):
+        open_engine(release, "tensorflow")
+    with pytest.raises(EngineUnavailable, match="f32 only"):
+        open_engine(release, "onnxruntime-cpu", "bf16")
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name in ("openvino", "onnxruntime"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(EngineUnavailable, match=r"leukoscope\[cpu\]"):
+        open_engine(release)
+    with pytest.raises(EngineUnavailable, match=r"leukoscope\[gpu\]"):
+        open_engine(release, "onnxruntime-cuda")
+
+
+def test_tiles_give_what_the_whole_gives(make_release: MakeRelease, caplog: pytest.LogCaptureFixture) -> None:
+    release = make_release()
+    engine = open_engine(release, "onnxruntime-cpu", "f32")
+    inputs = inputs_of(noise((112, 96, 80)))
+    whole = predict.probability(inputs, engine, release.card, available_bytes=1e12)
+    assert not caplog.text
+    tiled = predict.probability(inputs, engine, release.card, available_bytes=100 * 72 * 80**2)
+    assert "in tiles of" in caplog.text
+    assert whole.shape == (3, 112, 96, 80) and whole.min() >= 0 and whole.max() <= 1
+    np.testing.assert_allclose(tiled, whole, atol=2e-3)
+
+
+@pytest.mark.parametrize("available", [1e12, 3e9, 1e9, 4e8, 1e6])
+def test_tiles_fit_the_memory_and_the_network(available: float) -> None:
+    tile = predict.tile_shape((192, 256, 224), 300, available, 32)
+    assert all(t % 16 == 0 and t <= s for t, s in zip(tile, (192, 256, 224), strict=True))
+    assert np.prod(tile) * 300 <= available or tile == (64, 64, 64)
+
+
+def test_temperature_softens_lesion_probabilities_only(make_release: MakeRelease) -> None:
+    release = make_release()
+    engine = open_engine(release, "onnxruntime-cpu")
+    softer = release.card.model_copy(update={"lesion": release.card.lesion.model_copy(update={"temperature": 2.0})})
+    sharp, soft = (predict.probability(inputs_of(noise((32, 32, 32))), engine, card, 1e12) for card in (release.card, softer))
+    np.testing.assert_allclose(soft[0], 1 / (1 + np.sqrt(1 / sharp[0] - 1)), atol=1e-4)
+    np.testing.assert_array_equal(soft[1:], sharp[1:])
+
+
+def test_a_container_s_limit_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "CGROUP", tmp_path)
+    unlimited = predict.free_memory()
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    (tmp_path / "memory.current").write_text("999000000\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 400000\n")
+    own = predict.psutil.Process().memory_info().rss
+    assert predict.free_memory() == pytest.approx(own + 1_400_000, abs=5e6)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert predict.free_memory() == pytest.approx(unlimited, rel=0.5)
