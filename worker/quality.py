@@ -22,7 +22,8 @@ _THICK_MM = 2.0
 _THICKNESS_TOLERANCE = 0.05
 _UNEVEN_SHARE = 0.02
 _SATURATED_SHARE = 1e-3
-_CUT_SHARE = 0.25
+# The scalp over a whole brain still fills up to a third of the end slice (nine 2D series measured: 0.21-0.42).
+_CUT_SHARE = 0.4
 # Below the brain there is always more head; only a short stack is cut there.
 _HEAD_HEIGHT_MM = 100.0
 _NO_AGENT = frozenset({"", "NO", "NONE", "N", "0"})
