@@ -55,14 +55,9 @@ class Scene:
 
     def size_mm(self, plane: int) -> tuple[float, float]:
         """Width and height of a picture of this plane."""
-        across, down = (axis for axis in ((1, 2) if plane == SAGITTAL else (0, 3 - plane)))
+        across, down = (1, 2) if plane == SAGITTAL else (0, 3 - plane)
         extent = (self.high - self.low + 1) * self.image.spacing_mm
         return float(extent[across]), float(extent[down])
-
-    def index_of(self, position_ras: tuple[float, float, float]) -> npt.NDArray[np.intp]:
-        """Give the voxel nearest to a place in the patient."""
-        index = np.linalg.inv(self.image.affine_ras) @ (*position_ras, 1.0)
-        return np.clip(np.rint(index[:3]), 0, np.array(self.image.shape) - 1).astype(np.intp)
 
 
 def open_scene(context: Context) -> Scene:
@@ -143,9 +138,8 @@ def picture(scene: Scene, plane: int, index: int, pixels_per_mm: float) -> Pictu
     low, high = scene.window
     shown = np.clip((grey - low) * (255.0 / (high - low)), 0, 255).astype(np.uint8)
     width_mm, height_mm = scene.size_mm(plane)
-    size: tuple[int, int] = (max(1, round(width_mm * pixels_per_mm)), max(1, round(height_mm * pixels_per_mm)))
-    image = np.asarray(Image.fromarray(shown).resize(size, Image.Resampling.BICUBIC))
-    colours = np.repeat(image[:, :, None], 3, axis=2)
+    size = (max(1, round(width_mm * pixels_per_mm)), max(1, round(height_mm * pixels_per_mm)))
+    colours = np.array(Image.fromarray(shown).resize(size, Image.Resampling.BICUBIC).convert("RGB"))
     labels = np.asarray(Image.fromarray(_slice(scene.labels, scene, plane, index)).resize(size, Image.Resampling.NEAREST))
     for label, colour, broken in ((1, LESION_COLOUR, False), (2, TUMOUR_LIKE_COLOUR, True)):
         colours[_outline(labels == label, broken)] = colour
@@ -166,8 +160,8 @@ def _outline(mask: npt.NDArray[np.bool_], broken: bool) -> npt.NDArray[np.bool_]
         return mask
     line: npt.NDArray[np.bool_] = ndimage.binary_dilation(mask, iterations=2 if broken else 1) & ~mask
     if broken:
-        rows, columns = np.indices(mask.shape, sparse=True)
-        line &= (rows + columns) % 9 < 6
+        rows, columns = np.arange(mask.shape[0]), np.arange(mask.shape[1])
+        line &= (rows[:, None] + columns) % 9 < 6
     return line
 
 
@@ -198,7 +192,7 @@ def marked(scene: Scene, plane: int, index: int, pixels_per_mm: float, text_pixe
         ((image.width - pad, middle), right, bold, "rm"),
         ((pad, image.height - pad), position_text(scene, plane, index), font, "ls"),
     ):
-        draw.text(place, text, TEXT_COLOUR, type_, anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+        draw.text(place, text, TEXT_COLOUR, type_, anchor=anchor, stroke_width=text_pixels // 9, stroke_fill=(0, 0, 0))
     return image
 
 
