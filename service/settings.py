@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import json
 import os
@@ -110,7 +111,9 @@ class Token(_Frozen):
 
 
 class Settings(_Frozen):
-    """Everything an installation can choose, frozen. Relative paths count from the working folder."""
+    """Everything an installation can choose, frozen. A relative data folder counts from the working folder at the start."""
+
+    model_config = ConfigDict(validate_default=True)
 
     data_dir: Path = Path("leukoscope-data")
     database_url: str | None = None
@@ -146,6 +149,11 @@ class Settings(_Frozen):
     maximum_rows: Annotated[int, Field(ge=1)] = 1024
     maximum_slices: Annotated[int, Field(ge=1)] = 512
 
+    @field_validator("data_dir")
+    @classmethod
+    def _make_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
     @field_validator("destinations")
     @classmethod
     def _check_destinations(cls, value: tuple[Destination, ...]) -> tuple[Destination, ...]:
@@ -165,12 +173,12 @@ class Settings(_Frozen):
     @property
     def database(self) -> str:
         """The SQLAlchemy URL of the case book."""
-        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'leukoscope.sqlite'}"
+        return self.database_url or f"sqlite:///{self.data_dir / 'leukoscope.sqlite'}"
 
     @property
     def broker(self) -> str:
         """The Celery broker's URL."""
-        return self.broker_url or f"sqla+sqlite:///{self.data_dir.absolute() / 'broker.sqlite'}"
+        return self.broker_url or f"sqla+sqlite:///{self.data_dir / 'broker.sqlite'}"
 
 
 def is_loopback(host: str) -> bool:
@@ -233,23 +241,25 @@ def _parse_list(variable: str, text: str) -> Any:
 
 
 def _nearest(key: str) -> str:
-    import difflib
-
     near = difflib.get_close_matches(key, Settings.model_fields, n=1)
     return f" (did you mean {PREFIX}{near[0].upper()}?)" if near else ""
 
 
 def _explain(error: ValidationError, environ: Mapping[str, str]) -> str:
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    variable = PREFIX + str(first["loc"][0]).upper() if first["loc"] else ""
-    where = variable if environ.get(variable) else key
-    message = first["msg"].removeprefix("Value error, ")
+    loc = [str(part) for part in first["loc"]]
+    if loc and environ.get(PREFIX + loc[0].upper()):
+        loc[0] = PREFIX + loc[0].upper()
+    elif loc and environ.get(CONFIG):
+        loc[0] = f"{environ[CONFIG]}: {loc[0]}"
+    where = ".".join(loc)
     if first["type"] == "extra_forbidden":
-        message = "is not a setting"
-        return _one_line(f"{where} {message}")
+        near = difflib.get_close_matches(str(first["loc"][-1]), Settings.model_fields, n=1) if len(loc) == 1 else []
+        return _one_line(f"{where} is not a setting" + (f" (did you mean {near[0]}?)" if near else ""))
+    message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float) and "token" not in where else ""
+    secret = loc and "tokens" in loc[0].lower()
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float) and not secret else ""
     return _one_line(f"{where}: {message}{shown}" if where else message)
 
 

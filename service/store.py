@@ -11,17 +11,15 @@ All paths handed out are relative to the root, so that a moved or restored data 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +29,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
+from service.durable import FolderSync, disk_trouble, write_durably
 from service.errors import Unavailable
 
 INSTANCES = "instances"
@@ -39,10 +38,8 @@ INCOMING = "incoming"
 
 # A leftover of another host is rubbish when it is older than any upload may last.
 LEFTOVER_AGE_S = 24 * 3600.0
+_RENAMES = 5
 
-_DISK_TROUBLE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
-)
 _IMPLEMENTATION_CLASS_UID = "2.25.264893416718291652817734018201574120413"
 _IMPLEMENTATION_VERSION = "LEUKOSCOPE"
 
@@ -63,8 +60,8 @@ class Store:
     def __init__(self, root: Path, minimum_free_mb: int = 0) -> None:
         self.root = root.absolute()
         self._minimum_free = minimum_free_mb * 1024 * 1024
-        self._folders = _FolderSync()
-        with _disk_trouble():
+        self._folders = FolderSync()
+        with disk_trouble():
             for name in (INSTANCES, OUTPUTS, INCOMING):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
 
@@ -132,7 +129,7 @@ class Store:
 
     def free_bytes(self) -> int:
         """Bytes an unprivileged process can still write here."""
-        with _disk_trouble():
+        with disk_trouble():
             return shutil.disk_usage(self.root).free
 
     def check_space(self) -> None:
@@ -153,22 +150,33 @@ class Store:
 
     def _put(self, folder: str, name: str, parts: tuple[bytes, ...]) -> bool:
         target = self.root / folder / name
-        with _disk_trouble():
-            self._make_folder(target.parent)
+        with disk_trouble():
             if target.exists():
-                # Another thread may have renamed it a moment ago: durable only after the folder's fsync.
+                # Another process may have renamed it a moment ago: durable only after the folder's fsync.
+                self._make_folder(target.parent)
                 self._folders.sync(target.parent)
                 return False
             self.check_space()
             temporary = self.upload_file()
             try:
-                _write_durably(temporary, parts)
-                temporary.rename(target)
+                write_durably(temporary, parts)
+                self._rename(temporary, target)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
             self._folders.sync(target.parent)
         return True
+
+    def _rename(self, temporary: Path, target: Path) -> None:
+        """Give a file its final name; its folder may be cleaned away by another process at any moment."""
+        for _ in range(_RENAMES):
+            self._make_folder(target.parent)
+            try:
+                temporary.rename(target)
+            except FileNotFoundError:
+                continue
+            return
+        raise Unavailable("the object store: its folders vanish")
 
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
@@ -176,48 +184,6 @@ class Store:
         else:
             folder.mkdir(parents=True, exist_ok=True)
             self._folders.sync(folder.parent)
-
-
-class _FolderSync:
-    """One fsync of a folder serves every rename that finished before it began (group commit)."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._turns: dict[Path, _Turn] = {}
-        self._known: set[Path] = set()
-
-    def sync(self, folder: Path) -> None:
-        with self._guard:
-            turn = self._turns.setdefault(folder, _Turn())
-            turn.waiting += 1
-            ticket = turn.started + 1  # the next fsync to start covers this rename
-        try:
-            with turn.lock:
-                if turn.finished < ticket:
-                    turn.started += 1
-                    mine = turn.started
-                    _fsync_folder(folder)
-                    turn.finished = mine
-        finally:
-            with self._guard:
-                turn.waiting -= 1
-                if not turn.waiting:
-                    self._turns.pop(folder, None)
-
-    def sync_once(self, parent: Path, folder: Path) -> None:
-        """Make the entry of `folder` in `parent` durable, the first time this process meets it."""
-        if folder in self._known:
-            return
-        self.sync(parent)
-        self._known.add(folder)
-
-
-class _Turn:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.waiting = 0
-        self.started = 0
-        self.finished = 0
 
 
 def encode_file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -272,33 +238,3 @@ def _is_abandoned(path: Path) -> bool:
     except PermissionError:
         return False
     return False
-
-
-def _write_durably(path: Path, parts: tuple[bytes, ...]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-    try:
-        for part in parts:
-            view = memoryview(part)
-            while view:
-                view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _disk_trouble() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _DISK_TROUBLE:
-            raise Unavailable(f"the object store: {error.strerror}") from error
-        raise

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from service.records.arrivals import Arrivals, patient_key
+from service.records.arrivals import Arrivals
 from service.records.database import BookOutdated, upgrade
 from service.records.moves import UnknownCase, utc_now
+from service.records.noting import patient_key
 from service.records.outbox import Outbox
 from service.records.reading import Reading
 from service.records.rows import (

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import secrets
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, select
 
 from service.records.database import Ledger
-from service.records.moves import lock_case, lock_studies, move, note_history, utc_now
+from service.records.moves import lock_case, move, utc_now
+from service.records.noting import count_arrivals, known_digests, note, open_cases
 from service.records.primary import settle_study
 from service.records.rows import InstanceRow, Noted, Receiving
 from service.records.schema import arrivals, cases, instances
-from service.records.states import SUBMITTED, Event, State
+from service.records.states import Event, State
 from service.settings import Destination
 
 # The sweep leaves a case that was queued a moment ago to the one who queued it and is about to submit it.
 SUBMIT_GRACE = timedelta(seconds=2)
-
-
-def patient_key(patient_id: str, issuer: str = "", study_uid: str = "") -> str:
-    """Give the opaque, stable key of a patient: 192 bits, safe in a URL.
-
-    A blank PatientID identifies nobody: such a study is a patient of its own.
-    """
-    name = ("id", issuer.strip(), patient_id.strip()) if patient_id.strip() else ("study", "", study_uid)
-    digest = hashlib.sha256("\x1f".join(name).encode("utf-8", "surrogateescape")).digest()
-    return base64.urlsafe_b64encode(digest[:24]).decode("ascii")
 
 
 class Arrivals(Ledger):
@@ -55,10 +42,10 @@ class Arrivals(Ledger):
             return []
         now = utc_now()
         with self._writing() as connection:
-            books = _open_cases(connection, rows, now)
-            known = _known_digests(connection, books, rows)
-            noted = [_note(connection, books[row.study_uid, row.series_uid], row, known, now) for row in rows]
-            _count(connection, books, rows, noted, now)
+            books = open_cases(connection, rows, now)
+            known = known_digests(connection, books, rows)
+            noted = [note(connection, books[row.study_uid, row.series_uid], row, known, now) for row in rows]
+            count_arrivals(connection, books, rows, noted, now)
             for study_uid in {case["study_uid"] for case in books.values() if case.get("reopened")}:
                 settle_study(connection, study_uid, self._destinations, now)
             # The state after the whole batch: one answer for all its rows.
@@ -85,7 +72,7 @@ class Arrivals(Ledger):
         """Give the stored files of a case (not those set aside), by SOP Instance UID: any order of arrival gives the same."""
         chosen = (
             select(instances.c.path)
-            .where(instances.c.case_id == case_id, instances.c.aside.is_(False))
+            .where(instances.c.case_id == case_id, instances.c.aside.is_(False), instances.c.path != "")
             .order_by(instances.c.sop_instance_uid)
         )
         with self._reading() as connection:
@@ -183,128 +170,3 @@ class Arrivals(Ledger):
             move(connection, row, event, now, reason=reason, **values)
             settle_study(connection, row["study_uid"], self._destinations, now)
         return True
-
-
-def _open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetime) -> dict[tuple[str, str], dict[str, Any]]:
-    """Make the cases that are missing, lock all of them, and give them by study and series."""
-    wanted = {(row.study_uid, row.series_uid): row for row in rows}
-    found = {(row["study_uid"], row["series_uid"]): row for row in lock_studies(connection, (study for study, _ in wanted))}
-    missing = [wanted[key] for key in sorted(wanted.keys() - found.keys())]
-    if not missing:
-        return found
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    for row in missing:
-        made = dialect.insert(cases).values(_new_case(row, now)).on_conflict_do_nothing(index_elements=["study_uid", "series_uid"])
-        case_id = connection.execute(made.returning(cases.c.id)).scalar()
-        if case_id is not None:
-            note_history(connection, case_id, Event.RECEIVE, None, State.RECEIVING, 1, None, now)
-    return {(row["study_uid"], row["series_uid"]): row for row in lock_studies(connection, (study for study, _ in wanted))}
-
-
-def _new_case(row: InstanceRow, now: datetime) -> dict[str, Any]:
-    return {
-        "id": secrets.token_urlsafe(16),
-        "study_uid": row.study_uid,
-        "series_uid": row.series_uid,
-        "patient_id": row.patient_id,
-        "patient_issuer": row.patient_issuer,
-        "patient_key": patient_key(row.patient_id, row.patient_issuer, row.study_uid),
-        "series_description": row.series_description,
-        "state": State.RECEIVING.value,
-        "revision": 1,
-        "attempts": 0,
-        "lapses": 0,
-        "instances": 0,
-        "received_at": row.received_at,
-        "last_received_at": row.received_at,
-        "changed_at": now,
-        "due_at": now,
-        "fence": 0,
-        "primary": False,
-        "stages": {},
-        "quality": [],
-    }
-
-
-def _known_digests(
-    connection: Connection, books: dict[tuple[str, str], dict[str, Any]], rows: Sequence[InstanceRow]
-) -> dict[tuple[str, str], dict[str, bool]]:
-    """Give, by case and SOP Instance UID, the digests already there and whether each is set aside."""
-    case_ids = {books[row.study_uid, row.series_uid]["id"] for row in rows}
-    uids = {row.sop_instance_uid for row in rows}
-    chosen = select(instances.c.case_id, instances.c.sop_instance_uid, instances.c.digest, instances.c.aside).where(
-        instances.c.case_id.in_(case_ids), instances.c.sop_instance_uid.in_(uids)
-    )
-    known: dict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
-    for case_id, uid, digest, aside in connection.execute(chosen):
-        known[case_id, uid][digest] = aside
-    return known
-
-
-def _note(
-    connection: Connection, case: dict[str, Any], row: InstanceRow, known: dict[tuple[str, str], dict[str, bool]], now: datetime
-) -> Noted:
-    digests = known[case["id"], row.sop_instance_uid]
-    if row.digest in digests:
-        return Noted(case["id"], "conflict" if digests[row.digest] else "repeat", State(case["state"]))
-    aside = bool(digests)
-    digests[row.digest] = aside
-    connection.execute(
-        insert(instances).values(
-            case_id=case["id"],
-            sop_instance_uid=row.sop_instance_uid,
-            sop_class_uid=row.sop_class_uid,
-            transfer_syntax_uid=row.transfer_syntax_uid,
-            digest=row.digest,
-            path=row.path,
-            size=row.size,
-            header=row.header,
-            source=row.source,
-            association=row.association,
-            received_at=row.received_at,
-            aside=aside,
-        )
-    )
-    if aside:
-        return Noted(case["id"], "conflict", State(case["state"]))
-    if State(case["state"]) is not State.RECEIVING:
-        _reopen(connection, case, now)
-    return Noted(case["id"], "new", State.RECEIVING)
-
-
-def _reopen(connection: Connection, case: dict[str, Any], now: datetime) -> None:
-    """Take a case back to receiving; its worker, if any, finds its fence void."""
-    submitted = State(case["state"]) in SUBMITTED
-    values: dict[str, Any] = {"fence": case["fence"] + 1, "lease_owner": None, "lease_until": None, "attempts": 0}
-    if submitted:
-        values["revision"] = case["revision"] + 1
-    move(connection, case, Event.RECEIVE, now, reason="a late slice" if submitted else None, **values)
-    case["reopened"] = True
-
-
-def _count(
-    connection: Connection,
-    books: dict[tuple[str, str], dict[str, Any]],
-    rows: Sequence[InstanceRow],
-    noted: Sequence[Noted],
-    now: datetime,
-) -> None:
-    """Bring counts, last arrival and senders up to date, once per case and not once per instance."""
-    new: dict[str, int] = defaultdict(int)
-    last: dict[str, datetime] = {}
-    senders = {}
-    for row, one in zip(rows, noted, strict=True):
-        new[one.case_id] += one.outcome == "new"
-        last[one.case_id] = max(last.get(one.case_id, row.received_at), row.received_at)
-        senders[row.association, one.case_id] = row.received_at
-    for case in books.values():
-        if case["id"] in last and (new[case["id"]] or case["state"] == State.RECEIVING.value):
-            case["instances"] += new[case["id"]]
-            moment = max(case["last_received_at"], last[case["id"]])
-            connection.execute(
-                update(cases).where(cases.c.id == case["id"]).values(instances=case["instances"], last_received_at=moment, changed_at=now)
-            )
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    for (association, case_id), moment in senders.items():
-        arrival = dialect.insert(arrivals).values(association=association, case_id=case_id, first_at=moment, last_at=moment)
-        connection.execute(arrival.on_conflict_do_update(index_elements=["association", "case_id"], set_={"last_at": moment}))

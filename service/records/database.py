@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +10,15 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, exc, inspect, make_url, text
 from sqlalchemy.engine import URL
 
 from service.errors import Misconfigured, Unavailable
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 BUSY_TIMEOUT_MS = 15_000
+WRITER_TIMEOUT_S = 30.0
 _UPGRADE_LOCK = 0x1E0C05C0  # any fixed number: PostgreSQL's advisory lock of our migrations
 _WRITE = "leukoscope_write"
 
@@ -35,7 +34,10 @@ def make_engine(url: str) -> Engine:
         return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=32)
     if parsed.database in {None, "", ":memory:"}:
         raise Misconfigured("database_url: the case book needs a file, not SQLite's memory")
-    Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"the database's folder: {error.strerror}") from error
     engine = create_engine(parsed, pool_size=8, max_overflow=64, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "isolation_level": None})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -98,7 +100,12 @@ def _configuration() -> Config:
 def check_revision(connection: Connection) -> None:
     """Raise BookOutdated unless the database is exactly at this program's revision."""
     head = ScriptDirectory.from_config(_configuration()).get_current_head()
-    found = MigrationContext.configure(connection).get_current_revision()
+    # Read without Alembic's context, which would log two lines for every process that starts.
+    found = (
+        connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        if inspect(connection).has_table("alembic_version")
+        else None
+    )
     if found is None:
         raise BookOutdated("the database has no case book yet: run `leukoscope migrate`")
     if found != head:
@@ -123,6 +130,16 @@ def _brief(error: Exception) -> str:
     return " ".join(str(cause).split())[:200]
 
 
+@contextmanager
+def _turn(writer: threading.Lock) -> Iterator[None]:
+    if not writer.acquire(timeout=WRITER_TIMEOUT_S):
+        raise Unavailable("the database: too many writers wait")
+    try:
+        yield
+    finally:
+        writer.release()
+
+
 class Ledger:
     """The pool, and the two kinds of transaction."""
 
@@ -130,7 +147,6 @@ class Ledger:
         self._engine = make_engine(url)
         # SQLite has one writer: waiting here is fair and cheap, waiting in its busy handler sleeps.
         self._writer = threading.Lock() if self._engine.dialect.name == "sqlite" else None
-        logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
         with self._reading() as connection:
             check_revision(connection)
 
@@ -150,5 +166,5 @@ class Ledger:
                 with self._engine.begin() as connection:
                     yield connection
                 return
-            with self._writer, self._engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
+            with _turn(self._writer), self._engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
                 yield connection

@@ -21,6 +21,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def plain(value: str) -> str:
+    """Give text that every database takes: PostgreSQL knows no NUL, UTF-8 no lone surrogate."""
+    return value.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
 def lock_studies(connection: Connection, study_uids: Iterable[str]) -> list[dict[str, Any]]:
     """Lock every case of the studies, in one order for all who lock, and give them."""
     chosen = select(cases).where(cases.c.study_uid.in_(sorted(set(study_uids)))).order_by(cases.c.id).with_for_update()
@@ -44,6 +49,7 @@ def move(
     """Take a locked case through one transition, and write it into the history. Raises InvalidTransition."""
     previous = State(row["state"])
     state = next_state(previous, event)
+    reason = plain(reason) if reason is not None else None
     values = {"state": state.value, "reason": reason, "changed_at": now, **values}
     connection.execute(update(cases).where(cases.c.id == row["id"]).values(**values))
     revision = values.get("revision", row["revision"])

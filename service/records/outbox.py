@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, or_, select, update
 
 from service.records.database import Ledger
 from service.records.moves import utc_now
@@ -14,6 +14,7 @@ from service.records.schema import deliveries, outputs
 
 DELIVERY_LEASE = timedelta(seconds=60)
 GIVE_UP_AFTER = timedelta(days=7)
+LONGEST_WAIT = timedelta(hours=1)  # back-off is capped far below
 
 
 def _chosen() -> Select[Any]:
@@ -37,8 +38,7 @@ class Outbox(Ledger):
     def due_deliveries(self, now: datetime | None = None, case_id: str | None = None, limit: int = 500) -> list[Delivery]:
         """Give what should be sent now and nobody is sending, the longest due first."""
         now = now or utc_now()
-        free = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until < now, deliveries.c.lease_until > now + 10 * DELIVERY_LEASE)
-        chosen = _chosen().where(deliveries.c.state == DeliveryState.PENDING.value, deliveries.c.next_attempt_at <= now, free)
+        chosen = _chosen().where(*_due(now))
         if case_id is not None:
             chosen = chosen.where(deliveries.c.case_id == case_id)
         with self._reading() as connection:
@@ -50,10 +50,7 @@ class Outbox(Ledger):
     def claim_delivery(self, delivery_id: int, owner: str) -> Delivery | None:
         """Take the lease of a due delivery; None when it is not due any more or somebody else has it."""
         now = utc_now()
-        free = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until < now, deliveries.c.lease_until > now + 10 * DELIVERY_LEASE)
-        mine = update(deliveries).where(
-            deliveries.c.id == delivery_id, deliveries.c.state == DeliveryState.PENDING.value, deliveries.c.next_attempt_at <= now, free
-        )
+        mine = update(deliveries).where(deliveries.c.id == delivery_id, *_due(now))
         with self._writing() as connection:
             taken = mine.values(fence=deliveries.c.fence + 1, lease_owner=owner, lease_until=now + DELIVERY_LEASE)
             if connection.execute(taken).rowcount != 1:
@@ -71,18 +68,25 @@ class Outbox(Ledger):
         state = DeliveryState(state)
         if state not in {DeliveryState.SENT, DeliveryState.COMMITTED}:
             raise ValueError(f"{state} is not a delivery's success")
-        values = {"state": state.value, "last_error": warning, "next_attempt_at": None, "attempts": deliveries.c.attempts + 1}
+        # Commitment comes later, and is not another sending.
+        attempts = deliveries.c.attempts + case((deliveries.c.state == DeliveryState.SENT.value, 0), else_=1)
+        values = {"state": state.value, "last_error": warning, "next_attempt_at": None, "attempts": attempts}
         self._settle(delivery_id, fence, {**values, "lease_owner": None, "lease_until": None})
 
     def delivery_failed(self, delivery_id: int, error: str, next_attempt_at: datetime, *, fence: int | None = None) -> DeliveryState:
         """Record a failed sending: tried again at `next_attempt_at`, or dead a week after it was due first. Raises LeaseLost."""
         now = utc_now()
-        with self._reading() as connection:
-            created_at = connection.execute(select(deliveries.c.created_at).where(deliveries.c.id == delivery_id)).scalar_one()
-        dead = now - created_at >= GIVE_UP_AFTER
-        state = DeliveryState.DEAD if dead else DeliveryState.PENDING
-        values = {"state": state.value, "last_error": error, "next_attempt_at": None if dead else next_attempt_at}
-        self._settle(delivery_id, fence, {**values, "attempts": deliveries.c.attempts + 1, "lease_owner": None, "lease_until": None})
+        with self._writing() as connection:
+            row = connection.execute(select(deliveries).where(deliveries.c.id == delivery_id).with_for_update()).one_or_none()
+            if row is None or (fence is not None and row.fence != fence):
+                raise LeaseLost(f"delivery {delivery_id}")
+            state = DeliveryState(row.state)
+            values: dict[str, Any] = {"attempts": row.attempts + 1, "last_error": error}
+            if state is DeliveryState.PENDING:  # one that was withheld meanwhile stays so
+                state = DeliveryState.DEAD if now - row.created_at >= GIVE_UP_AFTER else state
+                values["next_attempt_at"] = None if state is DeliveryState.DEAD else next_attempt_at
+            values.update(state=state.value, changed_at=now, lease_owner=None, lease_until=None)
+            connection.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(**values))
         return state
 
     def delivery_dead(self, delivery_id: int, error: str, *, fence: int | None = None) -> None:
@@ -108,6 +112,13 @@ class Outbox(Ledger):
         with self._writing() as connection:
             if connection.execute(mine.values(changed_at=utc_now(), **values)).rowcount != 1:
                 raise LeaseLost(f"delivery {delivery_id}")
+
+
+def _due(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Say when a delivery may be sent. Times further off than we ever set come from a clock that was set back."""
+    free = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until < now, deliveries.c.lease_until > now + 2 * DELIVERY_LEASE)
+    soon = or_(deliveries.c.next_attempt_at <= now, deliveries.c.next_attempt_at > now + LONGEST_WAIT)
+    return deliveries.c.state == DeliveryState.PENDING.value, soon, free
 
 
 def _delivery(row: Any) -> Delivery:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select, text
 
 from service.records.database import Ledger
-from service.records.rows import Case, HistoryRow, OutputRow, Page
+from service.records.rows import Case, DeliveryState, HistoryRow, OutputRow, Page
 from service.records.schema import cases, deliveries, history, outputs
 from service.records.states import State
 
@@ -89,15 +89,14 @@ class Reading(Ledger):
     def count_cases(self) -> dict[State, int]:
         """Count the cases by state; every state is there."""
         with self._reading() as connection:
-            found = {row[0]: row[1] for row in connection.execute(select(cases.c.state, func.count()).group_by(cases.c.state))}
-        return {state: found.get(state.value, 0) for state in State}
+            found = connection.execute(select(cases.c.state, func.count()).group_by(cases.c.state)).all()
+        return dict.fromkeys(State, 0) | {State(state): int(count) for state, count in found}
 
     def count_deliveries(self) -> dict[str, int]:
-        """Count the outbox by state."""
+        """Count the outbox by state; every state is there."""
         with self._reading() as connection:
-            return {
-                state: count for state, count in connection.execute(select(deliveries.c.state, func.count()).group_by(deliveries.c.state))
-            }
+            found = connection.execute(select(deliveries.c.state, func.count()).group_by(deliveries.c.state)).all()
+        return dict.fromkeys((state.value for state in DeliveryState), 0) | {str(state): int(count) for state, count in found}
 
     def oldest_queued_at(self) -> datetime | None:
         """Tell since when the case that waits longest in the queue has been there."""

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, and_, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from service.records.database import Ledger
-from service.records.moves import lock_case, lock_studies, move, utc_now
+from service.records.moves import UnknownCase, lock_case, lock_studies, move, utc_now
 from service.records.primary import settle_study
 from service.records.rows import Lease, LeaseLost, OutputRow
 from service.records.schema import cases, deliveries, outputs, turns
@@ -32,7 +33,10 @@ class Work(Ledger):
         """Take the lease of a queued case, or of a running one whose lease ran out; None when there is nothing to do."""
         now = utc_now()
         with self._writing() as connection:
-            row = lock_case(connection, case_id)
+            try:
+                row = lock_case(connection, case_id)
+            except UnknownCase:  # a message from before a restored back-up
+                return None
             if row["state"] == State.RUNNING.value and self._is_lapsed(row["lease_until"], now):
                 self._lapse(connection, row, now)
             if row["state"] != State.QUEUED.value:
@@ -162,10 +166,11 @@ class Work(Ledger):
         now = utc_now()
         until = now + timedelta(seconds=seconds)
         with self._writing() as connection:
-            row = connection.execute(select(turns).where(turns.c.name == name).with_for_update()).first()
-            if row is None:
-                connection.execute(insert(turns).values(name=name, owner=owner, until=until))
+            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+            first = dialect.insert(turns).values(name=name, owner=owner, until=until).on_conflict_do_nothing(index_elements=["name"])
+            if connection.execute(first).rowcount == 1:
                 return True
+            row = connection.execute(select(turns).where(turns.c.name == name).with_for_update()).one()
             if row.owner != owner and now < row.until <= now + timedelta(seconds=10 * seconds):
                 return False
             connection.execute(update(turns).where(turns.c.name == name).values(owner=owner, until=until))

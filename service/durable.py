@@ -1,0 +1,91 @@
+"""Writing that is durable when it returns, and shares its waiting for the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.errors import Unavailable
+
+_DISK_TROUBLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
+)
+
+
+def write_durably(path: Path, parts: tuple[bytes, ...]) -> None:
+    """Write a new file and wait until the disk has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    try:
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_trouble() -> Iterator[None]:
+    """Turn a disk that is full, read-only or failing into Unavailable."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_TROUBLE:
+            raise Unavailable(f"the object store: {error.strerror}") from error
+        raise
+
+
+class FolderSync:
+    """One fsync of a folder serves every rename that finished before it began (group commit)."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._turns: dict[Path, _Turn] = {}
+        self._known: set[Path] = set()
+
+    def sync(self, folder: Path) -> None:
+        """Return when every entry that is in `folder` now is durable."""
+        with self._guard:
+            turn = self._turns.setdefault(folder, _Turn())
+            turn.waiting += 1
+            ticket = turn.started + 1  # the next fsync to start covers this rename
+        try:
+            with turn.lock:
+                if turn.finished < ticket:
+                    turn.started += 1
+                    mine = turn.started
+                    _fsync_folder(folder)
+                    turn.finished = mine
+        finally:
+            with self._guard:
+                turn.waiting -= 1
+                if not turn.waiting:
+                    self._turns.pop(folder, None)
+
+    def sync_once(self, parent: Path, folder: Path) -> None:
+        """Make the entry of `folder` in `parent` durable, the first time this process meets it."""
+        if folder in self._known:
+            return
+        self.sync(parent)
+        self._known.add(folder)
+
+
+class _Turn:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waiting = 0
+        self.started = 0
+        self.finished = 0
