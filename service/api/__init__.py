@@ -1,0 +1,133 @@
+"""The HTTP face: `make_api` builds the app from its parts, `start_api` serves it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from service.api.access import Access
+from service.api.cases import case_routes
+from service.api.desk import Desk
+from service.api.operations import operation_routes
+from service.api.outputs import output_routes
+from service.api.page import page_routes
+from service.api.server import ApiServer, start_api
+from service.api.submission import submission_routes
+from service.api.waiting import Waiters
+from service.health import Check, Health, check_broker, check_database, check_store
+from service.intake import Intake
+from service.metrics import HttpCounts, Metrics
+from service.problems import ProblemDetails, answer_problems
+from service.records import Book
+from service.security import Guard, SecureAnswers
+from service.settings import Settings
+from service.store import Store
+from service.uploads import Limits
+
+__all__ = ["ApiServer", "make_api", "start_api"]
+
+ABOUT: Final = (
+    "Send a brain FLAIR series, wait, get masks and reports. Errors are RFC 9457 problem details. Investigational. FLAIR "
+    "white-matter hyper-intensity, cause not attributed: treatment effect, oedema, infiltration and other disease look alike. "
+    "Not a response assessment (RANO)."
+)
+
+
+def make_api(settings: Settings, book: Book, store: Store, intake: Intake, *, checks: Mapping[str, Check] | None = None) -> FastAPI:
+    """
+    Build the app.
+
+    Parameters
+    ----------
+    checks
+        What else readiness asks, by the name of the part (the release, the listener): functions that say how the part is, or
+        raise Unavailable with the reason.
+    """
+    parts: dict[str, Check] = {
+        "database": check_database(book),
+        "store": check_store(store),
+        "broker": check_broker(settings),
+    }
+    counts = HttpCounts()
+    desk = Desk(
+        settings=settings,
+        book=book,
+        store=store,
+        intake=intake,
+        guard=Guard(settings.tokens),
+        health=Health(parts | dict(checks or {})),
+        metrics=Metrics(book, store, counts, product_version()),
+        version=product_version(),
+        limits=Limits.from_settings(settings),
+    )
+    waiters = Waiters(book, desk.look)
+    app = FastAPI(
+        title="Leukoscope",
+        version=desk.version,
+        description=ABOUT,
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan(desk, waiters),
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.waiters = waiters
+    routers = (operation_routes(desk), submission_routes(desk), case_routes(desk, waiters), output_routes(desk), page_routes())
+    for router in routers:
+        app.include_router(router)
+    answer_problems(app, _allowed(routers))
+    _describe(app)
+    app.add_middleware(SecureAnswers)
+    app.add_middleware(Access, counts=counts)
+    return app
+
+
+def product_version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return version("leukoscope")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _lifespan(desk: Desk, waiters: Waiters) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await desk.work(desk.store.clean_leftovers)
+        yield
+        waiters.stop()
+        desk.health.close()
+        desk.hands.shutdown(wait=False, cancel_futures=True)
+
+    return lifespan
+
+
+def _allowed(routers: Sequence[APIRouter]) -> Callable[[str], str]:
+    """What the Allow header of a 405 says of a path: the methods of every route there, not only of the first."""
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+
+    def methods_of(path: str) -> str:
+        methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+        return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+    return methods_of
+
+
+def _describe(app: FastAPI) -> None:
+    """The OpenAPI document: problem details as the one shape of errors, and bearer tokens."""
+
+    def openapi() -> dict[str, object]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {})["ProblemDetails"] = ProblemDetails.model_json_schema()
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -1,0 +1,64 @@
+"""What every route of the HTTP face works with, handed down from the composition root."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from service.health import Health
+from service.intake import Intake
+from service.metrics import Metrics
+from service.problems import Problem
+from service.records import Book, Case
+from service.security import Guard
+from service.settings import Settings
+from service.store import Store
+from service.uploads import Limits
+
+T = TypeVar("T")
+CASE_ID = r"^[A-Za-z0-9._-]{1,64}$"
+
+
+@dataclass(frozen=True)
+class Desk:
+    """
+    The parts, and the threads: `look` for short calls of the case book, `work` for uploads, whose files `hands` give to the intake.
+
+    Blocking calls never run on the event loop, and neither kind can starve the other. `large` lets one large file pass at a time.
+    """
+
+    settings: Settings
+    book: Book
+    store: Store
+    intake: Intake
+    guard: Guard
+    health: Health
+    metrics: Metrics
+    version: str
+    limits: Limits
+    lookers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(6))
+    workers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
+    hands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "upload"))
+    large: threading.Lock = field(default_factory=threading.Lock)
+
+    async def look(self, call: Callable[[], T]) -> T:
+        """Run a short blocking call in a thread."""
+        return await anyio.to_thread.run_sync(call, limiter=self.lookers)
+
+    async def work(self, call: Callable[[], Any]) -> Any:
+        """Run a step of an upload in a thread."""
+        return await anyio.to_thread.run_sync(call, limiter=self.workers)
+
+    async def case(self, case_id: str) -> Case:
+        """Give the case, or raise a 404 problem."""
+        found = await self.look(partial(self.book.case, case_id))
+        if found is None:
+            raise Problem("case-not-found", "No case has this identifier.")
+        return found

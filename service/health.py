@@ -1,0 +1,134 @@
+"""Is the process alive, and can the service do its work: one reason per part."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from service import queue
+from service.errors import Unavailable
+from service.records import Book
+from service.settings import Settings
+from service.store import Store
+
+ANSWER_WITHIN_S: Final = 3.0
+REMEMBERED_S: Final = 1.0
+
+Check = Callable[[], str]
+"""Looks at one part and says how it is, in one line; raises Unavailable with the reason where it cannot do its work."""
+
+
+class PartHealth(BaseModel):
+    """One part, and why."""
+
+    ok: bool
+    reason: str
+
+
+class Readiness(BaseModel):
+    """Ready when every part is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "ready": False,
+                "parts": {
+                    "database": {"ok": True, "reason": "answers"},
+                    "store": {"ok": False, "reason": "disk nearly full: 301 MiB free, 512 MiB kept in reserve"},
+                },
+            }
+        }
+    )
+
+    ready: bool
+    parts: dict[str, PartHealth]
+
+
+class Liveness(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Health:
+    """
+    Asks every part at once, each at most `ANSWER_WITHIN_S`; an answer is remembered for a second, so that many probes cost one.
+
+    A part that hangs is reported as such and not asked again before its answer came: probes never pile up threads.
+    """
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = dict(checks)
+        self._threads = ThreadPoolExecutor(max_workers=max(1, len(self._checks)), thread_name_prefix="health")
+        self._asked: dict[str, Future[str]] = {}
+        self._last: tuple[float, Readiness] | None = None
+
+    def readiness(self) -> Readiness:
+        """Ask all parts; called by one thread at a time or several, either is right."""
+        if self._last is not None and time.monotonic() - self._last[0] < REMEMBERED_S:
+            return self._last[1]
+        for name, check in self._checks.items():
+            if name not in self._asked or self._asked[name].done():
+                self._asked[name] = self._threads.submit(check)
+        asked = dict(self._asked)
+        wait(asked.values(), timeout=ANSWER_WITHIN_S)
+        parts = {name: _part(future) for name, future in asked.items()}
+        answer = Readiness(ready=all(part.ok for part in parts.values()), parts=parts)
+        self._last = (time.monotonic(), answer)
+        return answer
+
+    def close(self) -> None:
+        """Let the threads go; one that hangs is left to end with the process."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def check_database(book: Book) -> Check:
+    """The case book answers a query."""
+
+    def check() -> str:
+        book.ping()
+        return "answers"
+
+    return check
+
+
+def check_store(store: Store) -> Check:
+    """The object store takes a file, and has more room than its reserve."""
+
+    def check() -> str:
+        store.check_space()
+        probe = store.upload_file()
+        try:
+            probe.write_bytes(b"?")
+        finally:
+            probe.unlink(missing_ok=True)
+        return f"{store.free_bytes() // 1024**2} MiB free"
+
+    return check
+
+
+def check_broker(settings: Settings) -> Check:
+    """The queue's broker takes a connection, and the queue is there."""
+    app = queue.make_app(settings)
+
+    def check() -> str:
+        queue.ping(app)
+        return "answers"
+
+    return check
+
+
+def _part(future: Future[str]) -> PartHealth:
+    if not future.done():
+        return PartHealth(ok=False, reason=f"no answer within {ANSWER_WITHIN_S:g} s")
+    error = future.exception()
+    if error is None:
+        return PartHealth(ok=True, reason=future.result())
+    if isinstance(error, Unavailable):
+        return PartHealth(ok=False, reason=error.reason)
+    # Texts of other errors quote addresses, passwords and statements.
+    return PartHealth(ok=False, reason=f"fails with {type(error).__name__}")
