@@ -153,8 +153,7 @@ def test_many_threads_put_the_same_and_different_instances(store: Store) -> None
     stored: list[object] = []
 
     def work(thread: int) -> None:
-        for number in range(20):
-            stored.append(put(store, encoded(number), number, series=f"1.{number % 2}"))
+        stored.extend(put(store, encoded(number), number, series=f"1.{number % 2}") for number in range(20))
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -173,7 +172,7 @@ def test_every_rename_is_followed_by_an_fsync_of_its_folder(store: Store, monkey
     real = durable._fsync_folder
 
     def slow(folder: Path) -> None:
-        names = frozenset(os.listdir(folder))
+        names = frozenset(path.name for path in folder.iterdir())
         with guard:
             began.append(names)
         time.sleep(0.01)
