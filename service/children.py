@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 LOG = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Child:
     failures: int = 0
     started_at: float = 0.0
     next_start_at: float = field(default=0.0)
+    on_end: Callable[[int], None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -57,7 +58,9 @@ class Child:
     def start(self) -> None:
         """Start the process in a session of its own, so that a terminal's Ctrl-C reaches only the supervisor."""
         environ = {**self.environ, PARENT_VARIABLE: str(os.getpid())}
-        self.process = subprocess.Popen([sys.executable, "-m", "service", *self.arguments], env=environ, start_new_session=True)
+        command = [sys.executable, "-m", "service", *self.arguments]
+        # Its log goes to our standard error; Celery's greetings on standard output go nowhere.
+        self.process = subprocess.Popen(command, env=environ, start_new_session=True, stdout=subprocess.DEVNULL)
         self.started_at = time.monotonic()
         LOG.info("child started", extra={"part": self.name, "pid": self.process.pid})
 
@@ -77,8 +80,10 @@ class Child:
         pause_s = min(_FIRST_PAUSE_S * 2**self.failures, _LONGEST_PAUSE_S) if self.failures else 0.0
         LOG.error("child ended", extra={"part": self.name, "status": self.process.returncode, "seconds": pause_s})
         self._kill_group()
-        self.process = None
+        pid, self.process = self.process.pid, None
         self.next_start_at = now + pause_s
+        if self.on_end is not None:
+            self.on_end(pid)
 
     def stop(self, deadline: float) -> None:
         """Wait for a process that was asked to end; past the deadline (monotonic seconds) its whole group is killed."""

@@ -82,10 +82,11 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
             doors.http_port = stack.enter_context(_answering(settings, book, store, intake))
         if "listener" in parts:
             stack.enter_context(_ticking(intake, stop))
-        children = [Child(name, ("worker", "--queue", name, "--owner", _owner_prefix(settings)), os.environ) for name in workers]
+        children = [_worker(name, settings, book) for name in workers]
         stack.callback(_stop_children, children)
         _supervise(settings, doors, children, stop)
         LOG.info("stopping")
+        _end_by_force(2 * _STOP_LIMIT_S)
     return 0
 
 
@@ -160,9 +161,13 @@ def _owner_prefix(settings: Settings) -> str:
     return f"serve:{socket.gethostname()}:{folder}:"
 
 
-def _reclaim(settings: Settings, book: Book) -> None:
-    """Take back the leases of this service's dead workers, so that their cases need not wait for the leases to run out."""
-    taken = book.reclaim(_owner_prefix(settings))
+def _reclaim(settings: Settings, book: Book, pid: int | None = None) -> None:
+    """Take back the leases of this service's dead workers (or of one), so that their cases need not wait for the leases to run out."""
+    try:
+        taken = book.reclaim(_owner_prefix(settings) + ("" if pid is None else f"{pid}:"))
+    except Unavailable as error:
+        LOG.warning("leases of dead workers not taken back, they run out: %s", error)
+        return
     if taken:
         LOG.info("%s leases of dead workers taken back", len(taken))
 
@@ -221,6 +226,23 @@ def _guard(work: Callable[[], Any], stop: threading.Event) -> Callable[[], None]
             stop.set()
 
     return guarded
+
+
+def _worker(name: str, settings: Settings, book: Book) -> Child:
+    arguments = ("worker", "--queue", name, "--owner", _owner_prefix(settings))
+    return Child(name, arguments, os.environ, on_end=lambda pid: _reclaim(settings, book, pid))
+
+
+def _end_by_force(after_s: float) -> None:
+    """End this process, and by that its children, should the orderly end hang; nothing acknowledged depends on it."""
+
+    def end() -> None:
+        LOG.error("the orderly end took more than %s s", after_s)
+        os._exit(1)
+
+    timer = threading.Timer(after_s, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _stop_children(children: Sequence[Child]) -> None:

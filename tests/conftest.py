@@ -7,8 +7,13 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from model.phantom import Phantom
+    from tests.running import Running
 
 ROOT = Path(__file__).resolve().parent.parent
 # programs that are not on PATH under their own name
@@ -58,3 +63,34 @@ def free_port() -> Iterator[Callable[[], int]]:
                 return port
 
     yield take
+
+
+@pytest.fixture(scope="session")
+def phantom() -> Phantom:
+    """Make one whole head of 40 thick axial slices, for every test that only needs a head."""
+    from model.phantom import make_phantom
+
+    return make_phantom(3, shape=(160, 200, 40), spacing_mm=(1.2, 1.2, 4.0), plane="axial", oblique_degrees=(5.0, -4.0, 7.0))
+
+
+@pytest.fixture
+def write_phantom(phantom: Phantom, tmp_path: Path) -> Callable[..., list[Path]]:
+    """Write the phantom as a series of its own (by `seed`); other arguments are `write_series`'s."""
+    from worker.phantom import write_series
+
+    def write(seed: str, **arguments: Any) -> list[Path]:
+        return write_series(phantom.flair, tmp_path / f"series-{seed}", uid_seed=seed, patient_id=f"P-{seed}", **arguments)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Run one service for all tests that do not break it: short quiet time, no destination."""
+    from tests.running import Running
+
+    service = Running(tmp_path_factory.mktemp("service") / "data", quiet_time_s=1.5)
+    try:
+        yield service.start()
+    finally:
+        assert service.stop() == 0, service.last_words()

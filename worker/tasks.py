@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -50,7 +51,8 @@ class Desk:
     def warm_up(self) -> None:
         """Load the engine now, so that the first case does not wait for it. A failure is met again, and told, by the first case."""
         try:
-            self._open_engine()
+            shapes = self._release.card.input.shapes
+            self._open_engine().warm(shapes[(len(shapes) - 1) // 2])  # what an ordinary head takes
         except EngineUnavailable as error:
             LOG.error("engine not available: %s", error)
 
@@ -136,10 +138,15 @@ class Desk:
     def _open_engine(self) -> Engine:
         if self._engine is None:
             settings = self._settings
-            cache = settings.data_dir / "engine"
-            self._engine = open_engine(self._release, settings.engine, settings.precision, cache_folder=cache, threads=settings.threads)
+            self._engine = open_engine(self._release, settings.engine, settings.precision, _cache_folder(settings), settings.threads)
             LOG.info("engine ready", extra={"engine": self._engine.name, "precision": self._engine.precision})
         return self._engine
+
+
+def _cache_folder(settings: Settings) -> Path | None:
+    """Keep what was measured about this processor in the user's cache (None) where there is a home to write to, else with the data."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home())
+    return None if os.access(home, os.W_OK) else settings.data_dir / "engine"
 
 
 @contextmanager

@@ -1,0 +1,92 @@
+"""Whatever is killed in the middle, what was acknowledged is worked on, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from service.records import Book
+from tests.running import Running, series_uid
+
+
+@pytest.fixture
+def fragile(tmp_path):
+    """A service that is there to be killed."""
+    service = Running(tmp_path / "data", quiet_time_s=1.5, sweep_s=0.5).start()
+    yield service
+    service.stop()
+
+
+def history(service, case):
+    book = Book(f"sqlite:///{service.data / 'leukoscope.sqlite'}")
+    try:
+        return [line.event for line in book.case(case["id"]).history]
+    finally:
+        book.close()
+
+
+def worker_of(service, queue):
+    return next(one for one in service.family()[1:] if queue in one.cmdline())
+
+
+def test_a_killed_service_leaves_no_process_and_finishes_once_after_its_restart(fragile, running, write_phantom):
+    files = write_phantom("kill-all")
+    fragile.push(files)
+    fragile.wait_until(series_uid(files), "running")
+    fragile.kill()
+    fragile.start()
+    case = fragile.wait_until(series_uid(files), "done")
+    events = history(fragile, case)
+    assert events.count("finish") == 1
+    assert events.count("lapse") == 1
+    assert events.count("stumble") == 0, "a kill of everything is not the case's fault"
+
+    running.push(files)  # the same series in another fresh data folder, never disturbed
+    other = running.wait_until(series_uid(files), "done")
+    assert fragile.outputs(case) == running.outputs(other)
+
+
+def test_a_killed_worker_is_replaced_and_its_case_done_once(fragile, write_phantom):
+    files = write_phantom("kill-worker")
+    fragile.push(files)
+    fragile.wait_until(series_uid(files), "running")
+    os.kill(worker_of(fragile, "inference").pid, signal.SIGKILL)
+    case = fragile.wait_until(series_uid(files), "done")
+    assert history(fragile, case).count("finish") == 1
+
+
+def test_a_killed_child_counts_against_its_case(fragile, write_phantom):
+    files = write_phantom("kill-child")
+    fragile.push(files)
+    fragile.wait_until(series_uid(files), "running")
+    (child,) = worker_of(fragile, "inference").children()
+    child.kill()
+    case = fragile.wait_until(series_uid(files), "done")
+    events = history(fragile, case)
+    assert events.count("stumble") == 1
+    assert events.count("finish") == 1
+
+
+def test_sigterm_finishes_the_case_in_hand(fragile, write_phantom):
+    files = write_phantom("sigterm")
+    fragile.push(files)
+    case = fragile.wait_until(series_uid(files), "running")
+    family = fragile.family()
+    assert fragile.stop() == 0
+    assert not psutil.wait_procs(family, timeout=1)[1]
+    assert history(fragile, case)[-1] == "finish"
+    assert not (fragile.data / "serve.json").exists()
+
+
+def test_a_second_service_on_the_same_data_folder_is_refused(fragile):
+    began = time.monotonic()
+    second = subprocess.run(fragile.command, env=fragile.environ, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 2
+    assert "already runs on the data folder" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert time.monotonic() - began < 30

@@ -1,0 +1,117 @@
+"""A hospital's PACS, played by DCMTK and Orthanc: a whole series in, the segmentation back, nobody's own code in between."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from model.volume import Volume
+from tests.running import Running, series_uid
+from worker.phantom import write_series
+
+
+@pytest.fixture
+def with_pacs(tmp_path, orthanc):
+    destinations = [{"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.dicom_port}]
+    service = Running(tmp_path / "data", quiet_time_s=1.5, sweep_s=0.5, destinations=json.dumps(destinations)).start()
+    yield service
+    assert service.stop() == 0, service.last_words()
+
+
+def storescu(program, service, folder):
+    command = [program, "-aet", "MODALITY", "-aec", service.ports["ae_title"], "+sd", "127.0.0.1", str(service.ports["dicom_port"])]
+    subprocess.run([*command, str(folder)], check=True, timeout=120, env={"TCP_NODELAY": "1"})
+
+
+def complaints(program, path):
+    """What dciodvfy calls an error."""
+    report = subprocess.run([program, "-new", str(path)], capture_output=True, text=True, timeout=120)
+    return [line for line in (report.stdout + report.stderr).splitlines() if re.match(r"\s*Error", line)]
+
+
+def whole_head(shared_data):
+    """A real two-dimensional FLAIR of a whole, defaced head, 3 mm slices or thicker."""
+    path = sorted((shared_data / "open_ms" / "longitudinal").rglob("*FLAIR*.nii.gz"))[0]
+    image = nibabel.load(path)
+    data = np.clip(np.asarray(image.dataobj, dtype=np.float32), 0, None)
+    scale = 4000.0 / max(float(data.max()), 1.0) if data.max() > 60000 or data.max() < 50 else 1.0
+    return Volume(data * scale, np.asarray(image.affine, dtype=np.float64))
+
+
+def test_storescu_sends_and_orthanc_gets_the_segmentation(with_pacs, orthanc, peer, write_phantom, tmp_path):
+    files = write_phantom("pacs")
+    storescu(peer("storescu"), with_pacs, files[0].parent)
+    check_way(with_pacs, orthanc, peer, files, tmp_path)
+
+
+def test_a_real_whole_head_goes_the_same_way(with_pacs, orthanc, peer, shared_data, tmp_path):
+    files = write_series(whole_head(shared_data), tmp_path / "head", description="FLAIR tra", uid_seed="real-head", patient_id="REAL")
+    storescu(peer("storescu"), with_pacs, tmp_path / "head")
+    case = check_way(with_pacs, orthanc, peer, files, tmp_path)
+    assert case["findings"]["brain_volume_ml"] > 700
+
+
+def check_way(service, orthanc, peer, files, tmp_path):
+    case = service.wait_until(series_uid(files), "done")
+    study = pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID
+    (series,) = orthanc.wait_for("Series", {"Modality": "SEG", "StudyInstanceUID": study})
+    (instance,) = orthanc.find("Instance", {"SeriesInstanceUID": series["MainDicomTags"]["SeriesInstanceUID"]})
+    arrived = orthanc.file(instance)
+    segmentation = pydicom.dcmread(io.BytesIO(arrived))
+    referenced = {str(item.ReferencedSOPInstanceUID) for item in segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+    assert referenced == {str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in files}
+    served = pydicom.dcmread(io.BytesIO(service.output(case, "segmentation")))
+    assert segmentation.SOPInstanceUID == served.SOPInstanceUID
+    assert segmentation.PixelData == served.PixelData
+    path = tmp_path / "arrived.dcm"
+    path.write_bytes(arrived)
+    assert complaints(peer("dciodvfy"), path) == []
+    sent = service.client.get(f"/cases/{case['id']}").json()["deliveries"]
+    assert [(one["destination"], one["output"], one["state"]) for one in sent] == [("pacs", "segmentation", "sent")]
+    return case
+
+
+def test_a_destination_that_is_away_gets_it_when_it_is_back(peer, tmp_path, free_port, write_phantom):
+    port = free_port()
+    destinations = [{"name": "pacs", "ae_title": "STORESCP", "host": "127.0.0.1", "port": port}]
+    service = Running(tmp_path / "data", quiet_time_s=1.5, sweep_s=0.3, destinations=json.dumps(destinations)).start()
+    try:
+        files = write_phantom("away")
+        service.push(files)
+        case = service.wait_until(series_uid(files), "done")
+        while not (waiting := service.client.get(f"/cases/{case['id']}").json()["deliveries"]) or not waiting[0]["last_error"]:
+            pass
+        assert waiting[0]["state"] == "pending"
+        assert service.stop() == 0
+        arrived = tmp_path / "arrived"
+        arrived.mkdir()
+        receiver = subprocess.Popen([peer("storescp"), "-od", str(arrived), "+xa", str(port)], stderr=subprocess.DEVNULL)
+        try:
+            service.start()
+            deadline_case = service.wait_until(series_uid(files), "done")
+            wait_for_sent(service, deadline_case["id"])
+        finally:
+            receiver.terminate()
+            receiver.wait()
+        assert len(list(arrived.iterdir())) == 1
+    finally:
+        service.stop()
+
+
+def wait_for_sent(service, case_id, limit_s=30.0):
+    import time
+
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        (delivery,) = service.client.get(f"/cases/{case_id}").json()["deliveries"]
+        if delivery["state"] == "sent":
+            return
+        time.sleep(0.1)
+    raise AssertionError(delivery)
