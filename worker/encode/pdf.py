@@ -14,10 +14,11 @@ from worker.encode.display import LESION_COLOUR, TUMOUR_LIKE_COLOUR, open_scene
 from worker.encode.evidence import draw_lesions, draw_levels
 from worker.encode.page import HEIGHT, INK, INNER, MARGIN, PALE, QUIET, RULE, WARNING, WIDTH, fill, stroke
 from worker.encode.report_json import Report
-from worker.encode.typeset import wrapped, write, write_block
+from worker.encode.typeset import shrunk, wrapped, write, write_block
 from worker.encode.wording import PRODUCT, sentence
 
 KIND = "report.pdf"
+_WHO = {"Patient", "Patient ID"}  # never cut
 _FOOT = 72.0  # where the small print begins
 
 
@@ -95,7 +96,9 @@ def _subject(page: Any, context: Context, report: Report, y: float) -> float:
             fill(page, QUIET)
             write(page, x, y, label, 6.4)
             fill(page, INK)
-            write(page, x, y - 10, value or "–", 8.6, bold=label in {"Patient", "Patient ID"}, width=INNER * share - 6)
+            room, bold = INNER * share - 6, label in _WHO
+            size = shrunk(value, 8.6, room, bold) if bold else 8.6
+            write(page, x, y - 10, value or "–", size, bold=bold, width=room)
             x += INNER * share
         y -= 24
     stroke(page, RULE, 0.6)

@@ -111,7 +111,7 @@ class Header:
     @property
     def quality(self) -> tuple[str, ...]:
         """The flag that names what was wrong in the source's headers."""
-        return (f"header-corrected: the source's {', '.join(self.corrected)} held no valid value",) if self.corrected else ()
+        return (f"header-corrected: {', '.join(self.corrected)} of the source not valid",) if self.corrected else ()
 
 
 def read_header(series: Series | None) -> Header:

@@ -1,4 +1,8 @@
-"""Lines of text on a PDF page in any script: our own type, and the reader's Asian fonts for what it cannot draw."""
+"""Lines of text on a PDF page in any script: a Latin, Greek, Cyrillic, Hebrew and Arabic type, and one for Chinese, Japanese, Korean.
+
+The files travel with us and are embedded, so that every reader on every machine shows the same. Letters are not joined (Arabic) or
+stacked (Thai, Devanagari); what no type has becomes a box.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +12,32 @@ from itertools import groupby
 from typing import Any
 
 from reportlab.pdfbase import pdfmetrics
-from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfbase.ttfonts import TTFont
 
 from worker.encode.display import BOLD, FONT
 
-REGULAR_NAME, BOLD_NAME = "LeukoscopeSans", "LeukoscopeSans-Bold"
-_JAPANESE, _CHINESE, _KOREAN = "HeiseiKakuGo-W5", "STSong-Light", "HYSMyeongJo-Medium"
+_FILES = {
+    "LeukoscopeSans": FONT,
+    "LeukoscopeSans-Bold": BOLD,
+    "LeukoscopeSans-Asian": FONT.with_name("DroidSansFallback.ttf"),
+}
+_REGULAR, _BOLD, _ASIAN = _FILES
 _UNDRAWABLE = "□"
-_CENTRED, _RIGHT = "centre", "right"
-_SCRIPTS = (("HANGUL", _KOREAN), ("HIRAGANA", _JAPANESE), ("KATAKANA", _JAPANESE), ("CJK", _CHINESE), ("FULLWIDTH", _CHINESE))
+_RIGHT_TO_LEFT = {"R", "AL"}
+_BEFORE = {"left": 0.0, "centre": 0.5, "right": 1.0}
 
 
-@lru_cache(maxsize=1)
-def register_type() -> frozenset[int]:
-    """Tell reportlab our type once in a process; give the code points it can draw."""
-    for name, path in ((REGULAR_NAME, FONT), (BOLD_NAME, BOLD)):
-        pdfmetrics.registerFont(TTFont(name, str(path)))
-    for name in (_JAPANESE, _CHINESE, _KOREAN):
-        pdfmetrics.registerFont(UnicodeCIDFont(name))
-    return frozenset(pdfmetrics.getFont(REGULAR_NAME).face.charToGlyph)
+@lru_cache(maxsize=len(_FILES))
+def drawable(font: str) -> frozenset[int]:
+    """Tell reportlab a type, once in a process and only if a text asks for it; give the code points it can draw."""
+    pdfmetrics.registerFont(TTFont(font, str(_FILES[font])))
+    return frozenset(pdfmetrics.getFont(font).face.charToGlyph)
 
 
 def runs(text: str, bold: bool = False) -> list[tuple[str, str]]:
-    """Split a text into (font, piece); right-to-left pieces are turned round, what no font draws becomes a box."""
-    ours = BOLD_NAME if bold else REGULAR_NAME
-    drawable = register_type()
+    """Split a text into (font, piece); right-to-left pieces are turned round."""
     clean = unicodedata.normalize("NFC", "".join(letter if letter.isprintable() else " " for letter in text))
-    japanese = any("HIRAGANA" in _script(letter) or "KATAKANA" in _script(letter) for letter in clean)
-    lettered = [_choose(letter, ours, drawable, japanese) for letter in clean]
+    lettered = [_choose(letter, _BOLD if bold else _REGULAR) for letter in clean]
     pieces = []
     for (font, backwards), group in groupby(lettered, key=lambda item: item[1:]):
         piece = "".join(letter for letter, *_ in group)
@@ -44,17 +45,11 @@ def runs(text: str, bold: bool = False) -> list[tuple[str, str]]:
     return pieces
 
 
-def _script(letter: str) -> str:
-    return unicodedata.name(letter, "")
-
-
-def _choose(letter: str, ours: str, drawable: frozenset[int], japanese: bool) -> tuple[str, str, bool]:
-    if ord(letter) in drawable:
-        return letter, ours, unicodedata.bidirectional(letter) in {"R", "AL"}
-    name = _script(letter)
-    for word, font in _SCRIPTS:
-        if name.startswith(word) and ord(letter) < 0x10000:
-            return letter, _JAPANESE if japanese and font == _CHINESE else font, False
+def _choose(letter: str, ours: str) -> tuple[str, str, bool]:
+    if ord(letter) in drawable(ours):
+        return letter, ours, unicodedata.bidirectional(letter) in _RIGHT_TO_LEFT
+    if ord(letter) in drawable(_ASIAN):
+        return letter, _ASIAN, False
     return _UNDRAWABLE, ours, False
 
 
@@ -72,6 +67,11 @@ def fitted(text: str, size: float, width: float, bold: bool = False) -> str:
     return f"{text.rstrip()}…"
 
 
+def shrunk(text: str, size: float, width: float, bold: bool = False, smallest: float = 4.5) -> float:
+    """Give the size at which a text fits a width, for what must not be cut."""
+    return max(smallest, min(size, size * width / max(width, width_of(text, size, bold))))
+
+
 def write(
     page: Any, x: float, y: float, text: str, size: float, *, bold: bool = False, width: float | None = None, align: str = "left"
 ) -> float:
@@ -83,7 +83,7 @@ def write(
     """
     if width is not None:
         text = fitted(text, size, width, bold)
-    x -= {_CENTRED: 0.5, _RIGHT: 1.0}.get(align, 0.0) * width_of(text, size, bold)
+    x -= _BEFORE[align] * width_of(text, size, bold)
     for font, piece in runs(text, bold):
         page.setFont(font, size)
         page.drawString(x, y, piece)
