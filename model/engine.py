@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 from collections import OrderedDict
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ Shape = tuple[int, int, int]
 
 CHOICES = ("auto", "openvino-cpu", "onnxruntime-cpu", "onnxruntime-cuda")
 PRECISIONS = ("auto", "bf16", "f32")
-COMPILED_SHAPES = 2  # kept at a time: each holds its activations
+COMPILED_BYTES = 1.8e9  # what compiled shapes may hold together: each keeps its activations
 CHECK_SIZE = 64
 CHECK_SECONDS = 300
 
@@ -64,12 +65,13 @@ class OpenVino:
 
     name = "openvino-cpu"
 
-    def __init__(self, weights: Path, precision: str, threads: int | None) -> None:
+    def __init__(self, release: Release, precision: str, threads: int | None) -> None:
         import openvino
 
         self.precision = precision
         self._core = openvino.Core()
-        self._weights = weights
+        self._weights = release.weights
+        self._voxels = COMPILED_BYTES / release.card.engine.bytes_per_voxel
         self._options = {
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
@@ -90,7 +92,7 @@ class OpenVino:
 
     def _request(self, shape: Shape) -> Any:
         if shape not in self._compiled:
-            while len(self._compiled) >= COMPILED_SHAPES:
+            while self._compiled and sum(map(prod, self._compiled)) + prod(shape) > self._voxels:
                 self._compiled.popitem(last=False)
             network = self._core.read_model(self._weights)
             network.reshape({network.input(0): [1, 1, *shape]})
@@ -150,7 +152,7 @@ def open_engine(
     name = _first_available() if choice == "auto" else choice
     _demand_installed(name)
     if name == "openvino-cpu":
-        return OpenVino(release.weights, _choose_precision(release, precision, cache_folder), threads)
+        return OpenVino(release, _choose_precision(release, precision, cache_folder), threads)
     if precision == "bf16":
         raise EngineUnavailable(f"{name} runs in f32 only; bfloat16 needs openvino-cpu")
     return OnnxRuntime(release.weights, name == "onnxruntime-cuda", threads)
@@ -238,7 +240,7 @@ def _measured(release: Release, precision: str, cache_folder: Path) -> dict[str,
 def measure_precision(release: Release, precision: str) -> dict[str, float]:
     """Largest and mean difference of probabilities from float32, on a piece of a phantom with lesions in it."""
     x = check_input(release)
-    reference, other = (OpenVino(release.weights, p, None).run(x) for p in ("f32", precision))
+    reference, other = (OpenVino(release, p, None).run(x) for p in ("f32", precision))
     difference = np.abs(1 / (1 + np.exp(-reference)) - 1 / (1 + np.exp(-other)))
     return {"largest": float(difference.max()), "mean": float(difference.mean())}
 

@@ -22,7 +22,8 @@ COARSE_MM = 4.0
 HEAD_HEIGHT_MM = 168.0  # vertex to below the foramen magnum; what is lower is neck
 VAULT_HEIGHT_MM = 110.0  # above nose, ears and shoulders
 LESION_HEADROOM = 4.0  # a nearly healthy brain has its 99.5th percentile at z 1.6, below any lesion: never clip lower than this
-SCALP_MM = 7.0  # what may be cut off a side: a box wider than a shape for brains has scalp and skull around it
+LARGEST_BRAIN_MM = np.asarray([158.0, 190.0, 158.0])  # what is larger than this has scalp, skull or neck around it,
+SCALP_MM = 7.0  # of which this much may be cut off a side
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,12 +217,16 @@ def _network_grid(volume: Volume, head: Head, preparation: InputPreparation) -> 
     same = np.abs(spacing / preparation.spacing_mm - 1) < 0.02
     zoom = np.where(same, 1.0, preparation.spacing_mm / spacing)
     size = (head.high - head.low + 1) / zoom
-    fitting = [shape for shape in preparation.shapes if np.all(size - 2 * SCALP_MM <= shape)]
+    largest_brain, scalp = LARGEST_BRAIN_MM / preparation.spacing_mm, 2 * SCALP_MM / preparation.spacing_mm
+    needed = np.maximum(size - scalp, np.minimum(size, largest_brain))
+    fitting = [shape for shape in preparation.shapes if np.all(needed <= shape)]
     shape = min(fitting, key=lambda s: int(np.prod(s))) if fitting else max(preparation.shapes, key=lambda s: int(np.prod(s)))
     free = (np.asarray(shape) - size) * zoom
     start = head.low - free / 2
     # too high a head loses its neck, not its vertex; a margin above is kept where there is room
-    start[2] = head.high[2] + 1 + min(max(free[2] / 2, -1.0 if head.stripped else -SCALP_MM / 3), 16 * zoom[2]) - shape[2] * zoom[2]
+    start[2] = (
+        head.high[2] + 1 + min(max(free[2] / 2, -1.0 if head.stripped else -2.0), preparation.margin_mm / spacing[2]) - shape[2] * zoom[2]
+    )
     start = np.where(same, np.round(start), start + (zoom - 1) / 2)
     affine = volume.affine_ras.copy()
     affine[:3, 3] = volume.affine_ras[:3, :3] @ start + volume.affine_ras[:3, 3]

@@ -42,7 +42,7 @@ class InputPreparation(_Frozen):
         default=((160, 192, 160), (176, 208, 176), (192, 224, 192), (192, 256, 224)),
         description="allowed input shapes (i, j, k), smallest first",
     )
-    margin_mm: float = 8.0
+    margin_mm: float = Field(default=8.0, description="kept free above the vertex, where there is room")
 
 
 class LesionDefinition(_Frozen):

@@ -54,6 +54,15 @@ def test_results_are_the_caller_s_own(make_release: MakeRelease) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
+def test_compiled_shapes_are_let_go_before_memory_runs_out(make_release: MakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = make_release()
+    monkeypatch.setattr(engine_module, "COMPILED_BYTES", release.card.engine.bytes_per_voxel * (16**3 + 2 * 16**3))
+    engine = open_engine(release, "openvino-cpu", "f32")
+    for shape in [(16, 16, 16), (32, 16, 16), (16, 16, 16), (16, 16, 32)]:
+        engine.warm(shape)
+    assert list(engine._compiled) == [(16, 16, 16), (16, 16, 32)]  # type: ignore[attr-defined]
+
+
 def test_bfloat16_is_measured_once_and_judged_by_the_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
