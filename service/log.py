@@ -26,8 +26,8 @@ FIELDS: Final = frozenset(
 TRUSTED: Final = ("service", "worker", "model", "leukoscope", "uvicorn", "celery", "kombu", "alembic")
 """Loggers whose messages are shown. Others (pydicom quotes the value it dislikes) show level, logger and place only."""
 
-WITHHELD: Final = ("celery.app.trace",)
-"""Inside the trusted ones: Celery quotes the exception's text."""
+WITHHELD: Final = ("celery.app.trace", "uvicorn.access")
+"""Inside the trusted ones: Celery quotes the text of exceptions, uvicorn the query."""
 
 
 class JsonFormatter(logging.Formatter):

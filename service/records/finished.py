@@ -36,7 +36,7 @@ def finished_after(book: Book, line: int) -> Iterator[tuple[int, dict[str, float
             .limit(PAGE)
         )
         with book._reading() as connection:  # noqa: SLF001  # the same package
-            rows = connection.execute(chosen).tuples().all()
+            rows = connection.execute(chosen).all()
         for number, stages in rows:
             yield number, {name: float(times["seconds"]) for name, times in stages.items()}
             last = number

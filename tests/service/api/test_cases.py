@@ -203,7 +203,9 @@ def test_a_defect_is_answered_without_its_text(host: Host, monkeypatch: pytest.M
 
 def test_openapi_names_every_call_and_the_one_shape_of_errors(host: Host) -> None:
     document = host.client.get("/openapi.json").json()
-    assert {"/cases", "/cases/{case_id}", "/cases/{case_id}/retry", "/cases/{case_id}/report.pdf", "/health/ready"} <= set(document["paths"])
+    assert {"/cases", "/cases/{case_id}", "/cases/{case_id}/retry", "/cases/{case_id}/report.pdf", "/health/ready"} <= set(
+        document["paths"]
+    )
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             assert re.fullmatch(r"[a-z_]+", operation["operationId"]), (path, method)
