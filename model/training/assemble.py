@@ -58,7 +58,7 @@ def read_phantom(seed: int, index: int) -> Truth:
 
     spacing = PHANTOM_SPACINGS[index % len(PHANTOM_SPACINGS)]
     field_mm = (190.0, 240.0, 240.0)
-    shape = tuple(int(length / step) for length, step in zip(field_mm, spacing, strict=True))
+    shape = (int(field_mm[0] / spacing[0]), int(field_mm[1] / spacing[1]), int(field_mm[2] / spacing[2]))
     phantom = make_phantom(seed=seed, shape=shape, spacing_mm=spacing)
     return phantom_truth(phantom, f"phantom-{seed}")
 

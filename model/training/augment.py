@@ -139,7 +139,8 @@ def _tone(image: Tensor) -> Tensor:
     gamma = uniform(0.6, 1.7)
     middle = 0.6**gamma
     slope = gamma * 0.6 ** (gamma - 1)
-    return (share**gamma - middle) / slope * 10.0
+    curved: Tensor = share**gamma
+    return (curved - middle) / slope * 10.0
 
 
 def _thick_slices(image: Tensor, thickness: float, axis: int) -> Tensor:
@@ -152,4 +153,5 @@ def _thick_slices(image: Tensor, thickness: float, axis: int) -> Tensor:
 def _ghost(image: Tensor) -> Tensor:
     axis = int(torch.randint(3, ()))
     shift = int(uniform(12, 40))
-    return image + uniform(0.02, 0.08) * (torch.roll(image, shift, axis) + torch.roll(image, -shift, axis))
+    echo: Tensor = torch.roll(image, shift, axis) + torch.roll(image, -shift, axis)
+    return image + uniform(0.02, 0.08) * echo

@@ -2,40 +2,65 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from model.training.assemble import load_examples, read_bank
+from model.training.card import START_DEFINITION, describe_training
 from model.training.configuration import Config, Schedule, read_config
+from model.training.evaluate import score_lesions, serve
+from model.training.evidence import draw_served, open_reference, summary_line, target_truths
+from model.training.examples import Example
 from model.training.fit import fit, load_network
-from model.training.network import AttentionVNet
+from model.training.network import AttentionVNet, count_parameters
+from model.training.release import make_release, provisional
 
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and release segmentation networks (needs the extra `train`).")
 
 ConfigPath = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML configuration")]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="where checkpoints and logs go")]
+Pictures = Annotated[Path | None, typer.Option(help="folder for overlay pictures")]
 
 
 def _say(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def _start(config_path: Path, seed_offset: int = 0) -> Config:
+def _start(config_path: Path) -> Config:
     config = read_config(config_path)
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed + seed_offset)
+    torch.manual_seed(config.seed)
     return config
 
 
-def _run(config: Config, schedule: Schedule, network: AttentionVNet, out: Path, leave_out: tuple[str, ...], seed: int) -> None:
+def _run(config: Config, schedule: Schedule, network: AttentionVNet, out: Path, leave_out: Sequence[str], seed: int) -> None:
     bank = read_bank(config)
     examples = load_examples(config, bank, _say, tuple(schedule.mixture))
     kept = [example for example in examples if example.patient not in leave_out]
-    _say(f"{out.name}: {len(kept)} volumes of {len({example.patient for example in kept})} patients; left out: {leave_out or 'nobody'}")
+    missing = set(leave_out) - {example.patient for example in examples}
+    if missing:
+        raise typer.BadParameter(f"no scan of {', '.join(sorted(missing))} in the configuration's data", param_hint="--leave-out")
+    _say(f"{out.name}: {len(kept)} volumes of {len({e.patient for e in kept})} patients; left out: {', '.join(leave_out) or 'nobody'}")
     fit(network, kept, bank, schedule, out, seed, _say)
+    described = describe_training(config, _count(kept), _count(_one_each(kept)))
+    (out / "described.json").write_text(json.dumps(described, indent=1))
+
+
+def _one_each(examples: Sequence[Example]) -> list[Example]:
+    return list({example.patient: example for example in examples}.values())
+
+
+def _count(examples: Sequence[Example]) -> dict[str, int]:
+    return dict(Counter(example.kind for example in examples))
 
 
 @app.command()
@@ -53,6 +78,61 @@ def finetune(
     leave_out: Annotated[list[str] | None, typer.Option(help="a patient to keep away, e.g. open_ms/07; may be repeated")] = None,
 ) -> None:
     """Go on from a pre-training with the target scans."""
-    config = _start(config_path, 1)
-    network = load_network(start)
-    _run(config, config.finetune, network, out, tuple(leave_out or ()), config.seed + 1)
+    config = _start(config_path)
+    _run(config, config.finetune, load_network(start), out, tuple(leave_out or ()), config.seed + 1)
+
+
+@app.command()
+def evaluate(
+    config_path: ConfigPath,
+    run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="folder of a finished run")],
+    patient: Annotated[list[str] | None, typer.Option(help="target patient; all if left out")] = None,
+    pictures: Pictures = None,
+) -> None:
+    """Score a run on target patients through the served path, with the lesion definition training starts from."""
+    config = _start(config_path)
+    release, engine = open_reference(provisional(config, run))
+    table = Table("scan", "Dice", "lesion F1", "sensitivity", "precision", "HD95 mm", "true ml", "found ml")
+    for name in patient or config.folds:
+        for truth in target_truths(config, name):
+            served = serve(truth, engine, release.card)
+            s = score_lesions(served, START_DEFINITION)
+            figures = (s.dice, s.lesion_f1, s.sensitivity, s.precision, s.hausdorff95_mm, s.truth_ml, s.found_ml)
+            table.add_row(truth.name, *(f"{value:.3f}" for value in figures))
+            if pictures is not None:
+                draw_served(served, START_DEFINITION, pictures)
+    Console().print(table)
+
+
+@app.command()
+def release(
+    config_path: ConfigPath,
+    out: OutFolder,
+    final: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of the run on all target patients")],
+    fold: Annotated[list[str], typer.Option(help="PATIENT=FOLDER of the run that left this patient out; repeated")],
+    version: Annotated[str, typer.Option(help="version of the release")] = "0.1.0",
+    pictures: Pictures = None,
+) -> None:
+    """Choose the lesion definition, measure every figure, export, and write the card."""
+    config = _start(config_path)
+    folds = {patient: Path(folder) for patient, _, folder in (entry.partition("=") for entry in fold)}
+    if set(folds) != set(config.folds):
+        raise typer.BadParameter(f"one fold each is needed for {', '.join(config.folds)}", param_hint="--fold")
+    command = "leukoscope train " + " ".join(Path(word).name if "/" in word and "=" not in word else word for word in sys.argv[1:3])
+    figures = make_release(config, final, folds, out, version, command, pictures, _say)
+    typer.echo(summary_line(figures["leave_one_patient_out"]))
+
+
+@app.command()
+def describe(config_path: ConfigPath) -> None:
+    """Print the network's stages, parameters and multiply-adds."""
+    config = read_config(config_path)
+    network = AttentionVNet(config.network)
+    table = Table("stage", "width", "parameters")
+    parts = {"first": network.first, **{f"down {n + 1}": stage for n, stage in enumerate(network.down)}}
+    parts |= {f"up {n}": stage for n, stage in enumerate(network.up)}
+    widths = {**dict(zip(parts, config.network.widths, strict=False)), **{f"up {n}": w for n, w in enumerate(config.network.widths[:-1])}}
+    for name, part in parts.items():
+        table.add_row(name, str(widths[name]), f"{count_parameters(part):,}")
+    Console().print(table)
+    typer.echo(f"{count_parameters(network):,} parameters, heads: {', '.join(config.network.heads)}")

@@ -51,6 +51,7 @@ class Schedule(_Frozen):
     ema: float = 0.99
     encoder_rate: float = Field(default=1.0, description="the encoder's learning rate as a share of the decoder's")
     large_crop: tuple[int, int, int] | None = None
+    large_every: int = Field(default=0, description="every so-manieth step uses `large_crop`: instance norm must know whole heads too")
     large_steps: int = Field(default=0, description="so many last steps use `large_crop`")
     mixture: dict[str, float]
     painting: dict[str, Painting] = {}

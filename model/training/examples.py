@@ -67,7 +67,7 @@ def read_truth(case: Case) -> Truth:
         brain: Mask = carried_brain(case)
     else:
         scan = scan.with_data(np.maximum(np.asarray(scan.data, np.float32), 0.0))
-        brain = _filled(np.asarray(scan.data > 0))
+        brain = _filled(np.asarray(np.asarray(scan.data, np.float32) > 0))
     lesion = None if case.lesion is None else read_mask(case.lesion, scan)
     tumour = None if case.tumour is None else read_mask(case.tumour, scan)
     return Truth(case.id, case.patient, scan, lesion, tumour, brain, case.healthy_tumour)
@@ -76,7 +76,7 @@ def read_truth(case: Case) -> Truth:
 def phantom_truth(phantom: Phantom, name: str) -> Truth:
     """A phantom is its own truth."""
     flair = phantom.flair.with_data(np.asarray(phantom.flair.data, np.float32))
-    return Truth(name, name, flair, np.asarray(phantom.lesions.data > 0), None, np.asarray(phantom.brain.data > 0), True)
+    return Truth(name, name, flair, np.asarray(phantom.lesions.data, bool), None, np.asarray(phantom.brain.data, bool), True)
 
 
 def with_head(truth: Truth, seed: int) -> Truth:
@@ -88,7 +88,7 @@ def with_head(truth: Truth, seed: int) -> Truth:
         if mask is None:
             return None
         out = np.zeros(scan.shape, bool)
-        straight = canonical(truth.scan.with_data(mask.astype(np.uint8))).data > 0
+        straight = np.asarray(canonical(truth.scan.with_data(mask)).data, bool)
         i, j, k = (slice(s, s + n) for s, n in zip(start, straight.shape, strict=True))
         out[i, j, k] = straight
         return out

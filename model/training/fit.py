@@ -57,9 +57,15 @@ def draw(examples: Sequence[Example], schedule: Schedule, bank: Bank, step: int)
     patient = patients[int(torch.randint(len(patients), ()))]
     choices = [example for example in examples if example.kind == kind and example.patient == patient]
     example = choices[int(torch.randint(len(choices), ()))]
-    large = schedule.large_crop is not None and step >= schedule.steps - schedule.large_steps
-    size = schedule.large_crop if large and schedule.large_crop is not None else schedule.crop
-    return draw_crop(example, size, schedule.centred, schedule.painting.get(kind, Painting()), bank)
+    return draw_crop(example, crop_size(schedule, step), schedule.centred, schedule.painting.get(kind, Painting()), bank)
+
+
+def crop_size(schedule: Schedule, step: int) -> tuple[int, int, int]:
+    """Small crops, with large ones now and then and at the end."""
+    now_and_then = schedule.large_every > 0 and step % schedule.large_every == schedule.large_every - 1
+    if schedule.large_crop is not None and (now_and_then or step >= schedule.steps - schedule.large_steps):
+        return schedule.large_crop
+    return schedule.crop
 
 
 def fit(
@@ -81,7 +87,7 @@ def fit(
     if (folder / "final.pt").exists():
         say(f"{folder.name}: finished before, nothing to do")
         return read_weights(folder / "final.pt")[1]
-    network = network.to(device=device, memory_format=torch.channels_last_3d).train()
+    network = network.to(device).to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
         [
             {"params": network.encoder_parameters(), "lr": schedule.learning_rate * schedule.encoder_rate},
@@ -120,7 +126,7 @@ def _step(
         stages = network(image)
     loss = supervised_loss(stages, labels, weights)
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = nn.utils.clip_grad_norm_(network.parameters(), clip)
     if torch.isfinite(norm):
         optimiser.step()

@@ -74,7 +74,7 @@ def read_mask(path: Path, like: Volume) -> Mask:
         raise UnusableCase(f"{path}: shape {mask.shape}, the scan has {like.shape}")
     if not np.allclose(mask.affine_ras, like.affine_ras, atol=0.1):
         raise UnusableCase(f"{path}: lies on another grid than its scan")
-    return np.asarray(mask.data > 0.5)
+    return np.asarray(np.asarray(mask.data, np.float32) > 0.5)
 
 
 def carried_brain(case: Case) -> Mask:

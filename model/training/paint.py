@@ -41,7 +41,7 @@ def load_bank(masks: dict[str, Path]) -> Bank:
     shapes = []
     for path in masks.values():
         volume = read_volume(path)
-        data = volume.data > 0
+        data = np.asarray(volume.data, np.float32) > 0
         if volume.affine_ras[0, 0] < 0:
             data = data[::-1]
         shapes.append(torch.from_numpy(np.ascontiguousarray(data, dtype=np.uint8)))

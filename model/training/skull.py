@@ -27,7 +27,7 @@ def add_head(brain_scan: Volume, brain: Mask, seed: int) -> tuple[Volume, Mask]:
     """
     random = np.random.default_rng(seed)
     scan = canonical(brain_scan)
-    mask = np.asarray(canonical(brain_scan.with_data(brain.astype(np.uint8))).data > 0)
+    mask = np.asarray(canonical(brain_scan.with_data(brain)).data, bool)
     data = np.pad(np.asarray(scan.data, np.float32), PADDING_MM)
     mask = np.pad(mask, PADDING_MM)
     affine = scan.affine_ras.copy()

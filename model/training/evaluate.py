@@ -1,0 +1,149 @@
+"""Scores through the served path: the service's own preparation, engine and postprocessing, on scans as they were read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.engine import Engine
+from model.postprocess import LESION, TUMOUR_LIKE, Masks, classify, masks
+from model.predict import probability
+from model.preprocess import prepare
+from model.release import Card, LesionDefinition
+from model.training.examples import Truth
+from model.training.layouts import Mask
+from model.training.metrics import Scores, dice, score
+
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SMALLEST_MM3 = (5.0, 10.0, 20.0)
+TEMPERATURES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+NOTHING = 2.0  # a threshold no probability reaches
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """What the served path made of one scan, kept so that other lesion definitions can be tried without the network.
+
+    Attributes
+    ----------
+    probability : lesion, on the scan's grid, at temperature 1
+    tumour, brain : on the scan's grid
+    """
+
+    truth: Truth
+    probability: npt.NDArray[np.float32]
+    tumour: Mask
+    brain: Mask
+    quality: tuple[str, ...]
+
+    def labels(self, definition: LesionDefinition) -> npt.NDArray[np.uint8]:
+        """Label image under another lesion definition (its tumour and brain thresholds do not count here)."""
+        found = (warm(self.probability, definition.temperature) > definition.threshold) & self.brain
+        smallest = definition.smallest_mm3 / (1000.0 * self.truth.scan.voxel_ml)
+        return classify(found, self.tumour, smallest, definition.tumour_touch_fraction)
+
+    def lesions(self, definition: LesionDefinition) -> Mask:
+        """White-matter lesions under a definition."""
+        return np.asarray(self.labels(definition) == LESION)
+
+
+def warm(probability: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
+    """A probability with its logit divided by the temperature."""
+    if temperature == 1.0:
+        return probability
+    share = np.clip(probability, 1e-6, 1 - 1e-6)
+    return np.asarray(1.0 / (1.0 + np.exp(-np.log(share / (1 - share)) / temperature)) * (probability > 0), np.float32)
+
+
+def serve(truth: Truth, engine: Engine, card: Card) -> Served:
+    """Run one scan as the service would."""
+    inputs = prepare(truth.scan, card.input)
+    plain = card.lesion.model_copy(update={"temperature": 1.0, "threshold": NOTHING})
+    bare = card.model_copy(update={"lesion": plain})
+    made: Masks = masks(probability(inputs, engine, bare), inputs, bare)
+    return Served(truth, made.lesion_probability, made.labels == TUMOUR_LIKE, made.brain, inputs.quality)
+
+
+def score_lesions(served: Served, definition: LesionDefinition) -> Scores:
+    """Lesion scores against the truth."""
+    if served.truth.lesion is None:
+        raise ValueError(f"{served.truth.name}: no lesion mask to compare with")
+    return score(served.truth.lesion, served.lesions(definition), served.truth.scan.spacing_mm)
+
+
+def fit_temperature(found: Sequence[Served]) -> float:
+    """The temperature with the lowest cross-entropy near what could be lesion, patients weighing alike."""
+    losses = {
+        temperature: _mean_by_patient([(s.truth.patient, _entropy(s, temperature)) for s in found]) for temperature in TEMPERATURES
+    }
+    return min(losses, key=lambda temperature: losses[temperature])
+
+
+def _entropy(served: Served, temperature: float) -> float:
+    if served.truth.lesion is None:
+        raise ValueError(f"{served.truth.name}: no lesion mask to compare with")
+    where = served.brain & ((served.probability > 0.01) | served.truth.lesion)
+    share = np.clip(warm(served.probability[where], temperature), 1e-5, 1 - 1e-5)
+    truth = served.truth.lesion[where]
+    return float(-np.where(truth, np.log(share), np.log(1 - share)).mean()) if where.any() else 0.0
+
+
+def choose_definition(found: Sequence[Served], start: LesionDefinition) -> LesionDefinition:
+    """Temperature, threshold and smallest lesion that do best on out-of-fold predictions: Dice and F1, patients weighing alike."""
+    base = start.model_copy(update={"temperature": fit_temperature(found)})
+    best, best_value = base, -1.0
+    for threshold, smallest in product(THRESHOLDS, SMALLEST_MM3):
+        tried = base.model_copy(update={"threshold": threshold, "smallest_mm3": smallest})
+        value = _mean_by_patient([(s.truth.patient, _merit(s, tried)) for s in found])
+        if value > best_value:
+            best, best_value = tried, value
+    return best
+
+
+def _merit(served: Served, definition: LesionDefinition) -> float:
+    scores = score_cheaply(served, definition)
+    return scores[0] + 0.5 * scores[1]
+
+
+def score_cheaply(served: Served, definition: LesionDefinition) -> tuple[float, float]:
+    """Dice and lesion-wise F1 only, for sweeps."""
+    from model.training.metrics import lesion_wise
+
+    if served.truth.lesion is None:
+        raise ValueError(f"{served.truth.name}: no lesion mask to compare with")
+    found = served.lesions(definition)
+    return dice(served.truth.lesion, found), lesion_wise(served.truth.lesion, found)[0]
+
+
+def _mean_by_patient(values: Iterable[tuple[str, float]]) -> float:
+    grouped: dict[str, list[float]] = {}
+    for patient, value in values:
+        grouped.setdefault(patient, []).append(value)
+    return float(np.mean([np.mean(group) for group in grouped.values()]))
+
+
+def other_figures(served: Served, definition: LesionDefinition) -> dict[str, Any]:
+    """Brain, tumour and false-alarm figures of a scan."""
+    truth = served.truth
+    labels = served.labels(definition)
+    lesion = labels == LESION
+    voxel_ml = truth.scan.voxel_ml
+    figures: dict[str, Any] = {
+        "brain_dice": round(dice(truth.brain, served.brain), 4),
+        "lesion_ml": round(float(lesion.sum()) * voxel_ml, 3),
+        "lesion_outside_brain_ml": round(float((lesion & ~truth.brain).sum()) * voxel_ml, 4),
+        "tumour_like_ml": round(float((labels == TUMOUR_LIKE).sum()) * voxel_ml, 3),
+        "brain_ml": round(float(served.brain.sum()) * voxel_ml, 1),
+    }
+    if truth.tumour is not None:
+        whole = float(truth.tumour.sum())
+        figures["tumour_ml"] = round(whole * voxel_ml, 2)
+        figures["tumour_dice"] = round(dice(truth.tumour, labels == TUMOUR_LIKE), 4)
+        figures["tumour_called_lesion_percent"] = round(100.0 * float((lesion & truth.tumour).sum()) / whole, 2)
+        figures["tumour_found_percent"] = round(100.0 * float(((labels == TUMOUR_LIKE) & truth.tumour).sum()) / whole, 2)
+    return figures

@@ -1,0 +1,141 @@
+"""What a release is measured to do: leaving one patient out, and on scans kept aside. Everything through the served path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.engine import Engine, open_engine
+from model.postprocess import TUMOUR_LIKE
+from model.release import Card, LesionDefinition, Release, load
+from model.training.assemble import held_out_cases, read_phantom, training_cases
+from model.training.configuration import Config
+from model.training.evaluate import Served, choose_definition, other_figures, score_lesions, serve
+from model.training.examples import Truth, phantom_truth, read_truth, with_head
+from model.training.figures import draw_overlay
+
+Say = Callable[[str], None]
+HEAD_SEED = 4242
+UNSEEN_PHANTOMS = (200, 201, 202, 203)
+DEMO_PHANTOM = 0
+MEANS = ("dice", "lesion_f1", "sensitivity", "precision", "hausdorff95_mm")
+
+
+def open_reference(folder: Path) -> tuple[Release, Engine]:
+    """A release folder in float32, the precision every figure is measured in."""
+    release = load(folder)
+    return release, open_engine(release, "openvino-cpu", "f32")
+
+
+def serve_left_out(config: Config, folder: Path, patient: str, say: Say) -> tuple[list[Served], list[Served]]:
+    """The scans of one left-out patient as they are, and inside a synthetic head, by the fold's own network."""
+    release, engine = open_reference(folder)
+    plain, inside = [], []
+    for truth in target_truths(config, patient):
+        say(f"{patient}: {truth.name}")
+        plain.append(serve(truth, engine, release.card))
+        inside.append(serve(with_head(truth, HEAD_SEED), engine, release.card))
+    return plain, inside
+
+
+def target_truths(config: Config, patient: str) -> Iterator[Truth]:
+    """All scans of one target patient."""
+    for source in config.data.sources:
+        if source.kind == "target":
+            for case in training_cases(config, source):
+                if case.patient == patient:
+                    yield read_truth(case)
+
+
+def nested_definitions(found: dict[str, list[Served]], start: LesionDefinition) -> dict[str, LesionDefinition]:
+    """For every patient the lesion definition chosen on the other patients' predictions."""
+    return {
+        patient: choose_definition([s for other, group in found.items() if other != patient for s in group], start)
+        for patient in found
+    }
+
+
+def score_folds(found: dict[str, list[Served]], definitions: dict[str, LesionDefinition]) -> dict[str, Any]:
+    """Every scan's scores, every patient's mean, and the mean over patients."""
+    scans: dict[str, Any] = {}
+    patients: dict[str, dict[str, float]] = {}
+    for patient, group in found.items():
+        definition = definitions[patient]
+        rows = []
+        for served in group:
+            scores = score_lesions(served, definition)
+            others = {**other_figures(served, definition), **_lost(served, definition)}
+            scans[served.truth.name] = {**scores.as_dict(), **others}
+            rows.append([getattr(scores, name) for name in MEANS])
+        patients[patient] = {name: round(float(value), 4) for name, value in zip(MEANS, np.mean(rows, axis=0), strict=True)}
+    return {
+        "n_patients": len(found),
+        "n_scans": len(scans),
+        "mean_over_patients": {name: round(float(np.mean([p[name] for p in patients.values()])), 4) for name in MEANS},
+        "patients": patients,
+        "scans": scans,
+        "chosen_on_the_others": {patient: d.model_dump() for patient, d in definitions.items()},
+    }
+
+
+def _lost(served: Served, definition: LesionDefinition) -> dict[str, float]:
+    """How much of the true lesion went to the tumour-like class."""
+    if served.truth.lesion is None or not served.truth.lesion.any():
+        return {}
+    taken = (served.labels(definition) == TUMOUR_LIKE) & served.truth.lesion
+    return {"lesion_called_tumour_percent": round(100.0 * float(taken.sum()) / float(served.truth.lesion.sum()), 2)}
+
+
+def phantom_truths() -> Iterator[Truth]:
+    """Whole-head phantoms of seeds never trained on: thin, thick, and the demo's own."""
+    from model.phantom import make_phantom
+
+    demo = make_phantom(seed=DEMO_PHANTOM)
+    yield phantom_truth(demo, f"phantom-{DEMO_PHANTOM} (demo) 1.0 x 1.0 x 1.0 mm")
+    for index, seed in enumerate(UNSEEN_PHANTOMS):
+        truth = read_phantom(seed, index)
+        spacing = " x ".join(f"{step:.1f}" for step in truth.scan.spacing_mm)
+        yield Truth(f"phantom-{seed} {spacing} mm", truth.patient, truth.scan, truth.lesion, truth.tumour, truth.brain, True)
+
+
+def measure_kept_aside(config: Config, folder: Path, pictures: Path | None, say: Say) -> dict[str, Any]:
+    """Phantoms and kept-aside scans through the released network and its released lesion definition."""
+    release, engine = open_reference(folder)
+    figures: dict[str, Any] = {"phantoms": {}, "kept_aside": {}}
+    for truth in phantom_truths():
+        served = _look(truth, engine, release.card, pictures, say)
+        scores = score_lesions(served, release.card.lesion).as_dict()
+        figures["phantoms"][truth.name] = {**scores, **other_figures(served, release.card.lesion)}
+    for case in held_out_cases(config):
+        truths = [read_truth(case)]
+        if case.extracted:
+            truths.append(with_head(truths[0], HEAD_SEED))
+        for truth in truths:
+            served = _look(truth, engine, release.card, pictures, say)
+            figures["kept_aside"][truth.name] = other_figures(served, release.card.lesion)
+    return figures
+
+
+def _look(truth: Truth, engine: Engine, card: Card, pictures: Path | None, say: Say) -> Served:
+    say(f"serve {truth.name}")
+    served = serve(truth, engine, card)
+    if pictures is not None:
+        draw_served(served, card.lesion, pictures)
+    return served
+
+
+def draw_served(served: Served, definition: LesionDefinition, folder: Path) -> None:
+    """An overlay of what was found and what was known."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = served.truth.name.replace("/", "-").replace(" ", "_")
+    draw_overlay(served.truth, served.labels(definition), served.brain, folder / f"{name}.png")
+
+
+def summary_line(figures: dict[str, Any]) -> str:
+    """The folds in one line, for the terminal."""
+    mean = figures["mean_over_patients"]
+    patients: Sequence[str] = [f"{name} {values['dice']:.2f}" for name, values in figures["patients"].items()]
+    return f"Dice {mean['dice']:.3f}, lesion F1 {mean['lesion_f1']:.3f} (n = {figures['n_patients']} patients): {', '.join(patients)}"

@@ -1,0 +1,91 @@
+"""Making a release: export every fold and the final network, choose the lesion definition, measure, write the card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from model.release import LesionDefinition
+from model.training import evidence
+from model.training.card import INTENDED_USE, LIMITS, NAME, START_DEFINITION, START_LIMITS, describe_training, measure_limits
+from model.training.configuration import Config
+from model.training.evaluate import choose_definition
+from model.training.evidence import Say
+from model.training.export import check_parity, write_release
+from model.training.fit import load_network
+
+
+def make_release(
+    config: Config, final: Path, folds: dict[str, Path], out: Path, version: str, command: str, pictures: Path | None, say: Say
+) -> dict[str, Any]:
+    """Write `out` (card and weights); returns the card's figures.
+
+    Parameters
+    ----------
+    final : folder of the run on all target patients
+    folds : left-out patient -> folder of the run without that patient
+    """
+    plain, inside = {}, {}
+    for patient, folder in folds.items():
+        fold = provisional(config, folder)
+        plain[patient], inside[patient] = evidence.serve_left_out(config, fold, patient, say)
+    if pictures is not None:
+        nested = evidence.nested_definitions(plain, START_DEFINITION)
+        for patient, group in plain.items():
+            for served in group + inside[patient]:
+                evidence.draw_served(served, nested[patient], pictures)
+    nested = evidence.nested_definitions(plain, START_DEFINITION)
+    chosen = choose_definition([s for group in plain.values() for s in group], START_DEFINITION)
+    figures: dict[str, Any] = {
+        "command": command,
+        "engine": "openvino-cpu f32, served path",
+        "leave_one_patient_out": evidence.score_folds(plain, nested),
+        "leave_one_patient_out_in_synthetic_head": evidence.score_folds(inside, nested),
+    }
+    say(evidence.summary_line(figures["leave_one_patient_out"]))
+    network = load_network(final / "final.pt")
+    card = {**_card(config, chosen, version), "training": json.loads((final / "described.json").read_text())}
+    write_release(network, out, card)
+    figures["parity"] = check_parity(network, out / "weights.onnx")
+    limits, measured = measure_limits(out)
+    figures["engine_measured"] = measured
+    figures |= evidence.measure_kept_aside(config, out, pictures, say)
+    write_release(network, out, {**card, "engine": limits.model_dump(), "figures": figures, "summary": _summary(figures)})
+    return figures
+
+
+def provisional(config: Config, folder: Path) -> Path:
+    """A run's weights as a release folder inside it, good enough to serve from."""
+    target = folder / "release"
+    network = load_network(folder / "final.pt")
+    write_release(network, target, _card(config, START_DEFINITION, "0.0.0"))
+    return target
+
+
+def _card(config: Config, definition: LesionDefinition, version: str) -> dict[str, Any]:
+    return {
+        "name": NAME,
+        "version": version,
+        "summary": "Being measured.",
+        "input": config.input.model_dump(),
+        "lesion": definition.model_dump(),
+        "engine": START_LIMITS.model_dump(),
+        "training": {},
+        "figures": {},
+        "intended_use": INTENDED_USE,
+        "limits": LIMITS,
+    }
+
+
+def _summary(figures: dict[str, Any]) -> str:
+    left_out = figures["leave_one_patient_out"]
+    mean = left_out["mean_over_patients"]
+    return (
+        "White-matter hyper-intensity on FLAIR, 3D Attention V-Net; first release, trained on public data on two CPU cores. "
+        f"Leaving one patient out: mean Dice {mean['dice']:.2f}, lesion F1 {mean['lesion_f1']:.2f} "
+        f"(n = {left_out['n_patients']} patients, {left_out['n_scans']} scans). No irradiated patient in training or evaluation."
+    )
+
+
+__all__ = ["describe_training", "make_release", "provisional"]
