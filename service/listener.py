@@ -108,6 +108,8 @@ class Listener:
 
     def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
         """Take no new association, let those that are sending finish within the limit, then abort what is left."""
+        if self._stopping:
+            return
         self._stopping = True
         self._server.shutdown()
         deadline = time.monotonic() + limit_s
@@ -134,7 +136,7 @@ class Listener:
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_ACSE_RECV, self._on_control),
             (evt.EVT_ABORTED, self._on_lost),
-            (evt.EVT_CONN_CLOSE, self._on_lost),
+            (evt.EVT_CONN_CLOSE, self._on_gone),
         ]
 
     def _on_open(self, event: Any) -> None:
@@ -207,6 +209,12 @@ class Listener:
             self._close(event.assoc, clean=True)
 
     def _on_lost(self, event: Any) -> None:
+        self._close(event.assoc, clean=False)
+
+    def _on_gone(self, event: Any) -> None:
+        """A connection that ends before it asked for anything (a port probe) would hold its place until the ACSE time-out."""
+        if event.assoc.requestor.primitive is None:
+            event.assoc.dul.to_user_queue.put(None)
         self._close(event.assoc, clean=False)
 
     def _close(self, association: Any, *, clean: bool) -> None:

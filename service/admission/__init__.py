@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.admission.completeness import check_geometry
+from service.admission.refusals import MR_IMAGE_CLASSES
 from service.admission.rules import is_3d, is_after_contrast, is_derived, judge
 from service.headers import Header
 from service.settings import Settings
@@ -70,7 +71,9 @@ def examine(headers: Sequence[Header], settings: Settings, *, final: bool) -> De
     """
     if not headers:
         return Wait("nothing readable came yet")
-    ordered = sorted(headers, key=lambda header: header.sop_instance_uid)
+    # Some scanners put raw data beside the images of a series: it does not speak for them.
+    images = [header for header in headers if header.sop_class_uid in MR_IMAGE_CLASSES]
+    ordered = sorted(images or headers, key=lambda header: header.sop_instance_uid)
     verdict = judge(ordered, settings)
     if not verdict.accept:
         return Refuse(verdict.rule, verdict.reason)

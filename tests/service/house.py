@@ -91,10 +91,26 @@ def join_network_threads() -> None:
         busy[0].join(0.05)
 
 
-def associate(listener: Listener, *classes: tuple[str, str], calling: str = "SCANNER", host: str = "127.0.0.1") -> Association:
+def associate(
+    listener: Listener, *classes: tuple[str, str], calling: str = "SCANNER", host: str = "127.0.0.1", steady: bool = True
+) -> Association:
     """Ask for an association; each class with one transfer syntax."""
     entity = AE(ae_title=calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 20
     for sop_class_uid, transfer_syntax_uid in classes:
         entity.add_requested_context(sop_class_uid, transfer_syntax_uid)
-    return entity.associate(host, listener.port, ae_title="LEUKOSCOPE")
+    association = entity.associate(host, listener.port, ae_title="LEUKOSCOPE")
+    if steady and association.is_established:
+        _still_reactor(association)
+    return association
+
+
+def _still_reactor(association: Association) -> None:
+    """Under load pynetdicom's reactor thread now and then takes the answer the sender waits for: keep it asleep until the end."""
+    checkpoint = association._reactor_checkpoint
+    wake = checkpoint.set
+    checkpoint.clear()
+    while not association._is_paused:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    checkpoint.set = lambda: None if association.is_established and not association._sent_abort else wake()

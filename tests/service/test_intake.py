@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydicom.uid import CTImageStorage, generate_uid
+from pydicom.uid import CTImageStorage, RawDataStorage, generate_uid
 
 from service.errors import Unavailable
 from service.headers import Unreadable
@@ -171,6 +171,16 @@ def test_unwanted_classes_are_recorded_and_not_kept(house: House) -> None:
     assert house.case.state is State.REJECTED
     assert house.case.reason == "not an MR image: CT Image Storage"
     assert not list(house.store.every_instance())
+
+
+def test_raw_data_beside_the_images_of_a_series_does_not_speak_for_them(house: House) -> None:
+    series = flair_series()
+    raw = flair_series(
+        1, SOPClassUID=RawDataStorage, SeriesInstanceUID=series[0].SeriesInstanceUID, StudyInstanceUID=series[0].StudyInstanceUID
+    )
+    house.send(raw + series)
+    assert house.case.state is State.QUEUED
+    assert len(house.book.instance_paths(house.case.id)) == 20
 
 
 def test_other_bytes_under_a_known_uid_are_kept_aside(house: House) -> None:

@@ -1,0 +1,309 @@
+"""The listener over real associations: pynetdicom's SCU, and raw bytes where a sender behaves badly."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedMRImageStorage,
+    EnhancedSRStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+)
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+
+from service.errors import Unavailable
+from service.headers import read_file
+from service.listener import STATUSES, TRANSFER_SYNTAXES, Listener
+from service.records import State
+from tests.service.house import House, associate, join_network_threads, listening
+from tests.service.series import flair_series, part10
+
+MR = (MRImageStorage, ExplicitVRLittleEndian)
+VERIFICATION = ("1.2.840.10008.1.1", ImplicitVRLittleEndian)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.book.close()
+
+
+@pytest.fixture
+def listener(house: House) -> Iterator[Listener]:
+    with listening(house) as running:
+        yield running
+
+
+def eventually(check: Callable[[], bool], limit_s: float = 5.0) -> bool:
+    """Wait until it holds."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if check():
+            return True
+        time.sleep(0.01)
+    return check()
+
+
+def store_bytes(association: Association, encoded: bytes, sop_class_uid: str, sop_instance_uid: str) -> int:
+    """C-STORE any bytes as a data set, and give the status."""
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    request.DataSet = BytesIO(encoded)
+    (context,) = [one for one in association.accepted_contexts if one.abstract_syntax == sop_class_uid]
+    association.dimse.send_msg(request, context.context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    assert answer is not None
+    return int(answer.Status)
+
+
+def test_echo_and_a_series_from_the_first_slice_to_the_queue(house: House, listener: Listener) -> None:
+    association = associate(listener, MR, VERIFICATION)
+    assert association.send_c_echo().Status == 0x0000
+    assert [association.send_c_store(dataset).Status for dataset in flair_series()] == [0x0000] * 20
+    association.release()
+    # judged before the release is answered
+    assert house.case.state is State.QUEUED
+    assert house.submitted == [house.case.id]
+
+
+@pytest.mark.parametrize(
+    "transfer_syntax_uid", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_uncompressed_transfer_syntaxes_are_kept_as_they_came(house: House, listener: Listener, transfer_syntax_uid: str) -> None:
+    (dataset,) = flair_series(1)
+    dataset.file_meta.TransferSyntaxUID = transfer_syntax_uid
+    if transfer_syntax_uid == ExplicitVRBigEndian:
+        dataset["PixelData"].VR = "OW"
+    association = associate(listener, (MRImageStorage, transfer_syntax_uid))
+    assert association.send_c_store(dataset).Status == 0x0000
+    association.release()
+    (path,) = house.store.files_of(dataset.SeriesInstanceUID)
+    stored = dcmread(path)
+    assert stored.file_meta.TransferSyntaxUID == transfer_syntax_uid
+    assert stored.ImagePositionPatient == dataset.ImagePositionPatient
+
+
+def test_every_transfer_syntax_is_accepted_for_every_mr_class(listener: Listener) -> None:
+    for uid in TRANSFER_SYNTAXES:
+        association = associate(listener, (MRImageStorage, uid), (EnhancedMRImageStorage, uid))
+        assert len(association.accepted_contexts) == 2
+        association.release()
+
+
+@pytest.mark.parametrize("folder", ["compressed", "compressed_j2k", "compressed_jpeg", "compressed_jpegls", "compressed_rle"])
+def test_compressed_series_are_kept_as_they_came(house: House, listener: Listener, shared_data: Path, folder: str) -> None:
+    files = sorted((shared_data / "dicom" / "vendors" / "generic" / folder / "001").iterdir())
+    first = dcmread(files[0])
+    association = associate(listener, (MRImageStorage, first.file_meta.TransferSyntaxUID))
+    assert [association.send_c_store(dcmread(file)).Status for file in files] == [0x0000] * len(files)
+    association.release()
+    assert {path.read_bytes()[-1000:] for path in house.store.files_of(first.SeriesInstanceUID)} == {
+        part10(dcmread(file))[-1000:] for file in files
+    }
+
+
+def test_unreadable_cut_and_mismatched_data_sets_get_their_own_status(house: House, listener: Listener) -> None:
+    (dataset,) = flair_series(1)
+    encoded = part10(dataset)
+    with BytesIO(encoded) as file:
+        body = encoded[read_file(file)[1] :]
+    association = associate(listener, MR)
+    uid = dataset.SOPInstanceUID
+    assert store_bytes(association, b"this is no data set at all", MRImageStorage, uid) == 0xC000
+    assert store_bytes(association, body[:-100], MRImageStorage, uid) == 0xC000
+    assert store_bytes(association, body[:200], MRImageStorage, uid) == 0xC000
+    assert store_bytes(association, body, MRImageStorage, "1.2.3.4") == 0xA900
+    assert not house.cases
+    assert store_bytes(association, body, MRImageStorage, uid) == 0x0000
+    association.release()
+    assert house.case.instances == 1
+
+
+@pytest.mark.parametrize(("error", "status"), [(Unavailable("the disk is full"), 0xA700), (ZeroDivisionError(), 0xC211)])
+def test_what_we_cannot_do_is_no_success(
+    house: House, listener: Listener, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    (dataset,) = flair_series(1)
+    association = associate(listener, MR)
+    with monkeypatch.context() as patched:
+        patched.setattr(house.store, "put_instance", fail)
+        assert association.send_c_store(dataset).Status == status
+    assert status in STATUSES
+    assert association.send_c_store(dataset).Status == 0x0000
+    association.release()
+
+
+def test_a_whole_study_is_answered_class_by_class(house: House, listener: Listener) -> None:
+    study_uid = flair_series(1)[0].StudyInstanceUID
+    flair = flair_series(20, study_uid=study_uid)
+    scout = flair_series(3, study_uid=study_uid, SeriesDescription="localizer")
+    t1 = flair_series(20, study_uid=study_uid, SeriesDescription="MPRAGE", EchoTime="3", InversionTime="900")
+    ct = flair_series(2, study_uid=study_uid, SOPClassUID=CTImageStorage, Modality="CT", SeriesDescription="CT")
+    report = flair_series(1, study_uid=study_uid, SOPClassUID=EnhancedSRStorage, Modality="SR", PixelData=None, SeriesDescription="SR")
+    classes = [(uid, ExplicitVRLittleEndian) for uid in (MRImageStorage, CTImageStorage, EnhancedSRStorage)]
+    association = associate(listener, *classes)
+    for dataset in [*scout, *flair, *t1, *ct, *report]:
+        assert association.send_c_store(dataset).Status == 0x0000
+    association.release()
+    found = {case.series_description: (case.state.value, case.rule) for case in house.cases}
+    assert found == {
+        "localizer": ("rejected", "localizer"),
+        "AX T2 FLAIR": ("queued", "flair-by-name"),
+        "MPRAGE": ("rejected", "t1"),
+        "CT": ("rejected", "not-mr"),
+        "SR": ("rejected", "not-mr"),
+    }
+
+
+def test_four_associations_with_four_series_at_once(house: House, listener: Listener) -> None:
+    def push(series: list[object]) -> None:
+        association = associate(listener, MR)
+        statuses.extend(association.send_c_store(dataset).Status for dataset in series)
+        association.release()
+
+    statuses: list[int] = []
+    senders = [threading.Thread(target=push, args=(flair_series(15),)) for _ in range(4)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    assert statuses == [0x0000] * 60
+    assert [case.state for case in house.cases] == [State.QUEUED] * 4
+
+
+def test_an_abort_in_the_middle_leaves_the_series_receiving(house: House, listener: Listener) -> None:
+    association = associate(listener, MR)
+    for dataset in flair_series(20):
+        association.send_c_store(dataset)
+    association.abort()
+    join_network_threads()
+    assert house.case.state is State.RECEIVING
+    house.wait(31)
+    assert house.case.state is State.QUEUED
+
+
+def test_a_connection_lost_in_the_middle_of_an_object_keeps_what_was_acknowledged(house: House, listener: Listener) -> None:
+    association = associate(listener, MR, steady=False)
+    series = flair_series(20)
+    for dataset in series[:15]:
+        association.send_c_store(dataset)
+    # half a P-DATA-TF of the next message, then nothing more
+    connection = association.dul.socket.socket
+    connection.send(struct.pack(">BBI", 4, 0, 10_000) + bytes(500))
+    connection.shutdown(socket.SHUT_RDWR)
+    assert eventually(lambda: not listener._lines)
+    assert house.case.instances == 15
+    assert house.case.state is State.RECEIVING
+    join_network_threads()
+
+
+@pytest.mark.parametrize(
+    "bad", [b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00\x00\x00\x00\x04junk", bytes(200), b"\xff" * 64, b"\x01\x00\xff\xff\xff\xff"]
+)
+def test_what_is_no_dicom_at_all_does_no_harm(house: House, listener: Listener, bad: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", listener.port), timeout=5) as connection:
+        connection.sendall(bad)
+    association = associate(listener, VERIFICATION)
+    assert association.send_c_echo().Status == 0x0000
+    association.release()
+
+
+def test_only_listed_senders_are_let_in(tmp_path: Path) -> None:
+    listed = [
+        {"title": "PACS", "address": "127.0.0.0/8"},
+        {"title": "FAR", "address": "192.0.2.1"},
+        {"title": "STRICT", "unwanted": "refuse"},
+    ]
+    house = House(tmp_path, calling_ae=listed)
+    with listening(house) as listener:
+        for title in ("NOBODY", "FAR"):
+            association = associate(listener, VERIFICATION, calling=title)
+            assert association.is_rejected
+            answer = association.acceptor.primitive
+            assert (answer.result, answer.result_source, answer.diagnostic) == (1, 1, 3)
+        association = associate(listener, VERIFICATION, calling="PACS")
+        assert association.is_established
+        association.release()
+        association = associate(listener, MR, (CTImageStorage, ExplicitVRLittleEndian), calling="STRICT")
+        assert [context.abstract_syntax for context in association.accepted_contexts] == [MRImageStorage]
+        association.release()
+    house.book.close()
+
+
+def test_no_more_associations_than_allowed(tmp_path: Path) -> None:
+    house = House(tmp_path, maximum_associations=2)
+    with listening(house) as listener:
+        first, second = associate(listener, VERIFICATION), associate(listener, VERIFICATION)
+        third = associate(listener, VERIFICATION)
+        assert third.is_rejected
+        assert (third.acceptor.primitive.result, third.acceptor.primitive.result_source) == (2, 3)
+        first.release()
+        second.release()
+    house.book.close()
+
+
+def test_port_probes_take_no_places(tmp_path: Path) -> None:
+    house = House(tmp_path, maximum_associations=2)
+    with listening(house) as listener:
+        for _ in range(6):
+            socket.create_connection(("127.0.0.1", listener.port), timeout=5).close()
+        assert eventually(lambda: len(listener._entity.active_associations) == 0)
+        association = associate(listener, VERIFICATION)
+        assert association.is_established
+        association.release()
+    house.book.close()
+
+
+def test_a_stop_lets_a_sender_finish_and_takes_nobody_new(house: House) -> None:
+    with listening(house) as listener:
+        association = associate(listener, MR)
+        series = flair_series(40)
+        assert association.send_c_store(series[0]).Status == 0x0000
+        stopping = threading.Thread(target=listener.stop, args=(5.0,))
+        stopping.start()
+        assert eventually(lambda: listener._stopping)
+        assert [association.send_c_store(dataset).Status for dataset in series[1:]] == [0x0000] * 39
+        association.release()
+        stopping.join()
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", listener.port), timeout=1)
+    assert house.case.state is State.QUEUED
+
+
+def test_a_stop_ends_an_idle_association_and_does_not_wait_for_ever(house: House) -> None:
+    with listening(house) as listener:
+        association = associate(listener, VERIFICATION, steady=False)
+        began = time.monotonic()
+        listener.stop(5.0)
+        assert time.monotonic() - began < 4.0
+        assert eventually(lambda: not association.is_established)
+
+
+def test_too_large_an_instance_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.listener.HEADER_BYTES", 0)
+    house = House(tmp_path, maximum_series_bytes=4096)
+    with listening(house) as listener:
+        association = associate(listener, MR, steady=False)
+        assert not association.send_c_store(flair_series(1)[0])
+        assert not house.cases
+        join_network_threads()
+    house.book.close()
