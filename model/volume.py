@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 Array = npt.NDArray[np.generic]
 Affine = npt.NDArray[np.float64]
@@ -77,8 +77,8 @@ def canonical(volume: Volume) -> Volume:
 def resample(volume: Volume, affine_ras: Affine, shape: tuple[int, int, int], kernel: Kernel, antialias: bool = False) -> Floats:
     """Values of `volume` on another grid, 0 outside of its field of view.
 
-    Grids whose axes are parallel (any permutation, flip, spacing and offset) go one axis after the other as matrix
-    products, which makes cubic as cheap as linear; other grids go through scipy.
+    Grids whose axes are parallel (any permutation, flip, spacing and offset) go one axis after the other as sparse
+    matrix products, which makes cubic nearly as cheap as linear; other grids go through scipy.
 
     Parameters
     ----------
@@ -123,16 +123,19 @@ def _used(weights: Floats) -> tuple[int, int]:
 
 
 def _apply(weights: Floats, values: Floats, axis: int) -> Floats:
+    """Sparse products: half the time of dense ones, and BLAS threads would stall on a busy machine."""
     if _is_placement(weights):
         return _place(weights, values, axis)
-    weights, values = np.ascontiguousarray(weights), np.ascontiguousarray(values)
-    if axis == 1:
-        return np.asarray(np.matmul(weights, values), np.float32)
-    if axis == 2:
-        flat = values.reshape(-1, values.shape[2]) @ weights.T
-        return np.asarray(flat.reshape(*values.shape[:2], -1), np.float32)
-    flat = weights @ values.reshape(values.shape[0], -1)
-    return np.asarray(flat.reshape(-1, *values.shape[1:]), np.float32)
+    matrix, values = sparse.csr_array(weights), np.ascontiguousarray(values)
+    if axis == 0:
+        flat = matrix @ values.reshape(values.shape[0], -1)
+        return np.asarray(flat.reshape(-1, *values.shape[1:]), np.float32)
+    shape = list(values.shape)
+    shape[axis] = weights.shape[0]
+    out = np.empty(shape, np.float32)
+    for plane, result in zip(values, out, strict=True):
+        result[...] = matrix @ plane if axis == 1 else (matrix @ np.ascontiguousarray(plane.T)).T
+    return out
 
 
 def _is_placement(weights: Floats) -> bool:

@@ -25,10 +25,10 @@ def perfect(inputs: Inputs, head: FormulaHead) -> np.ndarray:
     return np.stack([lesion, np.zeros_like(lesion), brain]).astype(np.float32)
 
 
-spacings = st.tuples(st.floats(1.4, 3.0), st.floats(1.4, 3.0), st.floats(2.0, 6.0))
+spacings = st.tuples(st.floats(1.8, 3.2), st.floats(1.8, 3.2), st.floats(2.0, 6.0))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.permutations(range(3)),
     signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),
