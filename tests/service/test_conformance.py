@@ -1,0 +1,39 @@
+"""The conformance statement says what the program does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from service.admission.refusals import MR_IMAGE_CLASSES
+from service.admission.rules import RULE_NAMES
+from service.listener import MAXIMUM_PDU, STATUSES, TRANSFER_SYNTAXES
+
+STATEMENT = (Path(__file__).resolve().parents[2] / "deploy" / "conformance.md").read_text(encoding="utf-8")
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The table of a section, without its head."""
+    section = re.split(r"^#{2,4} ", STATEMENT.split(heading, 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")]
+    return found[2:]
+
+
+def test_storage_classes() -> None:
+    assert {uid: name for name, uid in rows("#### 4.2.1 ")} == MR_IMAGE_CLASSES
+
+
+def test_transfer_syntaxes_in_their_order() -> None:
+    assert [(uid, name) for name, uid in rows("#### 4.2.3 ")] == list(TRANSFER_SYNTAXES.items())
+
+
+def test_statuses() -> None:
+    assert {int(code, 16): (name, meaning) for code, name, meaning in rows("### 4.3 ")} == STATUSES
+
+
+def test_rules_in_their_order() -> None:
+    assert tuple(name.strip("`") for name, _ in rows("### 4.4 ")) == RULE_NAMES
+
+
+def test_largest_pdu() -> None:
+    assert f"| {MAXIMUM_PDU} bytes |" in STATEMENT
