@@ -11,6 +11,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, exc, inspect, make_url, text
 from sqlalchemy.engine import URL
 
@@ -75,6 +76,8 @@ def upgrade(url: str) -> None:
 
     Raises
     ------
+    BookOutdated
+        The database was made by a newer program.
     Unavailable
         The database is away. Retried.
     """
@@ -86,6 +89,8 @@ def upgrade(url: str) -> None:
             config = _configuration()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+    except CommandError as error:
+        raise BookOutdated(f"the database was made by a newer version: {error}") from error
     finally:
         engine.dispose()
 

@@ -22,7 +22,7 @@ def choose_among(rows: Sequence[dict[str, Any]]) -> str | None:
     accepted = [row for row in rows if row["rank"] is not None and State(row["state"]) in ELIGIBLE]
     if not accepted:
         return None
-    accepted.sort(key=lambda row: (row["received_at"], row["id"]))
+    accepted.sort(key=lambda row: (row["received_at"], row["series_uid"]))
     return str(max(accepted, key=lambda row: list(row["rank"]))["id"])
 
 

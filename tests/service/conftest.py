@@ -63,11 +63,32 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.replace("/postgres?", f"/{name}?")
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def book_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the URL of an empty case book, once on each kind of database."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/book.sqlite"
+        upgrade(url)
+        return url
+    url = str(request.getfixturevalue("postgresql_book"))
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE cases, turns CASCADE"))
+    engine.dispose()
+    return url
+
+
+@pytest.fixture(scope="session")
+def postgresql_book(postgresql: str) -> str:
+    """Give the URL of a case book on PostgreSQL that all tests use one after the other."""
+    upgrade(postgresql)
+    return postgresql
+
+
 @pytest.fixture
-def book(database: str) -> Iterator[Book]:
+def book(book_url: str) -> Iterator[Book]:
     """Give an empty case book with one destination."""
-    upgrade(database)
-    made = Book(database, destinations=[PACS])
+    made = Book(book_url, destinations=[PACS])
     yield made
     made.close()
 
