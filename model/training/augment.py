@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -87,9 +88,7 @@ def _place(example: Example, size: tuple[int, int, int], centred: float) -> tupl
     i, j, k = (slice(b, e) for b, e in zip(begin, ends, strict=True))
     image, labels = example.image[i, j, k].float(), example.labels[:, i, j, k]
     padding = [
-        int(part)
-        for s, b, e, w in reversed(list(zip(start, begin, ends, size, strict=True)))
-        for part in (b - int(s), int(s) + w - e)
+        int(part) for s, b, e, w in reversed(list(zip(start, begin, ends, size, strict=True))) for part in (b - int(s), int(s) + w - e)
     ]
     return functional.pad(image, padding), functional.pad(labels, padding).clone(), matrix
 
@@ -137,9 +136,9 @@ def _tone(image: Tensor) -> Tensor:
     """Gamma about the usual range of tissue, which changes the contrast of lesion, white and grey matter."""
     share = ((image + 6.0) / 10.0).clamp(0.0, 1.05)
     gamma = uniform(0.6, 1.7)
-    middle = 0.6**gamma
-    slope = gamma * 0.6 ** (gamma - 1)
-    curved: Tensor = share**gamma
+    middle = math.pow(0.6, gamma)
+    slope = gamma * math.pow(0.6, gamma - 1)
+    curved = share.pow(gamma)
     return (curved - middle) / slope * 10.0
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from model.engine import Engine
 from model.postprocess import LESION, TUMOUR_LIKE, Masks, classify, masks
@@ -17,9 +19,9 @@ from model.preprocess import prepare
 from model.release import Card, LesionDefinition
 from model.training.examples import Truth
 from model.training.layouts import Mask
-from model.training.metrics import Scores, dice, score
+from model.training.metrics import Scores, dice, lesion_wise, score
 
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 SMALLEST_MM3 = (5.0, 10.0, 20.0)
 TEMPERATURES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 NOTHING = 2.0  # a threshold no probability reaches
@@ -40,12 +42,38 @@ class Served:
     tumour: Mask
     brain: Mask
     quality: tuple[str, ...]
+    start: LesionDefinition
 
     def labels(self, definition: LesionDefinition) -> npt.NDArray[np.uint8]:
         """Label image under another lesion definition (its tumour and brain thresholds do not count here)."""
-        found = (warm(self.probability, definition.temperature) > definition.threshold) & self.brain
+        labels = np.zeros(self.brain.shape, np.uint8)
+        labels[self.window] = self._classify(warm(self.probability[self.window], definition.temperature), definition)
+        return labels
+
+    @cached_property
+    def window(self) -> tuple[slice, slice, slice]:
+        """Box around everything found."""
+        found = ndimage.find_objects((self.brain | self.tumour).astype(np.uint8))
+        i, j, k = found[0] if found else (slice(0, 1),) * 3
+        return i, j, k
+
+    @cached_property
+    def merits(self) -> dict[tuple[float, float], float]:
+        """Dice and half of the lesion-wise F1 by (threshold at temperature 1, smallest lesion)."""
+        truth = self.truth.lesion
+        if truth is None:
+            raise ValueError(f"{self.truth.name}: no lesion mask to compare with")
+        merits = {}
+        for threshold, smallest in product(THRESHOLDS, SMALLEST_MM3):
+            tried = self.start.model_copy(update={"threshold": threshold, "smallest_mm3": smallest})
+            found = self._classify(self.probability[self.window], tried) == LESION
+            merits[threshold, smallest] = dice(truth[self.window], found) + 0.5 * lesion_wise(truth[self.window], found)[0]
+        return merits
+
+    def _classify(self, probability: npt.NDArray[np.float32], definition: LesionDefinition) -> npt.NDArray[np.uint8]:
+        found = (probability > definition.threshold) & self.brain[self.window]
         smallest = definition.smallest_mm3 / (1000.0 * self.truth.scan.voxel_ml)
-        return classify(found, self.tumour, smallest, definition.tumour_touch_fraction)
+        return classify(found, self.tumour[self.window], smallest, definition.tumour_touch_fraction)
 
     def lesions(self, definition: LesionDefinition) -> Mask:
         """White-matter lesions under a definition."""
@@ -66,7 +94,7 @@ def serve(truth: Truth, engine: Engine, card: Card) -> Served:
     plain = card.lesion.model_copy(update={"temperature": 1.0, "threshold": NOTHING})
     bare = card.model_copy(update={"lesion": plain})
     made: Masks = masks(probability(inputs, engine, bare), inputs, bare)
-    return Served(truth, made.lesion_probability, made.labels == TUMOUR_LIKE, made.brain, inputs.quality)
+    return Served(truth, made.lesion_probability, made.labels == TUMOUR_LIKE, made.brain, inputs.quality, card.lesion)
 
 
 def score_lesions(served: Served, definition: LesionDefinition) -> Scores:
@@ -78,9 +106,7 @@ def score_lesions(served: Served, definition: LesionDefinition) -> Scores:
 
 def fit_temperature(found: Sequence[Served]) -> float:
     """The temperature with the lowest cross-entropy near what could be lesion, patients weighing alike."""
-    losses = {
-        temperature: _mean_by_patient([(s.truth.patient, _entropy(s, temperature)) for s in found]) for temperature in TEMPERATURES
-    }
+    losses = {temperature: _mean_by_patient([(s.truth.patient, _entropy(s, temperature)) for s in found]) for temperature in TEMPERATURES}
     return min(losses, key=lambda temperature: losses[temperature])
 
 
@@ -95,29 +121,13 @@ def _entropy(served: Served, temperature: float) -> float:
 
 def choose_definition(found: Sequence[Served], start: LesionDefinition) -> LesionDefinition:
     """Temperature, threshold and smallest lesion that do best on out-of-fold predictions: Dice and F1, patients weighing alike."""
-    base = start.model_copy(update={"temperature": fit_temperature(found)})
-    best, best_value = base, -1.0
-    for threshold, smallest in product(THRESHOLDS, SMALLEST_MM3):
-        tried = base.model_copy(update={"threshold": threshold, "smallest_mm3": smallest})
-        value = _mean_by_patient([(s.truth.patient, _merit(s, tried)) for s in found])
-        if value > best_value:
-            best, best_value = tried, value
-    return best
-
-
-def _merit(served: Served, definition: LesionDefinition) -> float:
-    scores = score_cheaply(served, definition)
-    return scores[0] + 0.5 * scores[1]
-
-
-def score_cheaply(served: Served, definition: LesionDefinition) -> tuple[float, float]:
-    """Dice and lesion-wise F1 only, for sweeps."""
-    from model.training.metrics import lesion_wise
-
-    if served.truth.lesion is None:
-        raise ValueError(f"{served.truth.name}: no lesion mask to compare with")
-    found = served.lesions(definition)
-    return dice(served.truth.lesion, found), lesion_wise(served.truth.lesion, found)[0]
+    value = {
+        key: _mean_by_patient([(served.truth.patient, served.merits[key]) for served in found]) for key in product(THRESHOLDS, SMALLEST_MM3)
+    }
+    threshold, smallest = max(value, key=lambda key: value[key])
+    temperature = fit_temperature(found)
+    warmed = float(warm(np.asarray([threshold], np.float32), temperature)[0])
+    return start.model_copy(update={"temperature": temperature, "threshold": round(warmed, 4), "smallest_mm3": smallest})
 
 
 def _mean_by_patient(values: Iterable[tuple[str, float]]) -> float:

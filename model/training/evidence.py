@@ -53,8 +53,7 @@ def target_truths(config: Config, patient: str) -> Iterator[Truth]:
 def nested_definitions(found: dict[str, list[Served]], start: LesionDefinition) -> dict[str, LesionDefinition]:
     """For every patient the lesion definition chosen on the other patients' predictions."""
     return {
-        patient: choose_definition([s for other, group in found.items() if other != patient for s in group], start)
-        for patient in found
+        patient: choose_definition([s for other, group in found.items() if other != patient for s in group], start) for patient in found
     }
 
 

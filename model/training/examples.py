@@ -93,9 +93,7 @@ def with_head(truth: Truth, seed: int) -> Truth:
         out[i, j, k] = straight
         return out
 
-    return Truth(
-        f"{truth.name}+head{seed}", truth.patient, scan, carried(truth.lesion), carried(truth.tumour), brain, truth.healthy_tumour
-    )
+    return Truth(f"{truth.name}+head{seed}", truth.patient, scan, carried(truth.lesion), carried(truth.tumour), brain, truth.healthy_tumour)
 
 
 def _filled(mask: Mask) -> Mask:

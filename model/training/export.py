@@ -114,9 +114,7 @@ def _difference(reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float
 def architecture(network: AttentionVNet) -> Architecture:
     """The card's words for what the network was built with."""
     config = network.config
-    return Architecture(
-        widths=config.widths, kernel_size=config.kernel_size, gates=config.gates, norm=config.norm, heads=config.heads
-    )
+    return Architecture(widths=config.widths, kernel_size=config.kernel_size, gates=config.gates, norm=config.norm, heads=config.heads)
 
 
 def versions() -> dict[str, str]:
@@ -140,8 +138,6 @@ def write_release(network: AttentionVNet, folder: Path, card: dict[str, Any]) ->
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.onnx"
     digest = export_onnx(network, weights)
-    whole = Card.model_validate(
-        {**card, "architecture": architecture(network).model_dump(), "weights": weights.name, "sha256": digest}
-    )
+    whole = Card.model_validate({**card, "architecture": architecture(network).model_dump(), "weights": weights.name, "sha256": digest})
     (folder / "card.json").write_text(whole.model_dump_json(indent=2) + "\n")
     return whole

@@ -152,9 +152,7 @@ def _progress(steps: range, name: str) -> Iterator[int]:
             progress.advance(task)
 
 
-def _resume(
-    path: Path, network: AttentionVNet, optimiser: torch.optim.Optimizer, average: Average, say: Say
-) -> int:
+def _resume(path: Path, network: AttentionVNet, optimiser: torch.optim.Optimizer, average: Average, say: Say) -> int:
     if not path.exists():
         return 0
     saved = torch.load(path, weights_only=True)
@@ -165,9 +163,7 @@ def _resume(
     return int(saved["step"])
 
 
-def _checkpoint(
-    path: Path, network: AttentionVNet, optimiser: torch.optim.Optimizer, average: Average, step: int
-) -> None:
+def _checkpoint(path: Path, network: AttentionVNet, optimiser: torch.optim.Optimizer, average: Average, step: int) -> None:
     state = {
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),

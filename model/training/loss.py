@@ -44,6 +44,7 @@ def masked_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def shrink_labels(labels: Tensor) -> Tensor:
     """Labels at half the size: a block with any disease is diseased, else ignored if any of it is, else background."""
+
     def pooled(mask: Tensor) -> Tensor:
         return functional.max_pool3d(mask.float(), 2) > 0
 

@@ -41,9 +41,7 @@ def _norm(kind: str, width: int) -> nn.Module:
 
 
 def _convolution(kind: str, size: int, inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(inputs, outputs, size, padding=size // 2, bias=kind == "none"), _norm(kind, outputs), nn.PReLU(outputs)
-    )
+    return nn.Sequential(nn.Conv3d(inputs, outputs, size, padding=size // 2, bias=kind == "none"), _norm(kind, outputs), nn.PReLU(outputs))
 
 
 class Stage(nn.Module):
@@ -51,9 +49,7 @@ class Stage(nn.Module):
 
     def __init__(self, config: NetworkConfig, inputs: int, width: int, convolutions: int) -> None:
         super().__init__()
-        layers = [
-            _convolution(config.norm, config.kernel_size, inputs if index == 0 else width, width) for index in range(convolutions)
-        ]
+        layers = [_convolution(config.norm, config.kernel_size, inputs if index == 0 else width, width) for index in range(convolutions)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -114,13 +110,9 @@ class AttentionVNet(nn.Module):
         if config.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {config.kernel_size}")
         self.first = Stage(config, 1, widths[0], DOWN_CONVOLUTIONS[0])
-        self.reduce = nn.ModuleList(
-            nn.Sequential(nn.Conv3d(a, b, 2, stride=2), nn.PReLU(b)) for a, b in itertools.pairwise(widths)
-        )
+        self.reduce = nn.ModuleList(nn.Sequential(nn.Conv3d(a, b, 2, stride=2), nn.PReLU(b)) for a, b in itertools.pairwise(widths))
         self.down = nn.ModuleList(Stage(config, w, w, n) for w, n in zip(widths[1:], DOWN_CONVOLUTIONS[1:], strict=False))
-        self.up = nn.ModuleList(
-            Up(config, below, w, n) for w, below, n in zip(widths[:-1], widths[1:], UP_CONVOLUTIONS, strict=False)
-        )
+        self.up = nn.ModuleList(Up(config, below, w, n) for w, below, n in zip(widths[:-1], widths[1:], UP_CONVOLUTIONS, strict=False))
         supervised = min(SUPERVISED_STAGES, len(self.up))
         self.heads = nn.ModuleList(nn.Conv3d(widths[stage], len(config.heads), 1) for stage in range(supervised))
         self._initialise()

@@ -185,9 +185,7 @@ def _shape(image: Tensor) -> tuple[int, int, int]:
     return image.shape[0], image.shape[1], image.shape[2]
 
 
-def paint_lesions(
-    image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tensor, bank: Bank, white: WhiteMatter
-) -> tuple[Tensor, Tensor]:
+def paint_lesions(image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tensor, bank: Bank, white: WhiteMatter) -> tuple[Tensor, Tensor]:
     """Draw white-matter lesions.
 
     Parameters
@@ -212,9 +210,9 @@ def paint_lesions(
         drawn = torch.maximum(drawn, _caps(image, brain, to_mni, white))
     if chance(0.12):
         drawn = (blur(dilate(drawn, 1), 1.5) > 0.35).float()
-    drawn = drawn * allowed
-    soft = blur(drawn, uniform(0.5, 1.1))
-    label = (soft > 0.45).float() * allowed
+    softness = uniform(0.5, 1.1)
+    label = (blur(drawn * allowed, softness) > 0.45).float() * allowed  # specks that would hardly show are not drawn
+    soft = blur(label, softness)
     texture = 1.0 + uniform(0.0, 0.3) * smooth_noise(shape, uniform(2, 6), image.device)
     level = white.mean + white.sd * uniform(1.2, 5.0)
     spread = 1.0 + uniform(0.0, 0.35) * smooth_noise(shape, 14, image.device)

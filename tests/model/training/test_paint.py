@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import torch
+
+from model.training.augment import Painting, draw_crop, randomise
+from model.training.examples import IGNORE
+from model.training.paint import dilate, jitter_matrix, paint_lesions, paint_tumour, pull
+
+
+def _drawn(example, bank, seed):
+    torch.manual_seed(seed)
+    brain = (example.labels[2] == 1).float()
+    forbidden = dilate((example.labels[1] == 1).float(), 3)
+    image = example.image.float()
+    painted, drawn = paint_lesions(image, brain, forbidden, example.to_mni, bank, example.white)
+    return image, painted, drawn, brain, forbidden
+
+
+def test_painted_lesions_are_bright_inside_the_brain_and_clear_of_the_tumour(example, bank):
+    seen = 0
+    for seed in range(8):
+        image, painted, drawn, brain, forbidden = _drawn(example, bank, seed)
+        assert (drawn[brain == 0] == 0).all()
+        assert (drawn[forbidden > 0] == 0).all()
+        if drawn.any():
+            seen += 1
+            assert (painted - image)[drawn > 0].mean() > 0.5 * example.white.sd
+            far = dilate(drawn, 8) == 0
+            assert torch.allclose(painted[far], image[far], atol=0.05)
+    assert seen >= 4
+
+
+def test_painted_tumours_stay_in_the_brain(example):
+    torch.manual_seed(2)
+    brain = (example.labels[2] == 1).float()
+    _, whole = paint_tumour(example.image.float(), brain, example.white)
+    assert whole.any()
+    assert (whole[brain == 0] == 0).all()
+
+
+def test_labels_of_a_crop_are_what_was_painted(example, bank):
+    for seed in range(6):
+        torch.manual_seed(seed)
+        crop = draw_crop(example, (48, 48, 48), 0.5, Painting(lesions=1.0, tumours=1.0), bank)
+        assert crop.image.shape == (1, 1, 48, 48, 48)
+        assert set(crop.labels.unique().tolist()) <= {0, 1, IGNORE}
+        lesion, tumour = crop.labels[0, 0], crop.labels[0, 1]
+        assert not ((lesion == 1) & (tumour == 1)).any()
+        assert torch.isfinite(crop.image).all()
+
+
+def test_background_stays_exactly_zero(example):
+    torch.manual_seed(3)
+    background = example.image == 0
+    for _ in range(5):
+        assert (randomise(example.image.float(), background)[background] == 0).all()
+
+
+def test_a_step_is_decided_by_its_seed(example, bank):
+    crops = []
+    for _ in range(2):
+        torch.manual_seed(11)
+        crops.append(draw_crop(example, (32, 32, 32), 0.5, Painting(lesions=0.5, tumours=0.5), bank))
+    assert torch.equal(crops[0].image, crops[1].image)
+    assert torch.equal(crops[0].labels, crops[1].labels)
+
+
+def test_pull_reads_where_the_matrix_says():
+    volume = torch.arange(4 * 5 * 6, dtype=torch.float32).reshape(1, 4, 5, 6)
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, 3] = torch.tensor([1.0, 2.0, 3.0])
+    assert torch.allclose(pull(volume, matrix, (2, 2, 2))[0], volume[0, 1:3, 2:4, 3:5], atol=1e-3)
+
+
+def test_jitter_keeps_the_centre_when_nothing_shifts():
+    matrix = jitter_matrix((10.0, 20.0, 30.0), 0.3, 0.2, 0.0)
+    centre = torch.tensor([10.0, 20.0, 30.0, 1.0], dtype=torch.float64)
+    assert torch.allclose(matrix @ centre, centre)
