@@ -157,6 +157,7 @@ class Listener:
             return
         proposed = association.requestor.primitive.presentation_context_definition_list
         association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard")
+        self._reap()
         line = _Line(Peer(f"{self._run}-{next(self._numbers)}", title, address))
         with self._lock:
             self._lines[association] = line
@@ -210,6 +211,13 @@ class Listener:
 
     def _on_lost(self, event: Any) -> None:
         self._close(event.assoc, clean=False)
+
+    def _reap(self) -> None:
+        """Close what ended without a word: pynetdicom's threads may die of a peer that breaks the protocol."""
+        with self._lock:
+            dead = [association for association in self._lines if not association.is_alive()]
+        for association in dead:
+            self._close(association, clean=False)
 
     def _on_gone(self, event: Any) -> None:
         """A connection that ends before it asked for anything (a port probe) would hold its place until the ACSE time-out."""
