@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from model import postprocess, predict, preprocess
 from model.engine import Engine
@@ -174,6 +175,6 @@ def read_nifti(path: Path) -> Volume:
         if any(size > most for size, most in zip(shape, _LARGEST, strict=False)):
             raise Rejected(f"larger than {' x '.join(map(str, _LARGEST))} voxels")
         data = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape[:3])
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, zlib.error) as error:
         raise Rejected(f"{path.name}: no readable NIfTI file ({error})") from error
     return Volume(data, np.asarray(image.affine, dtype=np.float64))

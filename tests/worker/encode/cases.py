@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from model.postprocess import Masks
 from model.release import Architecture, Card, EngineLimits, InputPreparation, LesionDefinition, Release
 from model.volume import Volume
 from worker import measure
@@ -51,8 +52,6 @@ def series_of(volume: Volume, folder: Path, **options: Any) -> Series:
 
 
 def masks_of(labels: Any, probability: Any = None, brain: Any = None) -> Any:
-    from model.postprocess import Masks
-
     lesion = np.where(labels == 1, 0.9, 0.01).astype(np.float32) if probability is None else probability
     inside = np.ones(labels.shape, bool) if brain is None else brain
     return Masks(labels=labels, brain=inside, lesion_probability=lesion)
