@@ -29,11 +29,12 @@ FLOOR = -8.0
 
 
 class Painting(BaseModel):
-    """How often lesions and tumours are painted on scans of one kind."""
+    """How often lesions and tumours are painted on scans of one kind, and heads stripped to the brain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     lesions: float = 0.0
     tumours: float = 0.0
+    strip: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,8 @@ def draw_crop(example: Example, size: tuple[int, int, int], centred: float, pain
     image, labels, placed = _place(example, size, centred)
     to_mni = example.to_mni @ placed
     brain = (labels[2] == 1).float()
+    if chance(painting.strip):  # or the network learns that a stripped brain has a tumour
+        image = image * dilate(brain, int(torch.randint(3, ())))
     background = (image == 0) & (brain == 0)
     image, labels = _paint(example, image, labels, brain, to_mni, painting, bank)
     image = randomise(image, background)

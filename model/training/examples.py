@@ -127,7 +127,8 @@ def make_example(truth: Truth, kind: str, preparation: InputPreparation, bank: B
         unknown = _unlabelled(image, torch.from_numpy(brain).float(), tumour, prior, white)
         labels[0][unknown.numpy()] = IGNORE
         if truth.tumour is not None:
-            labels[1][unknown.numpy() & (labels[1] == 0)] = IGNORE
+            near = (dilate(tumour, 5) > 0).numpy()  # farther off, whoever drew the tumour has said that this is none
+            labels[1][unknown.numpy() & near & (labels[1] == 0)] = IGNORE
     return Example(truth.name, truth.patient, kind, image.half(), torch.from_numpy(labels), to_mni, white)
 
 

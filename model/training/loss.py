@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from model.training.examples import IGNORE
 
-ALPHA, BETA = 0.3, 0.7
+ALPHA, BETA = (0.3, 0.5, 0.5), (0.7, 0.5, 0.5)  # lesions must not be missed; a false tumour hides lesions
 SMOOTH = 20.0
 STAGE_WEIGHTS = (1.0, 0.4, 0.2)
 
@@ -38,7 +38,8 @@ def masked_loss(logits: Tensor, labels: Tensor) -> Tensor:
     hit = (probability * truth).sum(axes)
     false_alarm = probability.sum(axes) - hit
     missed = (truth * known).sum(axes) - hit
-    tversky = 1.0 - (hit + SMOOTH) / (hit + ALPHA * false_alarm + BETA * missed + SMOOTH)
+    alpha, beta = (torch.tensor(weights, device=logits.device) for weights in (ALPHA, BETA))
+    tversky = 1.0 - (hit + SMOOTH) / (hit + alpha * false_alarm + beta * missed + SMOOTH)
     return (0.5 * cross + 0.5 * tversky) * (counted > 0).float()
 
 
