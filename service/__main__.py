@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -79,8 +80,11 @@ def worker(
 
     settings = _start()
     if queue is Queue.INFERENCE:
-        raise typer.Exit(tasks.work_on_inference(settings, _release(settings), concurrency or 1, owner))
-    raise typer.Exit(tasks.work_on_delivery(settings, concurrency, owner))
+        code = tasks.work_on_inference(settings, _release(settings), concurrency or 1, owner)
+    else:
+        code = tasks.work_on_delivery(settings, concurrency, owner)
+    logging.shutdown()
+    os._exit(code)  # all work is done: Celery's and the engine's own ends take seconds and change nothing
 
 
 @APP.command()

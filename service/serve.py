@@ -75,6 +75,8 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
             _reclaim(settings, book)
         app = make_app(settings)
         intake = Intake(settings, store, book, app)
+        children = [_worker(name, settings, book) for name in workers]
+        stack.callback(_wait_for_end, children)
         doors = _Doors()
         if "listener" in parts:
             doors.dicom_port = stack.enter_context(_listening(settings, intake))
@@ -82,8 +84,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
             doors.http_port = stack.enter_context(_answering(settings, book, store, intake))
         if "listener" in parts:
             stack.enter_context(_ticking(intake, stop))
-        children = [_worker(name, settings, book) for name in workers]
-        stack.callback(_stop_children, children)
+        stack.callback(_ask_to_end, children)  # the last one in is the first to be done
         _supervise(settings, doors, children, stop)
         LOG.info("stopping")
         _end_by_force(2 * _STOP_LIMIT_S)
@@ -245,9 +246,13 @@ def _end_by_force(after_s: float) -> None:
     timer.start()
 
 
-def _stop_children(children: Sequence[Child]) -> None:
+def _ask_to_end(children: Sequence[Child]) -> None:
+    """Let the workers finish the case in hand while the doors close."""
     for child in children:
         child.terminate()
+
+
+def _wait_for_end(children: Sequence[Child]) -> None:
     deadline = time.monotonic() + _STOP_LIMIT_S
     for child in children:
         child.stop(deadline)

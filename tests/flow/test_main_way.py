@@ -44,7 +44,8 @@ def test_every_result_comes_back_and_fits_the_head(running, write_phantom, phant
     step = np.linalg.inv(phantom.lesions.affine_ras) @ affine
     truth = phantom.lesions.data if step[2, 2] > 0 else phantom.lesions.data[:, :, ::-1]
     found = labels == 1
-    assert 2 * (found & (truth > 0)).sum() / (found.sum() + (truth > 0).sum()) > 0.5
+    dice = 2 * float((found & (truth > 0)).sum()) / float(found.sum() + (truth > 0).sum())
+    assert dice > 0.5
 
 
 def test_ten_pushes_in_any_order_give_one_case_and_one_result_set(running, write_phantom):
