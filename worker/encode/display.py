@@ -7,6 +7,7 @@ so an outline lies exactly on the voxels of the mask. Radiological convention: t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,7 @@ def marked(scene: Scene, plane: int, index: int, pixels_per_mm: float, text_pixe
     return image
 
 
+@lru_cache
 def lettering(pixels: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Give the type of our pictures; its file travels with us, so that every machine draws the same."""
     return ImageFont.truetype(str(BOLD if bold else FONT), pixels, layout_engine=ImageFont.Layout.BASIC)

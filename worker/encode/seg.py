@@ -42,8 +42,7 @@ def encode(context: Context) -> Output:
     if context.series is None:
         raise ValueError("a segmentation object needs the DICOM series it belongs to")
     frames = context.series.frames
-    labels = np.unique(context.masks.labels)
-    segments = [label for label in _SEGMENTS if label == 1 or label in labels]
+    segments = [label for label in _SEGMENTS if label == 1 or (context.masks.labels == label).any()]
     dataset = _build(context, frames, segments)
     _make_deterministic(dataset, context)
     if frames[0].frame_number is not None:
