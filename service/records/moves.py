@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import BigInteger, Connection, RowMapping, cast, func, insert, select, update
 
 from service.records.schema import cases, history
 from service.records.states import Event, State, next_state
@@ -27,9 +28,22 @@ def plain(value: str) -> str:
 
 
 def lock_studies(connection: Connection, study_uids: Iterable[str]) -> list[dict[str, Any]]:
-    """Lock every case of the studies, in one order for all who lock, and give them."""
-    chosen = select(cases).where(cases.c.study_uid.in_(sorted(set(study_uids)))).order_by(cases.c.id).with_for_update()
+    """
+    Lock every case of the studies, those that are about to be made too, and give them.
+
+    The first call of a transaction names all studies it will need.
+    """
+    wanted = sorted(set(study_uids))
+    if connection.dialect.name == "postgresql":
+        # Rows alone are no order to lock in: a case made meanwhile sorts in anywhere, and two writers deadlock.
+        for key in sorted(map(_lock_key, wanted)):
+            connection.execute(select(func.pg_advisory_xact_lock(cast(key, BigInteger))))
+    chosen = select(cases).where(cases.c.study_uid.in_(wanted)).order_by(cases.c.id).with_for_update()
     return [dict(row) for row in connection.execute(chosen).mappings()]
+
+
+def _lock_key(study_uid: str) -> int:
+    return int.from_bytes(hashlib.sha256(study_uid.encode("utf-8", "replace")).digest()[:8], "big", signed=True)
 
 
 def lock_case(connection: Connection, case_id: str) -> dict[str, Any]:
