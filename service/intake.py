@@ -2,6 +2,8 @@
 
 Shared by the listener and the API. What must survive is in the store and the case book; what is kept in memory here (who is
 still sending, how long it has been quiet) is made anew after a restart, when every series in receiving waits for the quiet time.
+Another process that takes in slices of the same series is not seen sending, only its slices are: should the start come too early for
+them, they make a revision.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class Listener:
     def _rule_for(self, title: str, address: str) -> CallingAE | None:
         """Without a list (only possible on loopback) everybody may send."""
         if not self._settings.calling_ae:
-            return CallingAE(title=title or "ANONYMOUS")
+            return CallingAE(title="ANYBODY")
         for rule in self._settings.calling_ae:
             near = rule.address is None or ip_address(address) in ip_network(rule.address, strict=False)
             if rule.title == title and near:

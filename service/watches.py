@@ -65,7 +65,7 @@ class Watches:
         """The instance is in the case book."""
         now = self._clock()
         with self._lock:
-            self._all[watch.study_uid, watch.series_uid] = watch
+            watch = self._all.setdefault((watch.study_uid, watch.series_uid), watch)
             watch.case_id = case_id
             watch.version += 1
             if new:
