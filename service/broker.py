@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 import threading
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -71,36 +72,48 @@ class Transport(virtual.Transport):
 
 
 class _MessageFile:
-    """One connection, made at its first use and anew in a forked child (SQLite's must not cross a fork)."""
+    """One connection, made at its first use, and anew in a forked child (SQLite's must not cross a fork) or when the file was replaced."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._owner = 0
+        self._made_for = (0, 0)
         self._of_parents: list[sqlite3.Connection] = []
 
     def run(self, statement: str, *values: Any) -> list[Any]:
         with self._lock:
-            if self._connection is None or self._owner != os.getpid():
+            if self._connection is None or self._made_for != (os.getpid(), self._inode()):
                 self._open()
             assert self._connection is not None
             return self._connection.execute(statement, values).fetchall()
 
     def close(self) -> None:
         with self._lock:
-            if self._connection is not None and self._owner == os.getpid():
-                self._connection.close()
-                self._connection = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._connection is None:
+            return
+        if self._made_for[0] == os.getpid():
+            self._connection.close()
+        else:
+            self._of_parents.append(self._connection)  # closing it here would drop the parent's locks
+        self._connection = None
 
     def _open(self) -> None:
-        if self._connection is not None:
-            self._of_parents.append(self._connection)  # closing it here would drop the parent's locks
+        self._let_go()
         connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=OFF")
         connection.executescript(_SCHEMA)
-        self._connection, self._owner = connection, os.getpid()
+        self._connection, self._made_for = connection, (os.getpid(), self._inode())
+
+    def _inode(self) -> int:
+        try:
+            return Path(self._path).stat().st_ino
+        except FileNotFoundError:
+            return 0
 
 
 def _path_of(url: str) -> str:
