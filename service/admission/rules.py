@@ -92,7 +92,11 @@ def _judge_by_settings(headers: Sequence[Header], rules: Sequence[Rule]) -> Verd
 
 
 def _matches(rule: Rule, header: Header) -> bool:
-    """Every condition that is given must hold; an attribute the series lacks fails the condition on it."""
+    """Every condition that is given must hold; an attribute the series lacks fails the condition on it.
+
+    A description is searched as it is, and once more with its underscores read as separators.
+    """
+    description = f"{header.series_description}\n{header.series_description.replace('_', ' ')}"
     image_type = "\\".join(header.image_type)
     spans = (
         (rule.repetition_time_ms, header.repetition_time_ms),
@@ -101,8 +105,8 @@ def _matches(rule: Rule, header: Header) -> bool:
     )
     return (
         (rule.modality is None or rule.modality.upper() == header.modality)
-        and _found(rule.description_matches, names(header))
-        and not _named(rule.description_lacks, names(header))
+        and _found(rule.description_matches, description)
+        and not _named(rule.description_lacks, description)
         and _found(rule.image_type_matches, image_type)
         and not _named(rule.image_type_lacks, image_type)
         and (rule.sequence is None or {one.upper() for one in rule.sequence} <= set(header.scanning_sequence))

@@ -273,6 +273,18 @@ def test_port_probes_take_no_places(tmp_path: Path) -> None:
     house.book.close()
 
 
+@pytest.mark.parametrize("half", [b"", b"\x01\x00\x00", b"\x01\x00\x00\x00\x01\x00" + bytes(40)])
+def test_a_peer_that_stops_in_the_middle_loses_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bytes) -> None:
+    monkeypatch.setattr("service.listener.NETWORK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("service.listener.ACSE_TIMEOUT_S", 0.6)
+    house = House(tmp_path)
+    with listening(house) as listener, socket.create_connection(("127.0.0.1", listener.port), timeout=5) as connection:
+        connection.sendall(half)
+        assert eventually(lambda: len(listener._entity.active_associations) == 1)
+        assert eventually(lambda: len(listener._entity.active_associations) == 0)
+    house.book.close()
+
+
 def test_a_stop_lets_a_sender_finish_and_takes_nobody_new(house: House) -> None:
     with listening(house) as listener:
         association = associate(listener, MR)
