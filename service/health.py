@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from service import queue
 from service.errors import Unavailable
-from service.records import Book
+from service.records import Book, State
 from service.settings import Settings
 from service.store import Store
 
 ANSWER_WITHIN_S: Final = 3.0
+STUCK_AFTER_S: Final = 60.0
 REMEMBERED_S: Final = 1.0
 
 Check = Callable[[], str]
@@ -30,7 +32,7 @@ class PartHealth(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Ready when every part is."""
+    """Ready when every part is, but for `workers`: without them series are still taken and kept, and worked on later."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -58,11 +60,13 @@ class Health:
     """
     Asks every part at once, each at most `ANSWER_WITHIN_S`; an answer is remembered for a second, so that many probes cost one.
 
+    What is in `advisory` is told and does not count.
     A part that hangs is reported as such and not asked again before its answer came: probes never pile up threads.
     """
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    def __init__(self, checks: Mapping[str, Check], advisory: Collection[str] = ()) -> None:
         self._checks = dict(checks)
+        self._advisory = frozenset(advisory)
         self._threads = ThreadPoolExecutor(max_workers=max(1, len(self._checks)), thread_name_prefix="health")
         self._asked: dict[str, Future[str]] = {}
         self._last: tuple[float, Readiness] | None = None
@@ -77,7 +81,7 @@ class Health:
         asked = dict(self._asked)
         wait(asked.values(), timeout=ANSWER_WITHIN_S)
         parts = {name: _part(future) for name, future in asked.items()}
-        answer = Readiness(ready=all(part.ok for part in parts.values()), parts=parts)
+        answer = Readiness(ready=all(part.ok for name, part in parts.items() if name not in self._advisory), parts=parts)
         self._last = (time.monotonic(), answer)
         return answer
 
@@ -118,6 +122,22 @@ def check_broker(settings: Settings) -> Check:
     def check() -> str:
         queue.ping(app)
         return "answers"
+
+    return check
+
+
+def check_workers(book: Book) -> Check:
+    """Queued cases are taken: one runs, or the oldest in the queue is young."""
+
+    def check() -> str:
+        since = book.oldest_queued_at()
+        if since is None:
+            return "nothing waits"
+        waited_s = (datetime.now(UTC) - since).total_seconds()
+        running = book.count_cases()[State.RUNNING]
+        if not running and waited_s > STUCK_AFTER_S:
+            raise Unavailable(f"no worker takes cases: the oldest has waited {waited_s:.0f} s")
+        return f"{running} running, the oldest in the queue has waited {max(0.0, waited_s):.0f} s"
 
     return check
 

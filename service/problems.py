@@ -134,6 +134,7 @@ def answer_problems(app: FastAPI, allowed: Callable[[str], str]) -> None:
 
     @app.exception_handler(Unavailable)
     async def away(_request: Request, error: Unavailable) -> JSONResponse:
+        LOG.warning("unavailable: %s", error.reason)
         return Problem("unavailable", error.reason).response()
 
     @app.exception_handler(OperationalError)

@@ -20,7 +20,7 @@ from service.api.page import page_routes
 from service.api.server import ApiServer, start_api
 from service.api.submission import submission_routes
 from service.api.waiting import Waiters
-from service.health import Check, Health, check_broker, check_database, check_store
+from service.health import Check, Health, check_broker, check_database, check_store, check_workers
 from service.intake import Intake
 from service.metrics import HttpCounts, Metrics
 from service.problems import ProblemDetails, answer_problems
@@ -53,6 +53,7 @@ def make_api(settings: Settings, book: Book, store: Store, intake: Intake, *, ch
         "database": check_database(book),
         "store": check_store(store),
         "broker": check_broker(settings),
+        "workers": check_workers(book),
     }
     counts = HttpCounts()
     desk = Desk(
@@ -61,7 +62,7 @@ def make_api(settings: Settings, book: Book, store: Store, intake: Intake, *, ch
         store=store,
         intake=intake,
         guard=Guard(settings.tokens),
-        health=Health(parts | dict(checks or {})),
+        health=Health(parts | dict(checks or {}), advisory={"workers"}),
         metrics=Metrics(book, store, counts, product_version()),
         version=product_version(),
         limits=Limits.from_settings(settings),

@@ -8,6 +8,7 @@ import time
 import uuid
 from typing import Final
 
+from anyio import move_on_after
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,9 +18,31 @@ from service.metrics import HttpCounts
 from service.problems import problem_of_defect
 
 LOG = logging.getLogger("service.http")
+DRAIN_BYTES: Final = 1 << 30
+DRAIN_S: Final = 20.0
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 QUIET: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Routes that a probe calls every few seconds: logged only when they fail."""
+
+
+class _Body:
+    """The body of a request, so that what an error leaves unread can be read to its end: a sender that is cut off sees no answer."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._over = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._over = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """Throw away the rest of the body, up to a size and a time; RFC 9112 9.6."""
+        left_bytes = DRAIN_BYTES
+        with move_on_after(DRAIN_S):
+            while not self._over and left_bytes > 0:
+                left_bytes -= len((await self.receive()).get("body", b""))
 
 
 class Access:
@@ -41,6 +64,8 @@ class Access:
         # Wherever GET is, HEAD is the same without the body (RFC 9110 9.3.2).
         inner = {**scope, "method": "GET"} if head else scope
 
+        body = _Body(receive)
+
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
@@ -49,13 +74,15 @@ class Access:
             elif head:
                 message = {**message, "body": b""}
             await send(message)
+            if message["type"] == "http.response.start" and status >= 400:
+                await body.drain()
 
         try:
-            await self._app(inner, receive, noting)
+            await self._app(inner, body.receive, noting)
         except Exception as error:  # noqa: BLE001  # the edge: a defect is answered with 500 and logged without its text
             problem = problem_of_defect(error)
             if not status:
-                await problem.response()(inner, receive, noting)
+                await problem.response()(inner, body.receive, noting)
         finally:
             self._note(inner, scope["method"], status or 499, time.perf_counter() - began)
             request_id.reset(reset)

@@ -14,7 +14,7 @@ from service.api.desk import CASE_ID, Desk
 from service.api.status import FACES, CaseList, CaseStatus, DeliveryStatus, Stage
 from service.api.waiting import Waiters, is_final
 from service.problems import Problem, problem_responses
-from service.records import Case, Delivery, InvalidTransition, OutputRow, State
+from service.records import Case, Delivery, InvalidTransition, OutputRow, State, UnknownCase
 from service.security import Scope
 
 LONGEST_WAIT_S = 300.0
@@ -76,9 +76,10 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
         responses=problem_responses(401, 403, 404, 409),
     )
     async def retry_case(case_id: CaseId) -> CaseStatus:
-        await desk.case(case_id)
         try:
             await desk.look(partial(desk.intake.retry, case_id))
+        except UnknownCase:
+            raise Problem("case-not-found", "No case has this identifier.") from None
         except InvalidTransition as error:
             detail = f"The case is {error.state}; failed and held cases can be run again."
             raise Problem("not-retryable", detail, state=error.state.value) from None

@@ -26,6 +26,7 @@ from service.uploads import Part, check_room, check_size, size_text, spool_folde
 
 UPLOADS_AT_ONCE: Final = 8
 SILENCE_S: Final = 60.0
+SLOWEST_BYTES_PER_S: Final = 4096
 LARGE_BYTES: Final = 32 << 20
 HEADER_BYTES: Final = 64 << 20
 MOST_PROBLEMS: Final = 100
@@ -94,8 +95,9 @@ async def _take(desk: Desk, request: Request) -> Accepted:
 
 
 async def _blocks(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes; a sender that falls silent or leaves ends the upload."""
+    """The body as it comes; a sender that falls silent, drips or leaves ends the upload."""
     stream = request.stream()
+    began, taken_bytes = anyio.current_time(), 0
     while True:
         try:
             with anyio.fail_after(SILENCE_S):
@@ -106,6 +108,9 @@ async def _blocks(request: Request) -> AsyncIterator[bytes]:
             raise Problem("upload-timed-out", f"Nothing came for {SILENCE_S:g} s.") from None
         except ClientDisconnect:
             raise Problem("malformed-upload", "The sender left before the end.") from None
+        taken_bytes += len(block)
+        if taken_bytes < SLOWEST_BYTES_PER_S * (anyio.current_time() - began - SILENCE_S):
+            raise Problem("upload-timed-out", f"Slower than {SLOWEST_BYTES_PER_S} bytes a second.")
         yield block
 
 

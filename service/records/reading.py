@@ -7,7 +7,7 @@ import binascii
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select, text
@@ -134,8 +134,9 @@ def _decode_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         at, case_id = json.loads(base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
         moment = datetime.fromisoformat(at)
-        if moment.tzinfo is None or not isinstance(case_id, str):
+        if moment.tzinfo is None or not isinstance(case_id, str) or not case_id.isprintable():
             raise ValueError("incomplete")
-    except (ValueError, TypeError, binascii.Error, RecursionError):
+        moment = moment.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, binascii.Error, RecursionError):
         raise ValueError("not a cursor of this list") from None
     return moment, case_id

@@ -7,6 +7,7 @@ import io
 import logging
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,9 +128,9 @@ class Host:
         return [path for name in ("instances", "incoming") for path in (self.store.root / name).rglob("*")]
 
 
-@pytest.fixture
-def make_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
-    """Start services with settings of one's own."""
+@contextmanager
+def hosts_in(folder: Path) -> Iterator[Callable[..., Host]]:
+    """Start services with settings of one's own, and stop them."""
     hosts: list[Host] = []
     text = io.StringIO()
     handler = logging.StreamHandler(text)
@@ -139,7 +140,7 @@ def make_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
     logging.getLogger().setLevel(logging.INFO)
 
     def make(**values: object) -> Host:
-        settings = Settings.model_validate({"data_dir": tmp_path, "http_port": 0, "quiet_time_s": 0.2, "minimum_free_mb": 0, **values})
+        settings = Settings.model_validate({"data_dir": folder, "http_port": 0, "quiet_time_s": 0.2, "minimum_free_mb": 0, **values})
         records.upgrade(settings.database)
         book = records.open_book(settings)
         store = Store(settings.data_dir, settings.minimum_free_mb)
@@ -161,6 +162,20 @@ def make_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
 
 
 @pytest.fixture
+def make_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
+    """Start services with settings of one's own."""
+    with hosts_in(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
 def host(make_host: Callable[..., Host]) -> Host:
     """The service with its defaults."""
     return make_host()
+
+
+@pytest.fixture(scope="module")
+def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """One service for all the tests of a module that leave nothing behind."""
+    with hosts_in(tmp_path_factory.mktemp("shared")) as make:
+        yield make()

@@ -37,7 +37,9 @@ def _of(seen: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str, **
 def test_ready_names_every_part(host: Host) -> None:
     answer = host.client.get("/health/ready")
     assert answer.status_code == 200
-    assert {name: part["ok"] for name, part in answer.json()["parts"].items()} == {"database": True, "store": True, "broker": True}
+    assert {name: part["ok"] for name, part in answer.json()["parts"].items()} == dict.fromkeys(
+        ("database", "store", "broker", "workers"), True
+    )
     assert host.client.get("/health/live").json() == {"status": "alive"}
 
 
@@ -63,6 +65,17 @@ def test_a_broker_that_is_away_is_a_reason(make_host: Callable[..., Host]) -> No
     answer = make_host(broker_url="redis://127.0.0.1:1/0").client.get("/health/ready")
     assert answer.status_code == 503
     assert answer.json()["parts"]["broker"]["ok"] is False
+
+
+def test_a_queue_that_nobody_works_on_is_told_but_uploads_still_come_in(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.health.STUCK_AFTER_S", 0.0)
+    case_id = host.send(make_series())
+    answer = host.client.get("/health/ready")
+    assert answer.status_code == 200
+    assert answer.json()["ready"] is True
+    assert answer.json()["parts"]["workers"]["ok"] is False
+    assert "no worker takes cases" in answer.json()["parts"]["workers"]["reason"]
+    host.finish(case_id)
 
 
 def test_a_part_that_hangs_is_told_in_time_and_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,11 +96,11 @@ def test_a_truncated_file_is_named_and_not_kept(host: Host) -> None:
         ([("files", ("a.zip", as_zip({"b.zip": as_zip({"a": b"no"})}), "x/y"))], 422, "nothing-usable"),
     ],
 )
-def test_what_is_of_no_use_is_refused_and_nothing_stays(host: Host, content: list[Any], status: int, kind: str) -> None:
-    answer = host.client.post("/cases", files=content)
+def test_what_is_of_no_use_is_refused_and_nothing_stays(shared_host: Host, content: list[Any], status: int, kind: str) -> None:
+    answer = shared_host.client.post("/cases", files=content)
     assert answer.status_code == status, answer.text
     assert answer.json()["type"] == f"urn:leukoscope:problem:{kind}"
-    assert nothing_left(host)
+    assert nothing_left(shared_host)
 
 
 def test_a_link_and_a_locked_entry_in_a_zip_are_refused(host: Host) -> None:
@@ -180,6 +180,30 @@ def test_limits_on_size_and_number_of_files(make_host: Callable[..., Host]) -> N
     assert nothing_left(host)
 
 
+def test_a_refused_sender_of_much_still_reads_the_answer(make_host: Callable[..., Host]) -> None:
+    host = make_host(maximum_upload_bytes=100_000)
+    for headers in ({}, {"Sec-Fetch-Site": "cross-site"}):
+        answer = host.client.post("/cases", files=as_parts([bytes(30 << 20)]), headers=headers)
+        assert answer.status_code in (403, 413)
+    assert nothing_left(host)
+
+
+def test_a_sender_that_drips_is_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.submission.SILENCE_S", 0.3)
+    monkeypatch.setattr("service.api.access.DRAIN_S", 0.1)
+    head = b"POST /cases HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 5000\r\n\r\n--b\r\n"
+    with socket.create_connection((host.server.host, host.server.port), timeout=10) as peer:
+        peer.sendall(head)
+        assert b" 408 " in peer.recv(1000)
+    with socket.create_connection((host.server.host, host.server.port), timeout=10) as peer:
+        peer.sendall(head)
+        for _ in range(6):
+            threading.Event().wait(0.1)
+            peer.sendall(b"x")
+        assert b" 408 " in peer.recv(1000)
+    assert nothing_left(host)
+
+
 def test_more_files_than_starlette_would_take(host: Host) -> None:
     answer = host.client.post("/cases", files=as_parts([b"x"] * 1500))
     assert answer.status_code == 422
@@ -203,15 +227,15 @@ def test_more_files_than_starlette_would_take(host: Host) -> None:
         ("multipart/form-data; boundary=\xff\x00".encode("latin-1").decode("latin-1"), b"x", 400),
     ],
 )
-def test_bodies_that_are_no_upload(host: Host, kind: str, body: bytes, status: int) -> None:
+def test_bodies_that_are_no_upload(shared_host: Host, kind: str, body: bytes, status: int) -> None:
     headers = {b"content-type": kind.encode("latin-1").replace(b"\0", b"\x01")} if kind else {}
     try:
-        answer = host.client.post("/cases", content=body, headers=headers)
+        answer = shared_host.client.post("/cases", content=body, headers=headers)
     except httpx.LocalProtocolError:
         pytest.skip("not even h11 sends this")
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    assert nothing_left(host)
+    assert nothing_left(shared_host)
 
 
 def test_a_sender_that_leaves_half_way_leaves_nothing(host: Host) -> None:
