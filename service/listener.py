@@ -21,11 +21,9 @@ from typing import Any, Final
 from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, evt
 from pynetdicom.pdu_primitives import A_RELEASE
-from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.service_class import StorageServiceClass
-from pynetdicom.sop_class import uid_to_service_class
+from pynetdicom.presentation import build_context
 
-from service.admission.refusals import MR_IMAGE_CLASSES
+from service.contexts import VERIFICATION, supported_contexts
 from service.errors import Rejected, Unavailable
 from service.headers import Mismatch
 from service.intake import Announced, Intake, Peer
@@ -33,22 +31,6 @@ from service.settings import CallingAE, Settings
 
 LOG = logging.getLogger(__name__)
 
-# Uncompressed first: where a sender offers a choice it converts, and nobody has to decode. Then what keeps every value, then the rest.
-TRANSFER_SYNTAXES: Final = {
-    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
-    "1.2.840.10008.1.2": "Implicit VR Little Endian",
-    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
-    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
-    "1.2.840.10008.1.2.5": "RLE Lossless",
-    "1.2.840.10008.1.2.4.70": "JPEG Lossless, first-order prediction (SV1)",
-    "1.2.840.10008.1.2.4.57": "JPEG Lossless",
-    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
-    "1.2.840.10008.1.2.4.90": "JPEG 2000 (lossless only)",
-    "1.2.840.10008.1.2.4.81": "JPEG-LS (near-lossless)",
-    "1.2.840.10008.1.2.4.91": "JPEG 2000",
-    "1.2.840.10008.1.2.4.50": "JPEG Baseline",
-    "1.2.840.10008.1.2.4.51": "JPEG Extended",
-}
 STATUSES: Final = {
     0x0000: ("Success", "the instance is durable and indexed, or recorded and discarded by policy"),
     0xA700: ("Refused: Out of Resources", "no space, or the case book is away; send again later"),
@@ -59,7 +41,6 @@ STATUSES: Final = {
 REJECT_CALLING: Final = (0x01, 0x01, 0x03)  # PS3.8 9.3.4: permanent, service user, calling AE title not recognised
 REJECT_BUSY: Final = (0x02, 0x03, 0x01)  # transient, presentation related, temporary congestion
 
-VERIFICATION: Final = "1.2.840.10008.1.1"
 MAXIMUM_PDU: Final = 131072
 ACSE_TIMEOUT_S: Final = 30.0
 NETWORK_TIMEOUT_S: Final = 60.0
@@ -246,28 +227,6 @@ def _acknowledge_at_once(association: Any) -> None:
 def start_listener(settings: Settings, intake: Intake) -> Listener:
     """Begin to listen. Raises OSError where the port is taken."""
     return Listener(settings, intake)
-
-
-def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -> list[PresentationContext]:
-    """
-    Give what we support of what is proposed: verification, MR images, and with `unwanted` every other storage class too.
-
-    References
-    ----------
-    PS3.8 7.1.1.13, PS3.4 B.3
-    """
-    contexts = []
-    for uid in {str(context.abstract_syntax) for context in proposed}:
-        if uid == VERIFICATION:
-            contexts.append(build_context(uid))
-        elif uid in MR_IMAGE_CLASSES or (unwanted and is_storage(uid)):
-            contexts.append(build_context(uid, list(TRANSFER_SYNTAXES)))
-    return contexts
-
-
-def is_storage(uid: str) -> bool:
-    """Tell whether pynetdicom serves the class as storage of a composite instance with a patient."""
-    return uid_to_service_class(uid) is StorageServiceClass
 
 
 @dataclass

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.admission.rules import RULE_NAMES
-from service.listener import MAXIMUM_PDU, STATUSES, TRANSFER_SYNTAXES
+from service.contexts import TRANSFER_SYNTAXES
+from service.listener import MAXIMUM_PDU, STATUSES
 
 STATEMENT = (Path(__file__).resolve().parents[2] / "deploy" / "conformance.md").read_text(encoding="utf-8")
 

@@ -25,9 +25,10 @@ from pydicom.uid import (
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
+from service.contexts import TRANSFER_SYNTAXES
 from service.errors import Unavailable
 from service.headers import read_file
-from service.listener import STATUSES, TRANSFER_SYNTAXES, Listener
+from service.listener import STATUSES, Listener
 from service.records import State
 from tests.service.house import House, associate, join_network_threads, listening
 from tests.service.series import flair_series, part10

@@ -1,0 +1,51 @@
+"""Which presentation contexts the listener accepts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import uid_to_service_class
+
+from service.admission.refusals import MR_IMAGE_CLASSES
+
+VERIFICATION: Final = "1.2.840.10008.1.1"
+# Uncompressed first: where a sender offers a choice it converts, and nobody has to decode. Then what keeps every value, then the rest.
+TRANSFER_SYNTAXES: Final = {
+    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
+    "1.2.840.10008.1.2": "Implicit VR Little Endian",
+    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
+    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
+    "1.2.840.10008.1.2.5": "RLE Lossless",
+    "1.2.840.10008.1.2.4.70": "JPEG Lossless, first-order prediction (SV1)",
+    "1.2.840.10008.1.2.4.57": "JPEG Lossless",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 (lossless only)",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS (near-lossless)",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+    "1.2.840.10008.1.2.4.50": "JPEG Baseline",
+    "1.2.840.10008.1.2.4.51": "JPEG Extended",
+}
+
+
+def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -> list[PresentationContext]:
+    """
+    Give what we support of what is proposed: verification, MR images, and with `unwanted` every other storage class too.
+
+    References
+    ----------
+    PS3.8 7.1.1.13, PS3.4 B.3
+    """
+    contexts = []
+    for uid in {str(context.abstract_syntax) for context in proposed}:
+        if uid == VERIFICATION:
+            contexts.append(build_context(uid))
+        elif uid in MR_IMAGE_CLASSES or (unwanted and is_storage(uid)):
+            contexts.append(build_context(uid, list(TRANSFER_SYNTAXES)))
+    return contexts
+
+
+def is_storage(uid: str) -> bool:
+    """Tell whether pynetdicom serves the class as storage of a composite instance with a patient."""
+    return uid_to_service_class(uid) is StorageServiceClass
