@@ -107,7 +107,10 @@ async function load(cursor) {
   try {
     const answer = await fetch(`/cases?${query}`, { headers: headers() });
     const body = await answer.json();
-    if (answer.status === 401 || answer.status === 403) document.getElementById("token-label").hidden = false;
+    if (answer.status === 401 || answer.status === 403) {
+      document.getElementById("token-label").hidden = false;
+      throw new Error("This service needs an API token with the scope read.");
+    }
     if (!answer.ok) throw new Error(body.detail || `${answer.status}`);
     news.textContent = "";
     if (cursor || !olderShown) next = body.next;
