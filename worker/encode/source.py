@@ -193,6 +193,11 @@ def _number(text: str) -> str:
     return text if valid and len(text) <= _LONGEST["DS"] else ""
 
 
+def _age(text: str) -> str:
+    valid = re.fullmatch(r"(\d{1,3})([DWMY])", text.upper())
+    return f"{int(valid[1]):03d}{valid[2]}" if valid else ""
+
+
 def _matching(pattern: str) -> Callable[[str], str]:
     return lambda text: text if re.fullmatch(pattern, text) else ""
 
@@ -202,7 +207,7 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     "TM": _time,
     "DS": _number,
     "IS": _matching(r"[+-]?\d{1,10}"),
-    "AS": _matching(r"\d{3}[DWMY]"),
+    "AS": _age,
     "CS": _matching(r"[A-Z0-9_ ]{1,16}"),
     # components with leading zeros are wrong but real, and a study is found by them
     "UI": _matching(r"[\d.]{1,64}"),

@@ -110,6 +110,8 @@ def test_lossy_sources_make_lossy_objects(peer, tmp_path):
         ("StudyTime", "12:34:56", "123456"),
         ("StudyTime", "2460", ""),
         ("PatientSex", "f", "F"),
+        ("PatientAge", "45Y", "045Y"),
+        ("PatientAge", "45", ""),
         ("PatientName", "A^B\x1b", "A^B"),
         ("PatientName", "a" * 70 + "=" + "b" * 70, "a" * 64 + "=" + "b" * 64),
         ("StudyInstanceUID", "1.2.03.4", "1.2.03.4"),
