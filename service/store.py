@@ -17,17 +17,13 @@ import re
 import secrets
 import shutil
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
 
 from service.durable import FolderSync, disk_trouble, write_durably
 from service.errors import Unavailable
@@ -41,7 +37,8 @@ LEFTOVER_AGE_S = 24 * 3600.0
 _RENAMES = 5
 
 _IMPLEMENTATION_CLASS_UID = "2.25.264893416718291652817734018201574120413"
-_IMPLEMENTATION_VERSION = "LEUKOSCOPE"
+_IMPLEMENTATION_VERSION = b"LEUKOSCOPE"
+_LONGEST_VALUE = 0xFFFE
 
 
 @dataclass(frozen=True)
@@ -188,17 +185,28 @@ class Store:
 
 def encode_file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
     """Encode preamble, prefix and file meta information; the same for the same three UIDs (PS3.10 7.1)."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
-    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
-    meta.ImplementationClassUID = UID(_IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = _IMPLEMENTATION_VERSION
-    buffer = DicomBytesIO()
-    buffer.write(b"\x00" * 128 + b"DICM")
-    write_file_meta_info(buffer, meta, enforce_standard=True)
-    return buffer.getvalue()
+    elements = b"".join(
+        (
+            _element(0x0001, b"OB", b"\x00\x01"),
+            _element(0x0002, b"UI", _uid(sop_class_uid)),
+            _element(0x0003, b"UI", _uid(sop_instance_uid)),
+            _element(0x0010, b"UI", _uid(transfer_syntax_uid)),
+            _element(0x0012, b"UI", _uid(_IMPLEMENTATION_CLASS_UID)),
+            _element(0x0013, b"SH", _IMPLEMENTATION_VERSION),
+        )
+    )
+    return b"\x00" * 128 + b"DICM" + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
+
+
+def _element(number: int, representation: bytes, value: bytes) -> bytes:
+    """Encode one element of group 0002, always explicit little endian (PS3.5 7.1.2)."""
+    length = struct.pack("<HI", 0, len(value)) if representation == b"OB" else struct.pack("<H", len(value))
+    return struct.pack("<HH", 0x0002, number) + representation + length + value
+
+
+def _uid(uid: str) -> bytes:
+    value = uid.encode("ascii", "replace")[:_LONGEST_VALUE]
+    return value + b"\x00" * (len(value) % 2)
 
 
 def series_key(series_uid: str) -> str:

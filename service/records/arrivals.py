@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 
 from service.records.database import Ledger
 from service.records.moves import lock_case, move, utc_now
-from service.records.noting import count_arrivals, known_digests, note, open_cases
+from service.records.noting import count_arrivals, note_all, note_senders, open_cases
 from service.records.primary import settle_study
 from service.records.rows import InstanceRow, Noted, Receiving
 from service.records.schema import arrivals, cases, instances
@@ -26,6 +26,10 @@ class Arrivals(Ledger):
     """Instances in; cases from receiving to queued, held or rejected."""
 
     _destinations: tuple[Destination, ...] = ()
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._senders: dict[str, set[str]] = {}  # noted already: association → case ids, until it closes
 
     def note_instances(self, rows: Sequence[InstanceRow]) -> list[Noted]:
         """Index stored instances, in one transaction; each is durable on disk already.
@@ -43,16 +47,17 @@ class Arrivals(Ledger):
         now = utc_now()
         with self._writing() as connection:
             books = open_cases(connection, rows, now)
-            known = known_digests(connection, books, rows)
-            noted = [note(connection, books[row.study_uid, row.series_uid], row, known, now) for row in rows]
+            noted = note_all(connection, books, rows, now)
             count_arrivals(connection, books, rows, noted, now)
+            senders = {(row.association, one.case_id): row.received_at for row, one in zip(rows, noted, strict=True)}
+            note_senders(connection, {pair: moment for pair, moment in senders.items() if pair[1] not in self._senders.get(pair[0], ())})
             for study_uid in {case["study_uid"] for case in books.values() if case.get("reopened")}:
                 settle_study(connection, study_uid, self._destinations, now)
             # The state after the whole batch: one answer for all its rows.
-            return [
-                Noted(one.case_id, one.outcome, State(books[row.study_uid, row.series_uid]["state"]))
-                for one, row in zip(noted, rows, strict=True)
-            ]
+            states = {case["id"]: State(case["state"]) for case in books.values()}
+        for association, case_id in senders:
+            self._senders.setdefault(association, set()).add(case_id)
+        return [Noted(one.case_id, one.outcome, states[one.case_id]) for one in noted]
 
     def headers(self, case_id: str) -> list[InstanceRow]:
         """Give the instances of a case (not those set aside), in the order they came."""
@@ -118,6 +123,7 @@ class Arrivals(Ledger):
         """Note that nothing more comes from this association."""
         with self._writing() as connection:
             connection.execute(delete(arrivals).where(arrivals.c.association == association))
+        self._senders.pop(association, None)
 
     def queue_case(
         self, case_id: str, rule: str | None, quality: Sequence[str] = (), *, rank: Sequence[Any] | None = None, seen: int | None = None

@@ -6,11 +6,11 @@ import base64
 import hashlib
 import secrets
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.records.moves import lock_studies, move, note_history, plain
@@ -20,6 +20,25 @@ from service.records.states import SUBMITTED, Event, State
 
 Books = dict[tuple[str, str], dict[str, Any]]
 Digests = dict[tuple[str, str], dict[str, bool]]
+
+# Built once: making a statement costs more here than running it.
+_INSERT = insert(instances)
+_COUNT = (
+    update(cases)
+    .where(cases.c.id == bindparam("b_id"))
+    .values(instances=bindparam("b_instances"), last_received_at=bindparam("b_last"), changed_at=bindparam("b_now"))
+)
+_KEPT = (
+    "sop_instance_uid",
+    "sop_class_uid",
+    "transfer_syntax_uid",
+    "digest",
+    "path",
+    "size",
+    "header",
+    "association",
+    "received_at",
+)
 
 
 def patient_key(patient_id: str, issuer: str = "", study_uid: str = "") -> str:
@@ -73,7 +92,7 @@ def _new_case(row: InstanceRow, now: datetime) -> dict[str, Any]:
     }
 
 
-def known_digests(connection: Connection, books: Books, rows: Sequence[InstanceRow]) -> Digests:
+def _known_digests(connection: Connection, books: Books, rows: Sequence[InstanceRow]) -> Digests:
     """Give, by case and SOP Instance UID, the digests already there and whether each is set aside."""
     case_ids = {books[row.study_uid, row.series_uid]["id"] for row in rows}
     uids = {row.sop_instance_uid for row in rows}
@@ -86,29 +105,26 @@ def known_digests(connection: Connection, books: Books, rows: Sequence[InstanceR
     return known
 
 
-def note(connection: Connection, case: dict[str, Any], row: InstanceRow, known: Digests, now: datetime) -> Noted:
-    """Index one instance under its locked case, and say what it was."""
+def note_all(connection: Connection, books: Books, rows: Sequence[InstanceRow], now: datetime) -> list[Noted]:
+    """Index instances under their locked cases, in one statement, and say what each was."""
+    known = _known_digests(connection, books, rows)
+    fresh: list[dict[str, Any]] = []
+    noted = [_note(connection, books[row.study_uid, row.series_uid], row, known, fresh, now) for row in rows]
+    if fresh:
+        connection.execute(_INSERT, fresh)
+    return noted
+
+
+def _note(
+    connection: Connection, case: dict[str, Any], row: InstanceRow, known: Digests, fresh: list[dict[str, Any]], now: datetime
+) -> Noted:
     digests = known[case["id"], row.sop_instance_uid]
     if row.digest in digests:
         return Noted(case["id"], "conflict" if digests[row.digest] else "repeat", State(case["state"]))
     aside = bool(digests)
     digests[row.digest] = aside
-    connection.execute(
-        insert(instances).values(
-            case_id=case["id"],
-            sop_instance_uid=row.sop_instance_uid,
-            sop_class_uid=row.sop_class_uid,
-            transfer_syntax_uid=row.transfer_syntax_uid,
-            digest=row.digest,
-            path=row.path,
-            size=row.size,
-            header=row.header,
-            source=plain(row.source),
-            association=row.association,
-            received_at=row.received_at,
-            aside=aside,
-        )
-    )
+    values = {name: getattr(row, name) for name in _KEPT}
+    fresh.append(values | {"case_id": case["id"], "source": plain(row.source), "aside": aside})
     if aside:
         return Noted(case["id"], "conflict", State(case["state"]))
     if State(case["state"]) is not State.RECEIVING:
@@ -126,29 +142,29 @@ def _reopen(connection: Connection, case: dict[str, Any], now: datetime) -> None
     case["reopened"] = True
 
 
-def count_arrivals(
-    connection: Connection,
-    books: Books,
-    rows: Sequence[InstanceRow],
-    noted: Sequence[Noted],
-    now: datetime,
-) -> None:
-    """Bring counts, last arrival and senders up to date, once per case and not once per instance."""
+def count_arrivals(connection: Connection, books: Books, rows: Sequence[InstanceRow], noted: Sequence[Noted], now: datetime) -> None:
+    """Bring counts and the time of the last arrival up to date, once per case and not once per instance."""
     new: dict[str, int] = defaultdict(int)
     last: dict[str, datetime] = {}
-    senders = {}
     for row, one in zip(rows, noted, strict=True):
         new[one.case_id] += one.outcome == "new"
         last[one.case_id] = max(last.get(one.case_id, row.received_at), row.received_at)
-        senders[row.association, one.case_id] = row.received_at
     for case in books.values():
-        if case["id"] in last and (new[case["id"]] or case["state"] == State.RECEIVING.value):
-            case["instances"] += new[case["id"]]
-            moment = max(case["last_received_at"], last[case["id"]])
-            connection.execute(
-                update(cases).where(cases.c.id == case["id"]).values(instances=case["instances"], last_received_at=moment, changed_at=now)
-            )
+        case_id = case["id"]
+        if case_id in last and (new[case_id] or case["state"] == State.RECEIVING.value):
+            case["instances"] += new[case_id]
+            values = {
+                "b_instances": case["instances"],
+                "b_last": max(case["last_received_at"], last[case_id]),
+                "b_now": now,
+                "b_id": case_id,
+            }
+            connection.execute(_COUNT, values)
+
+
+def note_senders(connection: Connection, senders: Mapping[tuple[str, str], datetime]) -> None:
+    """Note which association sent to which case, at its first time."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     for (association, case_id), moment in senders.items():
-        arrival = dialect.insert(arrivals).values(association=association, case_id=case_id, first_at=moment, last_at=moment)
-        connection.execute(arrival.on_conflict_do_update(index_elements=["association", "case_id"], set_={"last_at": moment}))
+        arrival = dialect.insert(arrivals).values(association=association, case_id=case_id, first_at=moment)
+        connection.execute(arrival.on_conflict_do_nothing(index_elements=["association", "case_id"]))

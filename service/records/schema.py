@@ -128,7 +128,6 @@ arrivals = Table(
     Column("association", Text, primary_key=True),
     Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True, index=True),
     Column("first_at", UtcTime, nullable=False),
-    Column("last_at", UtcTime, nullable=False),
 )
 
 history = Table(

@@ -65,7 +65,6 @@ def upgrade() -> None:
         sa.Column("association", sa.Text(), nullable=False),
         sa.Column("case_id", sa.String(length=40), nullable=False),
         sa.Column("first_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("last_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["case_id"], ["cases.id"], name=op.f("fk_arrivals_case_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("association", "case_id", name=op.f("pk_arrivals")),
     )
