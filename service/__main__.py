@@ -27,6 +27,7 @@ APP = typer.Typer(
 RELEASES_APP = typer.Typer(help="The models that can be served.", no_args_is_help=True)
 APP.add_typer(RELEASES_APP, name="releases")
 
+_SEGMENT_STEPS = 7  # the engine, and the six stages of worker.pipeline
 _NODE = re.compile(r"(?P<title>[^@]{1,16})@(?P<host>\[[0-9a-fA-F:]+\]|[^:@]+):(?P<port>\d{1,5})")
 
 
@@ -127,6 +128,7 @@ def segment(
 ) -> None:
     """Segment without a server: all outputs into a folder."""
     from rich.console import Console
+    from rich.progress import Progress
 
     from model.engine import open_engine
     from service.choose import choose_series
@@ -139,16 +141,19 @@ def segment(
         choice = choose_series(source, settings, series)
         console.print(choice.why, highlight=False)
         case: pipeline.Input = choice.files
+        doubts = choice.quality
     else:
-        case = pipeline.read_nifti(source)
-    with console.status("loading the engine") as status:
+        case, doubts = pipeline.read_nifti(source), ()
+    with Progress(console=console) as progress:
+        bar = progress.add_task("engine", total=_SEGMENT_STEPS)
         engine = open_engine(release, settings.engine, settings.precision, threads=settings.threads)
-        result = pipeline.run(case, release, engine, on_stage=status.update)
+        result = pipeline.run(case, release, engine, on_stage=lambda name: progress.update(bar, advance=1, description=name))
+        progress.update(bar, completed=_SEGMENT_STEPS)
     output.mkdir(parents=True, exist_ok=True)
     for item in result.outputs:
         (output / item.filename).write_bytes(item.data)
         console.print(str(output / item.filename), highlight=False)
-    for flag in result.quality:
+    for flag in dict.fromkeys((*doubts, *result.quality)):
         console.print(f"note: {flag}", style="yellow", markup=False)
 
 

@@ -108,10 +108,17 @@ def associate(peer: Peer, files: Sequence[Outgoing]) -> Iterator[Association]:
     entity.dimse_timeout = _ANSWER_S
     entity.network_timeout = _ANSWER_S
     entity.requested_contexts = _propose(files)
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _send_at_once)]
+    opened: list[bool] = []
+
+    def note_open(event: evt.Event) -> None:
+        opened.append(True)
+        _send_at_once(event)
+
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, note_open)]
     association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=handlers)
     if not association.is_established:
-        raise Unavailable(f"{peer.ae_title} at {peer.host}:{peer.port}: {_why_not(association)}")
+        why = _why_not(association) if opened else "no connection"
+        raise Unavailable(f"{peer.ae_title} at {peer.host}:{peer.port}: {why}")
     try:
         yield association
     except BaseException:
@@ -164,6 +171,4 @@ def _send_at_once(event: evt.Event) -> None:
 def _why_not(association: Association) -> str:
     if association.is_rejected:
         return "the association was rejected"
-    if association.is_aborted:
-        return "the association was aborted"
-    return "no connection"
+    return "the association was aborted"
