@@ -17,7 +17,8 @@ _TABLE_WIDTH = 188.0
 _ROWS = 9
 _TUMOUR_LIKE_ROWS = 3
 _SHOWN = 3
-_LEVELS, _LEVELS_PER_ROW = 12, 6
+_LEAST_ROWS = 2  # of planes: the table and the limits beside them need the room
+_LEVELS_PER_ROW = 6
 _GAP = 3.0
 _TITLES = ("axial", "coronal", "sagittal")
 # place, alignment and title of the table's columns
@@ -95,7 +96,7 @@ def _limits(page: Any, report: Report, y: float, bottom: float) -> None:
 
 
 def _planes(page: Any, context: Context, scene: Scene, y: float) -> float:
-    """Draw three planes through each of the largest lesions, one row each; give where the three rows end."""
+    """Draw three planes through each of the largest lesions, one row each; give where they end."""
     left = MARGIN + _TABLE_WIDTH + 14
     width = (INNER - _TABLE_WIDTH - 14 - 2 * _GAP) / 3
     height = width * FIELD_MM[1] / FIELD_MM[0]
@@ -110,7 +111,8 @@ def _planes(page: Any, context: Context, scene: Scene, y: float) -> float:
         for column, picture in enumerate(three_planes(scene, view, scale, 22)):
             place(page, picture, left + column * (width + _GAP), bottom, width, height)
         _label(page, left, bottom + height, caption)
-    return top - _SHOWN * height - (_SHOWN - 1) * _GAP
+    taken = max(len(rows), _LEAST_ROWS)
+    return top - taken * height - (taken - 1) * _GAP
 
 
 def _label(page: Any, x: float, top: float, text: str) -> None:
@@ -129,14 +131,15 @@ def draw_levels(page: Any, scene: Scene, y: float, bottom: float) -> None:
     """Draw the levels worth seeing, inferior first, above `bottom`, with the meaning of the outlines in the title's line."""
     title(page, MARGIN, y, "Axial levels, inferior to superior")
     _legend(page, y)
-    rows = _LEVELS // _LEVELS_PER_ROW
     cell = (INNER - _GAP * (_LEVELS_PER_ROW - 1)) / _LEVELS_PER_ROW
     across_mm, down_mm = scene.size_mm(AXIAL)
     top = y - 5
-    height = min(cell * down_mm / across_mm, (top - bottom - _GAP * (rows - 1)) / rows)
+    height = cell * down_mm / across_mm
+    rows = max(2, int((top - bottom + _GAP) // (height + _GAP)))
+    height = min(height, (top - bottom - _GAP * (rows - 1)) / rows)
     width = height * across_mm / down_mm
     scale = width * PIXELS_PER_POINT / across_mm
-    for number, level in enumerate(level_positions(scene, _LEVELS)):
+    for number, level in enumerate(level_positions(scene, rows * _LEVELS_PER_ROW)):
         row, column = divmod(number, _LEVELS_PER_ROW)
         left = MARGIN + column * (cell + _GAP) + (cell - width) / 2
         place(page, marked(scene, AXIAL, level, scale, 20), left, top - (row + 1) * height - row * _GAP, width, height)
