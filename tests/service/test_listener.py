@@ -289,12 +289,12 @@ def test_a_peer_that_stops_in_the_middle_loses_its_place(tmp_path: Path, monkeyp
 def test_a_stop_lets_a_sender_finish_and_takes_nobody_new(house: House) -> None:
     with listening(house) as listener:
         association = associate(listener, MR)
-        series = flair_series(40)
+        series = flair_series(16)
         assert association.send_c_store(series[0]).Status == 0x0000
-        stopping = threading.Thread(target=listener.stop, args=(5.0,))
+        stopping = threading.Thread(target=listener.stop, args=(60.0,))
         stopping.start()
         assert eventually(lambda: listener._stopping)
-        assert [association.send_c_store(dataset).Status for dataset in series[1:]] == [0x0000] * 39
+        assert [association.send_c_store(dataset).Status for dataset in series[1:]] == [0x0000] * 15
         association.release()
         stopping.join()
         with pytest.raises(OSError, match="refused"):

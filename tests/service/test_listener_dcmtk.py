@@ -30,10 +30,10 @@ def listener(house: House) -> Iterator[Listener]:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=150, check=False)
 
 
-def write(folder: Path, count: int = 20) -> Path:
+def write(folder: Path, count: int = 14) -> Path:
     """A series as files."""
     folder.mkdir()
     for k, dataset in enumerate(flair_series(count)):
@@ -49,12 +49,12 @@ def test_storescu_pushes_a_series(peer: Find, listener: Listener, house: House, 
     sent = run(peer("storescu"), "-aec", "LEUKOSCOPE", "127.0.0.1", str(listener.port), "+sd", write(tmp_path / "series"))
     assert sent.returncode == 0, sent.stderr
     assert house.case.state is State.QUEUED
-    assert house.case.instances == 20
+    assert house.case.instances == 14
 
 
 def test_storescu_aborts_at_its_end(peer: Find, listener: Listener, house: House, tmp_path: Path) -> None:
     run(peer("storescu"), "--abort", "-aec", "LEUKOSCOPE", "127.0.0.1", str(listener.port), "+sd", write(tmp_path / "series"))
-    assert house.case.instances == 20
+    assert house.case.instances == 14
     house.wait(31)
     assert house.case.state is State.QUEUED
 
