@@ -87,16 +87,17 @@ def measure_limits(folder: Path) -> tuple[EngineLimits, dict[str, Any]]:
 def engine_bytes_per_voxel(folder: Path) -> float:
     """Peak resident memory that one float32 pass of a whole brain adds, in a child, over its voxels."""
     code = (
-        "import resource, sys, numpy as np\n"
+        "import re, sys, numpy as np\n"
         "from pathlib import Path\n"
         "from model.engine import open_engine\n"
         "from model.release import load\n"
         "engine = open_engine(load(Path(sys.argv[1])), 'openvino-cpu', 'f32')\n"
         "engine.run(np.zeros((1, 1, 16, 16, 16), np.float32))\n"
         "x = np.zeros((1, 1, *map(int, sys.argv[2:])), np.float32)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) * 1024\n"
+        "before = peak()\n"
         "engine.run(x)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)\n"
+        "print(peak() - before)\n"
     )
     command = [sys.executable, "-c", code, str(folder.resolve()), *map(str, MEMORY_SHAPE)]
     out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
