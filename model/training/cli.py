@@ -42,7 +42,8 @@ def _start(config_path: Path) -> Config:
     return config
 
 
-def _run(config: Config, schedule: Schedule, network: AttentionVNet, out: Path, leave_out: Sequence[str], seed: int) -> None:
+def _run(config: Config, schedule: Schedule, start: Path | None, out: Path, leave_out: Sequence[str], seed: int) -> None:
+    network = load_network(start) if start is not None else AttentionVNet(config.network)
     bank = read_bank(config)
     examples = load_examples(config, bank, _say, tuple(schedule.mixture))
     kept = [example for example in examples if example.patient not in leave_out]
@@ -52,6 +53,8 @@ def _run(config: Config, schedule: Schedule, network: AttentionVNet, out: Path, 
     _say(f"{out.name}: {len(kept)} volumes of {len({e.patient for e in kept})} patients; left out: {', '.join(leave_out) or 'nobody'}")
     fit(network, kept, bank, schedule, out, seed, _say)
     described = describe_training(config, _count(kept), _count(_one_each(kept)))
+    if start is not None and (start.parent / "described.json").exists():
+        described["started_from"] = json.loads((start.parent / "described.json").read_text())
     (out / "described.json").write_text(json.dumps(described, indent=1))
 
 
@@ -67,7 +70,7 @@ def _count(examples: Sequence[Example]) -> dict[str, int]:
 def pretrain(config_path: ConfigPath, out: OutFolder) -> None:
     """Train from scratch on source scans, painted lesions and phantoms: no scan of any target patient."""
     config = _start(config_path)
-    _run(config, config.pretrain, AttentionVNet(config.network), out, (), config.seed)
+    _run(config, config.pretrain, None, out, (), config.seed)
 
 
 @app.command()
@@ -79,7 +82,7 @@ def finetune(
 ) -> None:
     """Go on from a pre-training with the target scans."""
     config = _start(config_path)
-    _run(config, config.finetune, load_network(start), out, tuple(leave_out or ()), config.seed + 1)
+    _run(config, config.finetune, start, out, tuple(leave_out or ()), config.seed + 1)
 
 
 @app.command()

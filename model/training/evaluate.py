@@ -21,7 +21,7 @@ from model.training.examples import Truth
 from model.training.layouts import Mask
 from model.training.metrics import Scores, dice, lesion_wise, score
 
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 SMALLEST_MM3 = (5.0, 10.0, 20.0)
 TEMPERATURES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 NOTHING = 2.0  # a threshold no probability reaches
@@ -149,6 +149,7 @@ def other_figures(served: Served, definition: LesionDefinition) -> dict[str, Any
         "lesion_outside_brain_ml": round(float((lesion & ~truth.brain).sum()) * voxel_ml, 4),
         "tumour_like_ml": round(float((labels == TUMOUR_LIKE).sum()) * voxel_ml, 3),
         "brain_ml": round(float(served.brain.sum()) * voxel_ml, 1),
+        "reference_brain_ml": round(float(truth.brain.sum()) * voxel_ml, 1),
     }
     if truth.tumour is not None:
         whole = float(truth.tumour.sum())

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from model.release import Architecture, Card
@@ -141,3 +142,13 @@ def write_release(network: AttentionVNet, folder: Path, card: dict[str, Any]) ->
     whole = Card.model_validate({**card, "architecture": architecture(network).model_dump(), "weights": weights.name, "sha256": digest})
     (folder / "card.json").write_text(whole.model_dump_json(indent=2) + "\n")
     return whole
+
+
+def rewrite_card(folder: Path, **changes: Any) -> None:
+    """Put measured figures and limits into the card of a release whose weights stay."""
+    path = folder / "card.json"
+    card = Card.model_validate_json(path.read_text())
+    changed = Card.model_validate(
+        {**card.model_dump(), **{k: v.model_dump() if isinstance(v, BaseModel) else v for k, v in changes.items()}}
+    )
+    path.write_text(changed.model_dump_json(indent=2) + "\n")

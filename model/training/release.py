@@ -10,9 +10,9 @@ from model.release import LesionDefinition
 from model.training import evidence
 from model.training.card import INTENDED_USE, LIMITS, NAME, START_DEFINITION, START_LIMITS, describe_training, measure_limits
 from model.training.configuration import Config
-from model.training.evaluate import choose_definition
+from model.training.evaluate import Served, choose_definition
 from model.training.evidence import Say
-from model.training.export import check_parity, write_release
+from model.training.export import check_parity, rewrite_card, write_release
 from model.training.fit import load_network
 
 
@@ -26,16 +26,16 @@ def make_release(
     final : folder of the run on all target patients
     folds : left-out patient -> folder of the run without that patient
     """
-    plain, inside = {}, {}
+    plain: dict[str, list[Served]] = {}
+    inside: dict[str, list[Served]] = {}
     for patient, folder in folds.items():
         fold = provisional(config, folder)
         plain[patient], inside[patient] = evidence.serve_left_out(config, fold, patient, say)
+    nested = evidence.nested_definitions(plain, START_DEFINITION)
     if pictures is not None:
-        nested = evidence.nested_definitions(plain, START_DEFINITION)
         for patient, group in plain.items():
             for served in group + inside[patient]:
                 evidence.draw_served(served, nested[patient], pictures)
-    nested = evidence.nested_definitions(plain, START_DEFINITION)
     chosen = choose_definition([s for group in plain.values() for s in group], START_DEFINITION)
     figures: dict[str, Any] = {
         "command": command,
@@ -51,7 +51,7 @@ def make_release(
     limits, measured = measure_limits(out)
     figures["engine_measured"] = measured
     figures |= evidence.measure_kept_aside(config, out, pictures, say)
-    write_release(network, out, {**card, "engine": limits.model_dump(), "figures": figures, "summary": _summary(figures)})
+    rewrite_card(out, engine=limits, figures=figures, summary=_summary(figures))
     return figures
 
 
