@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.release import InputPreparation
 from model.training.augment import Painting
+from model.training.loss import ALPHA
 from model.training.network import NetworkConfig
 
 
@@ -56,6 +57,7 @@ class Schedule(_Frozen):
     mixture: dict[str, float]
     painting: dict[str, Painting] = {}
     head_weights: tuple[float, ...] = (1.0, 0.6, 0.4)
+    alpha: tuple[float, ...] = Field(default=ALPHA, description="Tversky weight of false positives, per head")
     checkpoint_every: int = 50
 
 

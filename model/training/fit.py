@@ -107,7 +107,7 @@ def fit(
             drawn = time.monotonic()
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * learning_rate(schedule, step)
-            figures = _step(network, optimiser, crop, weights, schedule.clip, device)
+            figures = _step(network, optimiser, crop, weights, schedule, device)
             average.update(network)
             spent = {"draw_s": round(drawn - began, 3), "step_s": round(time.monotonic() - began, 3)}
             log.write(json.dumps({"step": step, **figures, **spent}) + "\n")
@@ -118,20 +118,20 @@ def fit(
 
 
 def _step(
-    network: AttentionVNet, optimiser: torch.optim.Optimizer, crop: Crop, weights: Tensor, clip: float, device: torch.device
+    network: AttentionVNet, optimiser: torch.optim.Optimizer, crop: Crop, weights: Tensor, schedule: Schedule, device: torch.device
 ) -> dict[str, Any]:
     image = crop.image.to(device).contiguous(memory_format=torch.channels_last_3d)
     labels = crop.labels.to(device)
     with torch.autocast(device.type, torch.bfloat16):
         stages = network(image)
-    loss = supervised_loss(stages, labels, weights)
+    loss = supervised_loss(stages, labels, weights, schedule.alpha)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(network.parameters(), clip)
+    norm = nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
     if torch.isfinite(norm):
         optimiser.step()
     with torch.no_grad():
-        heads = masked_loss(stages[0].float(), labels)
+        heads = masked_loss(stages[0].float(), labels, schedule.alpha)
     named = {name: round(float(value), 4) for name, value in zip(network.config.heads, heads, strict=True)}
     return {"loss": round(float(loss.detach()), 4), **named, "norm": round(float(norm), 3)}
 

@@ -15,18 +15,19 @@ from torch.nn import functional
 
 from model.training.examples import IGNORE
 
-ALPHA, BETA = (0.3, 0.5, 0.5), (0.7, 0.5, 0.5)  # lesions must not be missed; a false tumour hides lesions
+ALPHA = (0.3, 0.5, 0.5)  # lesions must not be missed; a false tumour hides lesions
 SMOOTH = 20.0
 STAGE_WEIGHTS = (1.0, 0.4, 0.2)
 
 
-def masked_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def masked_loss(logits: Tensor, labels: Tensor, alpha: Sequence[float] = ALPHA) -> Tensor:
     """Loss per head, shape (heads,).
 
     Parameters
     ----------
     logits : float32, (n, heads, i, j, k)
     labels : uint8, same shape; 0, 1, or 255 where a head learns nothing
+    alpha : per head, the weight of false positives; false negatives weigh 1 - alpha
     """
     known = (labels != IGNORE).float()
     truth = (labels == 1).float()
@@ -38,8 +39,8 @@ def masked_loss(logits: Tensor, labels: Tensor) -> Tensor:
     hit = (probability * truth).sum(axes)
     false_alarm = probability.sum(axes) - hit
     missed = (truth * known).sum(axes) - hit
-    alpha, beta = (torch.tensor(weights, device=logits.device) for weights in (ALPHA, BETA))
-    tversky = 1.0 - (hit + SMOOTH) / (hit + alpha * false_alarm + beta * missed + SMOOTH)
+    weight = torch.tensor(tuple(alpha), device=logits.device)
+    tversky = 1.0 - (hit + SMOOTH) / (hit + weight * false_alarm + (1.0 - weight) * missed + SMOOTH)
     return (0.5 * cross + 0.5 * tversky) * (counted > 0).float()
 
 
@@ -55,10 +56,10 @@ def shrink_labels(labels: Tensor) -> Tensor:
     return out
 
 
-def supervised_loss(stages: Sequence[Tensor], labels: Tensor, head_weights: Tensor) -> Tensor:
+def supervised_loss(stages: Sequence[Tensor], labels: Tensor, head_weights: Tensor, alpha: Sequence[float] = ALPHA) -> Tensor:
     """Deep supervision: weighted sum of `masked_loss` over scales and heads; per-head loss at full size comes first."""
     total = torch.zeros((), device=labels.device)
     for weight, logits in zip(STAGE_WEIGHTS, stages, strict=False):
-        total = total + weight * (masked_loss(logits.float(), labels) * head_weights).sum()
+        total = total + weight * (masked_loss(logits.float(), labels, alpha) * head_weights).sum()
         labels = shrink_labels(labels)
     return total
