@@ -53,18 +53,21 @@ def masks(probability: Floats, inputs: Inputs, card: Card) -> Masks:
     labels = np.zeros(brain.shape, np.uint8)
     window = _window(lesion | tumour)
     if window is not None:
-        smallest = definition.smallest_mm3 / (1000 * inputs.source.voxel_ml)
-        labels[window] = classify(lesion[window], tumour[window], smallest, definition.tumour_touch_fraction)
+        smallest, smallest_tumour = (
+            mm3 / (1000 * inputs.source.voxel_ml) for mm3 in (definition.smallest_mm3, definition.smallest_tumour_mm3)
+        )
+        labels[window] = classify(lesion[window], tumour[window], smallest, definition.tumour_touch_fraction, smallest_tumour)
     return Masks(labels, brain, lesion_probability)
 
 
-def classify(lesion: Mask, tumour: Mask, smallest_voxels: float, touch_fraction: float) -> Labels:
+def classify(lesion: Mask, tumour: Mask, smallest_voxels: float, touch_fraction: float, smallest_tumour_voxels: float = 0.0) -> Labels:
     """Lesions apart from hyper-intensity that is taken for tumour, or belongs to it.
 
     A connected lesion is tumour-like as a whole when at least `touch_fraction` of its voxels, and at least one, lie in the
-    tumour class or next to it. Components under `smallest_voxels` are dropped in either class.
+    tumour class or next to it. Components under `smallest_voxels` are dropped in either class. A component of the tumour class
+    under `smallest_tumour_voxels` is as if it were not there: what of it is lesion stays lesion.
     """
-    tumour = drop_small(tumour, smallest_voxels)
+    tumour = drop_small(tumour, max(smallest_voxels, smallest_tumour_voxels))
     near = ndimage.binary_dilation(tumour, EVERY_NEIGHBOUR) if tumour.any() else tumour
     components, count = ndimage.label(lesion, EVERY_NEIGHBOUR)
     sizes = np.bincount(components.ravel(), minlength=count + 1)

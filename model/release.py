@@ -54,7 +54,10 @@ class LesionDefinition(_Frozen):
     temperature: float = 1.0
     smallest_mm3: float
     connectivity: Literal[26] = 26
-    tumour_touch_fraction: float = Field(description="a lesion with at least this share of its voxels taken for tumour is tumour-like")
+    smallest_tumour_mm3: float = Field(
+        default=100.0, description="smaller components of the tumour class are specks: they neither count nor turn a lesion tumour-like"
+    )
+    tumour_touch_fraction: float = Field(description="a lesion with at least this share of voxels in or beside tumour is tumour-like")
 
 
 class EngineLimits(_Frozen):

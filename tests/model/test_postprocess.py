@@ -62,3 +62,23 @@ def test_the_smallest_lesion_is_the_card_s_and_corners_connect() -> None:
     labels = classify(lesion, np.zeros(SHAPE, bool), 10, 0.1)
     assert labels.sum() == 16
     assert not classify(np.zeros(SHAPE, bool), lesion, 20, 0.1).any()
+
+
+def test_a_speck_of_tumour_neither_turns_nor_carves_a_large_lesion() -> None:
+    lesion = field(SHAPE, np.s_[5:30, 5:30, 5:20]) > 0
+    speck = field(SHAPE, np.s_[10:13, 10:13, 10:13]) > 0
+    assert (classify(lesion, speck, 10, 0.0, 100)[lesion] == 1).all()
+    tumour = field(SHAPE, np.s_[10:15, 10:15, 10:15]) > 0
+    assert (classify(lesion, tumour, 10, 0.0, 100)[lesion] == 2).all()
+    beside = classify(lesion, tumour, 10, 0.5, 100)
+    assert (beside[tumour] == 2).all() and (beside[lesion & ~tumour] == 1).all()
+
+
+def test_a_card_from_before_has_a_smallest_tumour_and_it_is_in_cubic_millimetres(card: Card) -> None:
+    old = card.model_dump()
+    del old["lesion"]["smallest_tumour_mm3"]
+    assert Card.model_validate(old).lesion.smallest_tumour_mm3 == 100.0
+    lesion = field(SHAPE, np.s_[5:30, 5:30, 5:20])
+    tumour = field(SHAPE, np.s_[10:14, 10:14, 10:15])
+    found = masks(np.stack([lesion, tumour, field(SHAPE, INSIDE)]), inputs_of(SHAPE), card)
+    assert set(np.unique(found.labels)) == {0, 1}

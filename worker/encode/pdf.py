@@ -159,9 +159,10 @@ def _small_print(page: Any, context: Context, report: Report) -> None:
     )
     defined = (
         f"A lesion is a {definition.connectivity}-connected component of probability > {definition.probability_threshold:g} and "
-        f"≥ {definition.smallest_mm3:g} mm³; tumour-like where ≥ {definition.tumour_touch_fraction:.0%} of it touches what is taken "
-        f"for tumour. Lesion probability summed without a threshold: {report.volume_estimates.by_probability_ml:.2f} ml. Sides and "
-        "coordinates are the patient's (right, anterior, superior positive); pictures show the acquisition's own planes."
+        f"≥ {definition.smallest_mm3:g} mm³; tumour-like where ≥ {definition.tumour_touch_fraction:.0%} of it lies in or "
+        f"beside ≥ {definition.smallest_tumour_mm3:g} mm³ taken for tumour. Lesion probability summed without a threshold: "
+        f"{report.volume_estimates.by_probability_ml:.2f} ml. Sides and coordinates are the patient's (right, anterior, superior "
+        "positive); pictures show the acquisition's own planes."
     )
     release = " ".join(map(sentence, filter(None, (card.summary, *measured(card.figures), *report.limits))))
     objects = f"Segmentation {report.segmentation_uid or 'as NIfTI'}{source}."

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from model.postprocess import TUMOUR_LIKE
 from worker.encode.context import Context, Output
 from worker.encode.wording import HEADLINE_UNCONFIRMED, STATEMENT, irradiated_sentence, sentence
 from worker.measure import Findings
@@ -71,7 +72,8 @@ class Definition(_Frozen):
     tumour_probability_threshold: float
     smallest_mm3: float
     connectivity: int
-    tumour_touch_fraction: float = Field(description="a component with at least this share of voxels taken for tumour is tumour-like")
+    smallest_tumour_mm3: float = Field(description="smaller components of the tumour class do not count")
+    tumour_touch_fraction: float = Field(description="a component with at least this share of voxels in or beside tumour is tumour-like")
 
 
 class Grid(_Frozen):
@@ -115,7 +117,7 @@ class VolumeEstimates(_Frozen):
     """The lesion volume two ways; far apart means that the threshold decides much of it."""
 
     by_threshold_ml: Millilitres = Field(description="voxels of the lesion mask")
-    by_probability_ml: Millilitres = Field(description="lesion probability summed over the brain mask, no threshold")
+    by_probability_ml: Millilitres = Field(description="lesion probability summed over the brain without what is tumour-like, no threshold")
 
 
 class Flag(_Frozen):
@@ -169,6 +171,7 @@ def report(context: Context) -> Report:
             tumour_probability_threshold=card.lesion.tumour_threshold,
             smallest_mm3=card.lesion.smallest_mm3,
             connectivity=card.lesion.connectivity,
+            smallest_tumour_mm3=card.lesion.smallest_tumour_mm3,
             tumour_touch_fraction=card.lesion.tumour_touch_fraction,
         ),
         grid=_grid(context),
@@ -248,5 +251,6 @@ def _lesion(lesion: Measured) -> Lesion:
 
 def _estimates(context: Context) -> VolumeEstimates:
     masks = context.masks
-    probable = float(np.sum(masks.lesion_probability, where=masks.brain, dtype=np.float64)) * context.volume.voxel_ml
+    counted = masks.brain & (masks.labels != TUMOUR_LIKE)
+    probable = float(np.sum(masks.lesion_probability, where=counted, dtype=np.float64)) * context.volume.voxel_ml
     return VolumeEstimates(by_threshold_ml=context.findings.lesion_volume_ml, by_probability_ml=probable)

@@ -77,6 +77,9 @@ def test_numbers_agree_between_segmentation_nifti_json_and_page(context, page):
     assert f"{found['lesion_share_of_brain_percent']:.3f}" in page
     assert report["volume_estimates"]["by_threshold_ml"] == found["lesion_volume_ml"]
     assert report["segmentation_uid"] == dataset.SOPInstanceUID
+    counted = context.masks.lesion_probability[context.masks.brain & (labels != 2)]
+    assert report["volume_estimates"]["by_probability_ml"] == pytest.approx(counted.sum() * voxel_ml, abs=1e-3)
+    assert "acquisition's own planes." in " ".join(page.split())  # the definition is not cut
 
 
 def test_every_output_says_what_it_is(context, page):
