@@ -206,6 +206,8 @@ def _refusal(release: Release, precision: str, cache_folder: Path) -> str | None
     limits = release.card.engine
     if "error" in measured:
         return str(measured["error"])
+    if not np.isfinite([measured["largest"], measured["mean"]]).all():
+        return "it gives values that are no numbers"
     if measured["largest"] > limits.largest_probability_difference:
         return f"a probability differs by {measured['largest']:.3f} from float32, allowed are {limits.largest_probability_difference}"
     if measured["mean"] > limits.mean_probability_difference:

@@ -26,8 +26,39 @@ CGROUP = Path("/sys/fs/cgroup")
 log = logging.getLogger(__name__)
 
 
-def probability(inputs: Inputs, engine: Engine, card: Card, available_bytes: float | None = None) -> Floats:
+class BrokenOutput(ArithmeticError):
+    """The network gave values that are no numbers. Every comparison with them is false: it would look like a healthy brain."""
+
+
+def probability(inputs: Inputs, engine: Engine, card: Card, tile: Shape | None = None) -> Floats:
     """Probabilities of lesion, tumour and brain, shape (3, i, j, k), in [0, 1], on the grid of the inputs.
+
+    Parameters
+    ----------
+    tile : as `choose_tile` gave it; chosen now by default
+
+    Raises
+    ------
+    BrokenOutput
+    """
+    tile = tile or choose_tile(inputs, engine, card)
+    if tile == inputs.head.shape:
+        logits = engine.run(inputs.data)[0]
+    else:
+        log.warning("memory is short: running %s in tiles of %s", inputs.head.shape, tile)
+        logits = _run_tiles(inputs.data, engine, tile, card.engine.tile_overlap_voxels)
+    if np.isnan(logits.min()):
+        raise BrokenOutput(f"{engine.name} in {engine.precision} gave values that are no numbers")
+    logits[0] /= card.lesion.temperature
+    np.negative(logits, out=logits)
+    np.clip(logits, -80, 80, out=logits)
+    np.exp(logits, out=logits)
+    logits += 1
+    return np.asarray(np.reciprocal(logits, out=logits), np.float32)
+
+
+def choose_tile(inputs: Inputs, engine: Engine, card: Card, available_bytes: float | None = None) -> Shape:
+    """The whole of the inputs where memory suffices, else the largest tile that fits.
 
     Parameters
     ----------
@@ -36,18 +67,15 @@ def probability(inputs: Inputs, engine: Engine, card: Card, available_bytes: flo
     i, j, k = inputs.head.shape
     if available_bytes is None:
         available_bytes = np.inf if engine.name.endswith("cuda") else MEMORY_SHARE * free_memory()
-    tile = tile_shape((i, j, k), card.engine.bytes_per_voxel, available_bytes, card.engine.tile_overlap_voxels)
-    if tile == (i, j, k):
-        logits = engine.run(inputs.data)[0]
-    else:
-        log.warning("memory for %d MB: running %s in tiles of %s", available_bytes / 1e6, (i, j, k), tile)
-        logits = _run_tiles(inputs.data, engine, tile, card.engine.tile_overlap_voxels)
-    logits[0] /= card.lesion.temperature
-    np.negative(logits, out=logits)
-    np.clip(logits, -80, 80, out=logits)
-    np.exp(logits, out=logits)
-    logits += 1
-    return np.asarray(np.reciprocal(logits, out=logits), np.float32)
+    return tile_shape((i, j, k), card.engine.bytes_per_voxel, available_bytes, card.engine.tile_overlap_voxels)
+
+
+def tile_flags(inputs: Inputs, tile: Shape) -> tuple[str, ...]:
+    """Flag a result made in tiles: the network's norms see a part of the head at a time, and every figure was measured on whole heads."""
+    if tile == inputs.head.shape:
+        return ()
+    sizes = " x ".join(map(str, tile))
+    return (f"tiled: memory was short, the network saw {sizes} voxels at a time; the release was measured on whole heads",)
 
 
 def free_memory() -> float:

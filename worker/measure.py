@@ -12,6 +12,7 @@ from scipy import ndimage
 from model.postprocess import LESION, TUMOUR_LIKE, Masks
 from model.release import Card
 from model.volume import Volume
+from service.errors import Rejected
 
 Side = Literal["left", "right", "midline"]
 Kind = Literal["lesion", "tumour-like"]
@@ -20,6 +21,7 @@ _RANKS = {26: 3}
 # A centroid this near the mid-sagittal plane, or a component reaching this far over it on both sides, has no side.
 MIDLINE_MM = 2.0
 _COVERAGE_SHARE = 0.05
+_USUAL_BRAIN_ML = (750.0, 2000.0)  # adults, with ventricles, cerebellum and brainstem
 
 
 @dataclass(frozen=True)
@@ -134,11 +136,29 @@ def measure(masks: Masks, volume: Volume, card: Card) -> Findings:
     )
 
 
-def coverage_flags(masks: Masks) -> tuple[str, ...]:
-    """Flag a brain that goes on beyond the first or last slice (axis k): what lies there was not imaged and not measured."""
+def demand_brain(masks: Masks) -> None:
+    """Refuse a volume in which the network sees no brain: that nothing was found in it would read as a healthy brain.
+
+    Raises
+    ------
+    Rejected
+    """
+    if not masks.brain.any():
+        raise Rejected("no brain found in the volume: nothing can be said about lesions")
+
+
+def brain_flags(masks: Masks, findings: Findings) -> tuple[str, ...]:
+    """Flag what the brain mask shows: that not all of the brain was imaged, or that the mask is not all of it.
+
+    A brain that goes on beyond the first or last slice (axis k) was not measured there; lesions outside of the mask do not count.
+    """
     area = np.count_nonzero(masks.brain, axis=(0, 1))
     ends = (("first", area[0]), ("last", area[-1]))
-    return tuple(f"coverage: the brain is cut at the {name} slice" for name, end in ends if end > _COVERAGE_SHARE * area.max(initial=0))
+    flags = [f"coverage: the brain is cut at the {name} slice" for name, end in ends if end > _COVERAGE_SHARE * area.max(initial=0)]
+    low, high = _USUAL_BRAIN_ML
+    if not low <= findings.brain_volume_ml <= high:
+        flags.append(f"brain-volume: {findings.brain_volume_ml:.0f} ml were taken for brain, {low:.0f} to {high:.0f} ml are usual")
+    return tuple(flags)
 
 
 def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:

@@ -96,14 +96,16 @@ def run(
     with clock.stage("preprocess"):
         inputs = preprocess.prepare(volume, release.card.input)
     with clock.stage("predict"):
-        probability = predict.probability(inputs, engine, release.card)
+        tile = predict.choose_tile(inputs, engine, release.card)
+        probability = predict.probability(inputs, engine, release.card, tile)
     with clock.stage("postprocess"):
         masks = postprocess.masks(probability, inputs, release.card)
-        seen = inputs.quality
+        measure.demand_brain(masks)
+        seen = (*inputs.quality, *predict.tile_flags(inputs, tile))
         del probability, inputs  # the network's grid is done with; encoding needs the room
     with clock.stage("measure"):
         findings = measure.measure(masks, volume, release.card)
-        seen = (*(series.quality if series else ()), *seen, *measure.coverage_flags(masks))
+        seen = _joined(series.quality if series else (), (*seen, *measure.brain_flags(masks, findings)))
     with clock.stage("encode"):
         context = make_context(series, volume, masks, findings, release, engine, seen, revision)
         outputs = tuple(encode(context) for encode in ENCODERS if series or encode not in DICOM_ENCODERS)
@@ -115,6 +117,12 @@ def _read(source: Input) -> tuple[Series | None, Volume]:
         return None, source
     series = convert.read_series(source)
     return series, series.volume
+
+
+def _joined(of_series: Sequence[str], of_volume: Sequence[str]) -> tuple[str, ...]:
+    """All flags; where headers and volume say the same (thick slices, saturation) the headers say it better. Coverage has several."""
+    said = {flag.partition(":")[0] for flag in of_series} - {"coverage"}
+    return (*of_series, *(flag for flag in of_volume if flag.partition(":")[0] not in said))
 
 
 def make_context(

@@ -121,10 +121,12 @@ def test_tiles_give_what_the_whole_gives(make_release: MakeRelease, caplog: pyte
     release = make_release()
     engine = open_engine(release, "onnxruntime-cpu", "f32")
     inputs = inputs_of(noise((112, 96, 80)))
-    whole = predict.probability(inputs, engine, release.card, available_bytes=1e12)
-    assert not caplog.text
-    tiled = predict.probability(inputs, engine, release.card, available_bytes=100 * 72 * 80**2)
+    enough, short = (predict.choose_tile(inputs, engine, release.card, available) for available in (1e12, 100 * 72 * 80**2))
+    whole = predict.probability(inputs, engine, release.card, enough)
+    assert not caplog.text and predict.tile_flags(inputs, enough) == ()
+    tiled = predict.probability(inputs, engine, release.card, short)
     assert "in tiles of" in caplog.text
+    assert predict.tile_flags(inputs, short)[0].startswith("tiled: ")
     assert whole.shape == (3, 112, 96, 80) and whole.min() >= 0 and whole.max() <= 1
     np.testing.assert_allclose(tiled, whole, atol=2e-3)
 
@@ -140,9 +142,17 @@ def test_temperature_softens_lesion_probabilities_only(make_release: MakeRelease
     release = make_release()
     engine = open_engine(release, "onnxruntime-cpu")
     softer = release.card.model_copy(update={"lesion": release.card.lesion.model_copy(update={"temperature": 2.0})})
-    sharp, soft = (predict.probability(inputs_of(noise((32, 32, 32))), engine, card, 1e12) for card in (release.card, softer))
+    sharp, soft = (predict.probability(inputs_of(noise((32, 32, 32))), engine, card, (32, 32, 32)) for card in (release.card, softer))
     np.testing.assert_allclose(soft[0], 1 / (1 + np.sqrt(1 / sharp[0] - 1)), atol=1e-4)
     np.testing.assert_array_equal(soft[1:], sharp[1:])
+
+
+def test_values_that_are_no_numbers_are_no_result(make_release: MakeRelease) -> None:
+    release = make_release()
+    x = noise((32, 32, 32))
+    x[0, 0, 16, 16, 16] = np.nan
+    with pytest.raises(predict.BrokenOutput, match="no numbers"):
+        predict.probability(inputs_of(x), open_engine(release, "onnxruntime-cpu"), release.card)
 
 
 def test_a_container_s_limit_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,8 +76,16 @@ def test_limits_of_a_scan_are_said(head: FormulaHead) -> None:
     affine = grid_around(head, np.eye(3), np.asarray([2.4, 2.2, 6.0]), shape)
     scan = head.scan(shape, affine)
     said = " ".join(prepare(scan.with_data(np.minimum(scan.data, 330)), SMALL).quality)
-    for word in ("coarse spacing", "slice thickness", "coverage", "saturation"):
+    for word in ("coarse-spacing: ", "thick-slices: ", "coverage: only", "saturation: "):
         assert word in said
+
+
+def test_a_head_larger_than_every_shape_of_the_card_is_said(head: FormulaHead) -> None:
+    shape = (75, 90, 44)
+    scan = head.scan(shape, grid_around(head, np.eye(3), np.asarray([2.4, 2.2, 4.0]), shape))
+    assert not any("field" in flag for flag in prepare(scan, SMALL).quality)
+    tight = SMALL.model_copy(update={"shapes": ((64, 64, 64),)})
+    assert any("larger than the network's field by" in flag for flag in prepare(scan, tight).quality)
 
 
 @pytest.mark.parametrize(

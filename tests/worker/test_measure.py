@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from scipy import ndimage
 from model.postprocess import LESION, TUMOUR_LIKE, Masks
 from model.release import Architecture, Card, EngineLimits, InputPreparation, LesionDefinition
 from model.volume import Volume
-from worker.measure import coverage_flags, label_image, measure
+from service.errors import Rejected
+from worker.measure import brain_flags, demand_brain, label_image, measure
 
 SHAPE = (40, 50, 30)
 # axis i to the patient's left, j to posterior, k up; 1 × 1 × 2 mm
@@ -109,11 +111,20 @@ def test_findings_are_plain_json():
 
 
 def test_a_brain_cut_by_the_stack_is_flagged():
-    masks, _ = scan()
-    assert coverage_flags(masks) == ()
+    masks, volume = scan()
+    usual = replace(measure(masks, volume, CARD), brain_volume_ml=1300.0)
+    assert brain_flags(masks, usual) == ()
     cut = Masks(masks.labels[:, :, :20], masks.brain[:, :, :20], masks.lesion_probability[:, :, :20])
-    assert coverage_flags(cut) == ("coverage: the brain is cut at the last slice",)
-    assert coverage_flags(Masks(masks.labels, np.zeros(SHAPE, bool), masks.lesion_probability)) == ()
+    assert brain_flags(cut, usual) == ("coverage: the brain is cut at the last slice",)
+    small = replace(usual, brain_volume_ml=240.4)
+    assert brain_flags(masks, small) == ("brain-volume: 240 ml were taken for brain, 750 to 2000 ml are usual",)
+
+
+def test_no_brain_is_no_healthy_brain():
+    masks, _ = scan()
+    demand_brain(masks)
+    with pytest.raises(Rejected, match="no brain found"):
+        demand_brain(Masks(masks.labels, np.zeros(SHAPE, bool), masks.lesion_probability))
 
 
 @settings(max_examples=60, deadline=None)

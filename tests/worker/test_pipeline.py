@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import nibabel
@@ -155,6 +156,27 @@ def test_unusable_nifti_is_rejected(tmp_path, write, reason):
         pipeline.read_nifti(path)
     with pytest.raises(Rejected):
         pipeline.read_nifti(tmp_path / "missing.nii.gz")
+
+
+def test_a_network_that_sees_no_brain_gives_no_healthy_brain(files):
+    class Blind(Bright):
+        def run(self, x):
+            return super().run(np.zeros_like(x))
+
+    with pytest.raises(Rejected, match="no brain found"):
+        pipeline.run(files, HEAD, Blind())
+
+
+def test_a_tiled_result_says_so(files, result, monkeypatch):
+    assert not any(flag.startswith("tiled") for flag in result.quality)
+    monkeypatch.setattr(pipeline.predict, "free_memory", lambda: 160 * 192 * 96 * HEAD.card.engine.bytes_per_voxel)
+    assert any(flag.startswith("tiled: ") for flag in pipeline.run(files, HEAD, Bright()).quality)
+
+
+def test_headers_and_volume_say_one_thing_once(files, result):
+    codes = [flag.partition(":")[0] for flag in result.quality]
+    assert codes.count("thick-slices") == 1
+    assert all(re.fullmatch("[a-z-]+", code) for code in codes)
 
 
 def test_a_volume_without_a_head_is_unusable():
