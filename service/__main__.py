@@ -70,7 +70,7 @@ def api() -> None:
 @APP.command()
 def worker(
     queue: Annotated[Queue, typer.Option(help="What to work on.")] = Queue.INFERENCE,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Cases (or destinations) at a time.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Destinations served at a time; inference does one case.")] = None,
     owner: Annotated[str | None, typer.Option(hidden=True, help="How this worker signs its leases.")] = None,
 ) -> None:
     """Run one worker alone."""
@@ -81,7 +81,7 @@ def worker(
 
     settings = _start()
     if queue is Queue.INFERENCE:
-        code = tasks.work_on_inference(settings, _release(settings), concurrency or 1, owner)
+        code = tasks.work_on_inference(settings, _release(settings), owner)
     else:
         code = tasks.work_on_delivery(settings, concurrency, owner)
     logging.shutdown()

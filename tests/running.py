@@ -26,6 +26,13 @@ def series_uid(files: Sequence[Path]) -> str:
     return str(pydicom.dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
 
 
+def assert_gone(processes: Sequence[psutil.Process], limit_s: float = 5.0) -> None:
+    """None of them runs any more; one that only waits for its new parent to read its exit code is gone."""
+    _, left = psutil.wait_procs(processes, timeout=limit_s)
+    alive = [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not alive, f"outlived the service: {[one.cmdline() for one in alive]}"
+
+
 class Running:
     """`leukoscope serve` on free ports and a data folder of its own."""
 
@@ -80,8 +87,7 @@ class Running:
         family = self.family()
         self.process.kill()
         self.process.wait()
-        _, alive = psutil.wait_procs(family[1:], timeout=5)
-        assert not alive, f"outlived the service: {[one.cmdline() for one in alive]}"
+        assert_gone(family[1:])
 
     def stop(self, limit_s: float = 60.0) -> int:
         if self.process is None:

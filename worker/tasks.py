@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
 
 from model.engine import Engine, EngineUnavailable, open_engine
@@ -24,15 +23,15 @@ from model.release import Release
 from model.volume import UnusableVolume
 from service.errors import Rejected, Unavailable
 from service.queue import DELIVER, DELIVERY_QUEUE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
-from service.records import Book, Lease, LeaseLost, OutputRow, open_book
+from service.records import Book, Lease, LeaseLost, OutputRow, UnknownCase, open_book
 from service.settings import Settings
 from service.store import Store
 from worker import pipeline
+from worker.child import ChildLost, Work, WorkChild
 from worker.deliver import Sender
 
 LOG = logging.getLogger(__name__)
 _RENEWALS_PER_LEASE = 3
-_LOAD_LIMIT_S = 600.0
 
 
 class Desk:
@@ -62,6 +61,8 @@ class Desk:
             lease = self._book.claim(case_id, self._owner)
         except Unavailable as error:
             LOG.warning("case not claimed: %s", error, extra={"case_id": case_id})
+            return
+        except UnknownCase:
             return
         if lease is None:
             return
@@ -177,34 +178,40 @@ def make_owner(prefix: str | None) -> str:
     return f"{prefix or 'worker:' + socket.gethostname() + ':'}{os.getpid()}:{datetime.now(UTC):%Y%m%dT%H%M%S}"
 
 
-def work_on_inference(settings: Settings, release: Release, concurrency: int = 1, owner: str | None = None) -> int:
-    """Run a prefork worker until it is told to stop; gives its exit code. This process itself never loads the engine."""
+def work_on_inference(settings: Settings, release: Release, owner: str | None = None) -> int:
+    """Run a worker with one child until it is told to stop; gives its exit code. This process itself never loads the engine.
+
+    Raises
+    ------
+    Misconfigured, Unavailable
+        The case book is not at this version's revision, or away at the start.
+    """
     app = make_app(settings)
     holder = make_owner(owner)
-    desks: list[Desk] = []
+    open_book(settings).close()
 
-    @app.task(name=INFER, acks_late=True, reject_on_worker_lost=False, ignore_result=True, time_limit=settings.time_limit_s)
+    def prepare() -> Work:
+        # An app of its own: the parent's broker connections must not be used on this side of the fork.
+        desk = Desk(settings, release, make_app(settings), holder)
+        desk.warm_up()
+        return desk.infer
+
+    child = WorkChild(prepare)
+    child.start()
+
+    @app.task(name=INFER, acks_late=True, reject_on_worker_lost=False, ignore_result=True)
     def infer(case_id: str) -> None:
-        desks[0].infer(case_id)
+        try:
+            child.work_on(case_id, settings.time_limit_s)
+        except ChildLost as error:
+            _charge(settings, case_id, holder, str(error))
 
-    def open_desk(**_: Any) -> None:
-        desks[:] = [Desk(settings, release, app, holder)]
-        desks[0].warm_up()
-
-    def charge_case(exception: BaseException | None = None, args: Any = None, **_: Any) -> None:
-        """In the parent: the child was killed by the time limit, or died. That counts against the case it held."""
-        if isinstance(exception, TimeLimitExceeded | WorkerLostError) and args:
-            late = isinstance(exception, TimeLimitExceeded)
-            reason = f"not done within {settings.time_limit_s:g} s" if late else "its process died while working on it"
-            _charge(settings, str(args[0]), holder, reason)
-
-    signals.worker_process_init.connect(open_desk, weak=False)
-    signals.task_failure.connect(charge_case, weak=False)
-    app.conf.worker_proc_alive_timeout = _LOAD_LIMIT_S
-    return _work(app, "inference", INFERENCE_QUEUE, pool="prefork", concurrency=concurrency)
+    # One thread hands the cases over and waits; the child works.
+    return _work(app, "inference", INFERENCE_QUEUE, concurrency=1)
 
 
 def _charge(settings: Settings, case_id: str, owner: str, reason: str) -> None:
+    """Count the loss of the child against the case it held; one it had not claimed is left to the sweep."""
     book = open_book(settings)
     try:
         lease = book.lease_of(case_id)
@@ -230,7 +237,7 @@ def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: 
 
     _sweep_outbox(settings, sender)
     # One thread may wait for each slow destination, and some are left for the others.
-    return _work(app, "delivery", DELIVERY_QUEUE, pool="threads", concurrency=concurrency or len(settings.destinations) + 2)
+    return _work(app, "delivery", DELIVERY_QUEUE, concurrency=concurrency or len(settings.destinations) + 2)
 
 
 def _sweep_outbox(settings: Settings, sender: Sender) -> None:
@@ -244,13 +251,13 @@ def _sweep_outbox(settings: Settings, sender: Sender) -> None:
     threading.Thread(target=sweep, name="outbox", daemon=True).start()
 
 
-def _work(app: Celery, kind: str, queue: str, *, pool: str, concurrency: int) -> int:
+def _work(app: Celery, kind: str, queue: str, *, concurrency: int) -> int:
     signals.setup_logging.connect(_keep_logging, weak=False)
     warnings.filterwarnings("ignore", message=".*superuser privileges.*")
     worker = app.Worker(
         hostname=f"{kind}-{os.getpid()}@{socket.gethostname()}",
         queues=[queue],
-        pool=pool,
+        pool="threads",
         concurrency=concurrency,
         without_gossip=True,
         without_mingle=True,

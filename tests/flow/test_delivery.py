@@ -1,0 +1,185 @@
+"""The outbox's sender against real providers that accept, refuse, warn, hang and are not there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+
+from service.records import Book, DeliveryState, OutputRow, upgrade
+from service.settings import Destination, Settings
+from service.store import Store
+from tests.service.casebook import FINDINGS, queue
+from worker.deliver import LONGEST_PAUSE_S, Sender, pause_after
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+class Provider:
+    """A storage provider on a free port that answers with one status."""
+
+    def __init__(self, status=0x0000, syntaxes=(ExplicitVRLittleEndian,), answer=None):
+        self.got = []
+        self.answer = answer
+        self.status = status
+        entity = AE(ae_title="PACS")
+        entity.add_supported_context(SEGMENTATION, list(syntaxes))
+        self.server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
+        self.port = self.server.socket.getsockname()[1]
+
+    def _store(self, event):
+        if self.answer is not None:
+            self.answer.wait(20)
+        self.got.append(str(event.request.AffectedSOPInstanceUID))
+        return self.status
+
+
+@contextmanager
+def provider(**arguments):
+    one = Provider(**arguments)
+    try:
+        yield one
+    finally:
+        one.server.shutdown()
+
+
+def part10(uid):
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = SEGMENTATION, uid, "P"
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = SEGMENTATION, uid, ExplicitVRLittleEndian
+    file = FileDataset("", dataset, file_meta=meta, preamble=bytes(128))
+    buffer = io.BytesIO()
+    file.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def house(tmp_path):
+    """Opens a book whose done cases go to the given ports."""
+    books = []
+
+    def build(**ports):
+        destinations = tuple(Destination(name=name, ae_title="PACS", host="127.0.0.1", port=port) for name, port in ports.items())
+        settings = Settings(data_dir=tmp_path, destinations=destinations)
+        upgrade(settings.database)
+        book = Book(settings.database, destinations=destinations)
+        books.append(book)
+        return book, Sender(settings, book, Store(tmp_path), "test:1:")
+
+    yield build
+    for book in books:
+        book.close()
+
+
+def done_case(book, tmp_path, number=1):
+    case_id = queue(book, series=f"1.2.{number}", study=f"1.{number}")
+    data = part10(f"2.25.{number}")
+    path = Store(tmp_path).put_output(case_id, "segmentation", data)
+    row = OutputRow(
+        "segmentation", "application/dicom", path, hashlib.sha256(data).hexdigest(), len(data), 1, SEGMENTATION, f"2.25.{number}"
+    )
+    book.finish(book.claim(case_id, "w"), outputs=[row], findings=FINDINGS)
+    return case_id
+
+
+def only(book, case_id):
+    (delivery,) = book.deliveries(case_id)
+    return delivery
+
+
+def test_success_is_sent(house, tmp_path):
+    with provider() as pacs:
+        book, sender = house(pacs=pacs.port)
+        case_id = done_case(book, tmp_path)
+        sender.deliver(case_id)
+        sender.deliver(case_id)
+    assert pacs.got == ["2.25.1"]
+    assert (only(book, case_id).state, only(book, case_id).last_error) == (DeliveryState.SENT, None)
+
+
+def test_another_transfer_syntax_is_encoded_for(house, tmp_path):
+    with provider(syntaxes=(ImplicitVRLittleEndian,)) as pacs:
+        book, sender = house(pacs=pacs.port)
+        case_id = done_case(book, tmp_path)
+        sender.deliver(case_id)
+    assert only(book, case_id).state is DeliveryState.SENT
+
+
+def test_a_warning_is_sent_and_recorded(house, tmp_path):
+    with provider(status=0xB000) as pacs:
+        book, sender = house(pacs=pacs.port)
+        case_id = done_case(book, tmp_path)
+        sender.deliver(case_id)
+    delivery = only(book, case_id)
+    assert delivery.state is DeliveryState.SENT
+    assert "0xB000" in delivery.last_error
+
+
+@pytest.mark.parametrize("status", [0xA700, 0xC000, 0x0122])
+def test_a_failure_status_is_a_failure_and_is_tried_again(house, tmp_path, status):
+    with provider(status=status) as pacs:
+        book, sender = house(pacs=pacs.port)
+        case_id = done_case(book, tmp_path)
+        sender.deliver(case_id)
+    delivery = only(book, case_id)
+    assert (delivery.state, delivery.attempts) == (DeliveryState.PENDING, 1)
+    assert f"0x{status:04X}" in delivery.last_error
+    assert delivery.next_attempt_at > delivery.created_at
+
+
+def test_a_class_that_is_refused_says_so(house, tmp_path):
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context("1.2.840.10008.1.1")
+    server = entity.start_server(("127.0.0.1", 0), block=False)
+    try:
+        book, sender = house(pacs=server.socket.getsockname()[1])
+        case_id = done_case(book, tmp_path)
+        sender.deliver(case_id)
+    finally:
+        server.shutdown()
+    assert only(book, case_id).state is DeliveryState.PENDING
+    assert only(book, case_id).last_error
+
+
+def test_a_slow_destination_holds_up_nobody(house, tmp_path):
+    open_up = threading.Event()
+    with provider(answer=open_up) as slow, provider() as quick:
+        book, sender = house(slow=slow.port, quick=quick.port)
+        cases = [done_case(book, tmp_path, number) for number in (1, 2, 3)]
+        threads = [threading.Thread(target=sender.deliver, args=(case_id,)) for case_id in cases]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 15
+        while len(quick.got) < 3:
+            assert time.monotonic() < deadline, "the slow destination blocked the quick one"
+            time.sleep(0.02)
+        assert slow.got == []
+        open_up.set()
+        for thread in threads:
+            thread.join()
+    assert sorted(slow.got) == sorted(quick.got) == ["2.25.1", "2.25.2", "2.25.3"]
+    assert {delivery.state for case_id in cases for delivery in book.deliveries(case_id)} == {DeliveryState.SENT}
+
+
+def test_a_destination_that_left_the_settings_is_given_up(house, tmp_path):
+    book, _ = house(gone=1)
+    case_id = done_case(book, tmp_path)
+    _, sender = house()
+    sender.deliver(case_id)
+    assert only(book, case_id).state is DeliveryState.DEAD
+    assert "settings" in only(book, case_id).last_error
+
+
+def test_pauses_grow_to_a_quarter_of_an_hour_with_jitter():
+    assert 1.0 <= pause_after(0) <= 2.0
+    assert LONGEST_PAUSE_S / 2 <= pause_after(12) <= LONGEST_PAUSE_S
+    assert pause_after(10_000) <= LONGEST_PAUSE_S
+    assert len({pause_after(5) for _ in range(20)}) > 1
