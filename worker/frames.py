@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +13,26 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import UID
 
 from service.errors import Rejected
 from worker.geometry import Planes
 from worker.pixels import Stored, decode, decoded_bytes, demand_grey, frame_count
 
-_MALFORMED = (ValueError, TypeError, OverflowError, AttributeError, KeyError, EOFError)
-_UNREADABLE = (InvalidDicomError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
+# What pydicom raises on a value, and on a file, that is not what the standard says.
+MALFORMED = (
+    BytesLengthException,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    EOFError,
+    NotImplementedError,
+    struct.error,
+)
+_UNREADABLE = (InvalidDicomError, zlib.error, *MALFORMED)
 
 
 @dataclass(frozen=True)
@@ -100,11 +114,14 @@ def read_frames(files: Sequence[Path], limits: Limits) -> tuple[Frame, ...]:
         raise Rejected("no files in the series")
     if len({str(dataset.get("SeriesInstanceUID", "")) for dataset in datasets}) > 1:
         raise Rejected("files of more than one series")
+    classes = {dataset.SOPClassUID for dataset in datasets}
+    if len(classes) > 1:
+        raise Rejected(f"objects of different classes in one series: {', '.join(sorted(UID(one).name for one in classes))}")
     try:
         for dataset in datasets:
             _demand_image(dataset, limits)
         _demand_limits(datasets, limits)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise Rejected("an image's size or layout is not readable") from error
     frames = tuple(frame for dataset in datasets for frame in _split(dataset))
     for frame in frames:
@@ -131,7 +148,7 @@ def value_of(dataset: Dataset, keyword: str) -> Any:
     """The value of an attribute; None where it is absent, empty, or not what its representation allows."""
     try:
         value = dataset.get(keyword)
-    except _MALFORMED:
+    except MALFORMED:
         return None
     return None if value is None or value == "" else value
 
@@ -151,9 +168,12 @@ def name_of(dataset: Dataset) -> str:
 def _read(path: Path) -> Dataset:
     try:
         dataset = pydicom.dcmread(path)
-        dataset.get("SOPInstanceUID")
+        missing = [word for word in ("SOPClassUID", "SOPInstanceUID") if not dataset.get(word)]
+        dataset.get("SeriesInstanceUID")
     except _UNREADABLE as error:
         raise Rejected(f"a file is not readable DICOM: {type(error).__name__}") from error
+    if missing:
+        raise Rejected(f"an instance has no {missing[0]}")
     return dataset
 
 
@@ -161,10 +181,7 @@ def _distinct(datasets: Sequence[Dataset]) -> list[Dataset]:
     """Drop instances that came twice; the same UID with other pixels is never mixed in."""
     kept: dict[str, Dataset] = {}
     for dataset in datasets:
-        uid = str(dataset.get("SOPInstanceUID", ""))
-        if not uid:
-            raise Rejected("an instance has no SOPInstanceUID")
-        first = kept.setdefault(uid, dataset)
+        first = kept.setdefault(str(dataset.SOPInstanceUID), dataset)
         if first is not dataset and _digest(first) != _digest(dataset):
             raise Rejected(f"{name_of(dataset)} came twice with different pixels under one SOPInstanceUID")
     return list(kept.values())

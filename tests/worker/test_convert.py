@@ -228,6 +228,25 @@ def test_file_cut_short_and_no_dicom(files):
     assert "no files" in refusal([])
 
 
+def test_objects_of_two_classes_or_of_none(volume, files, tmp_path):
+    other = write_series(volume, tmp_path / "other", enhanced=True)
+    assert "objects of different classes in one series: Enhanced MR Image Storage, MR Image Storage" in refusal([*files, *other])
+    edit(files[4], SOPClassUID=None)
+    assert refusal(files) == "an instance has no SOPClassUID"
+
+
+def test_a_damaged_deflated_file_and_a_file_whose_header_is_bent(files):
+    kept = files[4].read_bytes()
+    dataset = pydicom.dcmread(files[4])
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(files[4])
+    deflated = files[4].read_bytes()
+    files[4].write_bytes(deflated[:400] + bytes(40) + deflated[440:-200])
+    assert "not readable DICOM" in refusal(files)
+    files[4].write_bytes(kept[:138] + b"\x6f" + kept[139:])  # the length of the file meta's first element
+    assert "not readable DICOM" in refusal(files)
+
+
 def test_damaged_compressed_pixels(files):
     dataset = pydicom.dcmread(files[4])
     dataset.compress(JPEG2000Lossless, generate_instance_uid=False)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from worker.frames import MALFORMED
 from worker.pixels import is_lossy
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _read(dataset: Dataset, keyword: str) -> str | None:
         warnings.simplefilter("ignore")  # pydicom warns of what `normalised` puts right
         try:
             value = dataset.get(keyword)
-        except (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, NotImplementedError):
+        except MALFORMED:
             return _UNREADABLE
     if value is None:
         return None
