@@ -6,6 +6,7 @@ import io
 import json
 import re
 import subprocess
+import time
 
 import nibabel
 import numpy as np
@@ -73,8 +74,9 @@ def check_way(service, orthanc, peer, files, tmp_path):
     path = tmp_path / "arrived.dcm"
     path.write_bytes(arrived)
     assert complaints(peer("dciodvfy"), path) == []
-    sent = service.client.get(f"/cases/{case['id']}").json()["deliveries"]
-    assert [(one["destination"], one["output"], one["state"]) for one in sent] == [("pacs", "segmentation", "sent")]
+    wait_for_sent(service, case["id"])
+    sent = delivery_of(service, case["id"])
+    assert (sent["destination"], sent["output"], sent["last_error"]) == ("pacs", "segmentation", None)
     return case
 
 
@@ -86,17 +88,18 @@ def test_a_destination_that_is_away_gets_it_when_it_is_back(peer, tmp_path, free
         files = write_phantom("away")
         service.push(files)
         case = service.wait_until(series_uid(files), "done")
-        while not (waiting := service.client.get(f"/cases/{case['id']}").json()["deliveries"]) or not waiting[0]["last_error"]:
-            pass
-        assert waiting[0]["state"] == "pending"
+        deadline = time.monotonic() + 60
+        while not (delivery := delivery_of(service, case["id"]))["last_error"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert delivery["state"] == "pending"
         assert service.stop() == 0
         arrived = tmp_path / "arrived"
         arrived.mkdir()
         receiver = subprocess.Popen([peer("storescp"), "-od", str(arrived), "+xa", str(port)], stderr=subprocess.DEVNULL)
         try:
             service.start()
-            deadline_case = service.wait_until(series_uid(files), "done")
-            wait_for_sent(service, deadline_case["id"])
+            wait_for_sent(service, case["id"])
         finally:
             receiver.terminate()
             receiver.wait()
@@ -105,13 +108,13 @@ def test_a_destination_that_is_away_gets_it_when_it_is_back(peer, tmp_path, free
         service.stop()
 
 
-def wait_for_sent(service, case_id, limit_s=30.0):
-    import time
+def delivery_of(service, case_id):
+    (delivery,) = service.client.get(f"/cases/{case_id}").json()["deliveries"]
+    return delivery
 
+
+def wait_for_sent(service, case_id, limit_s=60.0):
     deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        (delivery,) = service.client.get(f"/cases/{case_id}").json()["deliveries"]
-        if delivery["state"] == "sent":
-            return
+    while (delivery := delivery_of(service, case_id))["state"] != "sent":
+        assert time.monotonic() < deadline, delivery
         time.sleep(0.1)
-    raise AssertionError(delivery)
