@@ -59,18 +59,17 @@ def measured_limits(figures: dict[str, Any]) -> tuple[str, ...]:
     """What the figures forbid, in plain sentences: the worst cases, not the means."""
     scans = figures["leave_one_patient_out"]["scans"]
     worst = min(scans, key=lambda name: scans[name]["dice"])
-    said = [
-        f"Worst left-out scan: {worst}, Dice {scans[worst]['dice']:.2f}, {scans[worst]['found_ml']:.1f} ml found of "
-        f"{scans[worst]['truth_ml']:.1f} ml, precision {scans[worst]['precision']:.2f}."
-    ]
+    row = scans[worst]
+    volumes = f"{row['found_ml']:.1f} ml found of {row['truth_ml']:.1f} ml"
+    said = [f"Worst left-out scan: {worst}, Dice {row['dice']:.2f}, {volumes}, precision {row['precision']:.2f}."]
     tumours = {name: row for name, row in figures["kept_aside"].items() if "tumour_dice" in row}
     if tumours:
         called = max(tumours, key=lambda name: tumours[name]["tumour_called_lesion_percent"])
         missed = min(tumours, key=lambda name: tumours[name]["tumour_dice"])
+        percent, lowest = tumours[called]["tumour_called_lesion_percent"], tumours[missed]["tumour_dice"]
         said.append(
-            f"Of an unseen tumour up to {tumours[called]['tumour_called_lesion_percent']:.0f} % was called white-matter lesion ({called}); "
-            f"worst whole-tumour Dice {tumours[missed]['tumour_dice']:.2f} ({missed}; n = {len(tumours)} volumes of 2 patients, half of them "
-            "inside a synthetic head)."
+            f"Of an unseen tumour up to {percent:.0f} % was called white-matter lesion ({called}); worst whole-tumour Dice {lowest:.2f} "
+            f"({missed}; n = {len(tumours)} volumes of 2 patients, half of them inside a synthetic head)."
         )
     loose = [name for name, row in figures["kept_aside"].items() if row["reference_brain_ml"] > 2000]
     if loose:
