@@ -6,7 +6,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,28 @@ def read_frames(files: Sequence[Path], limits: Limits) -> tuple[Frame, ...]:
     frames = tuple(frame for dataset in datasets for frame in _split(dataset))
     for frame in frames:
         frame.demand_rescale()
-    return frames
+    return _as_displayed(frames)
+
+
+def _as_displayed(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Turn the values of MONOCHROME1 round: there the lowest is white (PS3.3 C.7.6.3.1.2), and a lesion would be dark to the network."""
+    kinds = {is_inverted(frame.dataset) for frame in frames}
+    if len(kinds) > 1:
+        raise Rejected("some slices are MONOCHROME1, others MONOCHROME2")
+    if kinds == {False}:
+        return frames
+    highest = max(int(frame.stored.max()) for frame in frames)
+    return tuple(replace(frame, stored=_turned(frame.stored, highest)) for frame in frames)
+
+
+def _turned(stored: Stored, highest: int) -> Stored:
+    # differences of signed values fit the unsigned type of the same width
+    return (highest - stored.astype(np.int64)).astype(f"u{stored.dtype.itemsize}")
+
+
+def is_inverted(dataset: Dataset) -> bool:
+    """Whether the lowest value is shown white."""
+    return str(value_of(dataset, "PhotometricInterpretation")) == "MONOCHROME1"
 
 
 def locate(frames: Sequence[Frame]) -> Planes:

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.volume import Volume
 from service.errors import Rejected
-from worker.frames import Frame, image_type, value_of
+from worker.frames import Frame, image_type, is_inverted, value_of
 from worker.geometry import Grid
 from worker.pixels import is_lossy
 
@@ -127,8 +127,8 @@ def _header_flags(frames: Sequence[Frame]) -> Iterator[str]:
         yield "contrast-agent: by the series description"
     if "DERIVED" in image_type(first):
         yield f"derived-images: {'/'.join(image_type(first)[:4])}"
-    if value_of(first, "PhotometricInterpretation") == "MONOCHROME1":
-        yield "inverted-display: MONOCHROME1, values taken as they are"
+    if is_inverted(first):
+        yield "inverted-display: MONOCHROME1, values were turned round"
     if len({frame.rescale for frame in frames}) > 1:
         yield "rescale-varies: slices have rescale factors of their own, applied slice by slice"
 

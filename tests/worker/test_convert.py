@@ -135,6 +135,19 @@ def test_signed_values_of_twelve_stored_bits_keep_their_sign(volume, files):
     np.testing.assert_array_equal(series.volume.data, volume.data.astype(int) - 1500)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_monochrome1_is_turned_to_what_is_displayed(volume, files, signed):
+    for path in files:
+        values = 2999 - pydicom.dcmread(path).pixel_array.astype(np.int32) - (1500 if signed else 0)
+        bits = {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": int(signed)}
+        edit(path, PhotometricInterpretation="MONOCHROME1", PixelData=values.astype(np.int16).tobytes(), **bits)
+    series = read_series(files)
+    np.testing.assert_array_equal(series.volume.data, volume.data - volume.data.min())
+    assert "inverted-display" in codes(series)
+    edit(files[2], PhotometricInterpretation="MONOCHROME2")
+    assert refusal(files) == "some slices are MONOCHROME1, others MONOCHROME2"
+
+
 def test_wrong_values_elsewhere_in_the_header_do_no_harm(volume, tmp_path):
     with pydicom.config.disable_value_validation():
         files = write_series(volume, tmp_path, headers=BLANK)
