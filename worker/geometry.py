@@ -18,7 +18,7 @@ _COSINE_TOLERANCE = 2e-3
 _SPACING_TOLERANCE = 0.05
 _POSITION_TOLERANCE_MM = 0.05
 _LARGEST_SHEAR = 0.01
-_SHEAR_FLOOR_MM = 0.1
+_SHEAR_FLOOR_MM = 0.5  # what admission lets through; the affine follows a shear, and `convert` checks every frame against it
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def demand_alike(planes: Planes) -> None:
 
 
 def arrange(planes: Planes) -> Grid:
-    """Order alike planes along their normal and give the affine of the grid they form.
+    """Order alike planes along their normal and give the affine of the grid they form; a slight shear is in it.
 
     Raises
     ------
