@@ -31,7 +31,6 @@ FONT = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
 BOLD = Path(__file__).parent / "fonts" / "DejaVuSansCondensed-Bold.ttf"
 _MARGIN_MM = 12.0
 _MARKS = {SAGITTAL: ("A", "P"), CORONAL: ("R", "L"), AXIAL: ("R", "L")}
-_NAMES = {SAGITTAL: "sagittal", CORONAL: "coronal", AXIAL: "axial"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,11 +172,6 @@ def position_text(scene: Scene, plane: int, index: int) -> str:
     place: list[float] = (scene.image.affine_ras[:3, :3] @ middle + scene.image.affine_ras[:3, 3]).tolist()
     direction = (("R", "L"), ("A", "P"), ("S", "I"))[plane][0 if place[plane] >= 0 else 1]
     return f"{direction} {abs(place[plane]):.0f} mm"
-
-
-def plane_name(plane: int) -> str:
-    """Give the plane's name."""
-    return _NAMES[plane]
 
 
 def marked(scene: Scene, plane: int, index: int, pixels_per_mm: float, text_pixels: int) -> Image.Image:
