@@ -21,7 +21,7 @@ class Scope(StrEnum):
     """What a token may do. `admin` may do everything."""
 
     READ = "read"
-    SEND = "send"
+    SUBMIT = "submit"
     ADMIN = "admin"
 
 

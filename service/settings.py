@@ -107,7 +107,7 @@ class Token(_Frozen):
 
     name: Name
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    scopes: tuple[Literal["read", "send", "admin"], ...] = ("read", "send")
+    scopes: tuple[Literal["read", "submit", "admin"], ...] = ("read", "submit")
 
 
 class Settings(_Frozen):

@@ -33,7 +33,7 @@ CaseId = Annotated[str, Path(pattern=CASE_ID)]
 
 
 def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
-    """List, read and wait need `read`; running a case again needs `send`."""
+    """List, read and wait need `read`; running a case again needs `submit`."""
     router = APIRouter(tags=["cases"])
     may_read = [Depends(desk.guard.needs(Scope.READ))]
 
@@ -72,7 +72,7 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
         "/cases/{case_id}/retry",
         summary="Run a failed or held case again",
         status_code=202,
-        dependencies=[Depends(desk.guard.needs(Scope.SEND))],
+        dependencies=[Depends(desk.guard.needs(Scope.SUBMIT))],
         responses=problem_responses(401, 403, 404, 409),
     )
     async def retry_case(case_id: CaseId) -> CaseStatus:

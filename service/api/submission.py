@@ -48,7 +48,7 @@ BODY: Final[dict[str, Any]] = {
 
 
 def submission_routes(desk: Desk) -> APIRouter:
-    """Sending needs `send`."""
+    """Sending needs `submit`."""
     router = APIRouter(tags=["cases"])
     places = anyio.Semaphore(UPLOADS_AT_ONCE)
 
@@ -60,7 +60,7 @@ def submission_routes(desk: Desk) -> APIRouter:
             "Every part of the multipart body is one DICOM file, or the only part is a zip. The answer comes when everything in it is "
             "durable; the same series again gives the same case. Files that are no usable DICOM are named in `problems`."
         ),
-        dependencies=[Depends(desk.guard.needs(Scope.SEND))],
+        dependencies=[Depends(desk.guard.needs(Scope.SUBMIT))],
         responses=problem_responses(400, 401, 403, 408, 413, 415, 507)
         | {202: {"headers": {"Location": {"schema": {"type": "string"}, "description": "The case, where there is exactly one"}}}},
         openapi_extra=BODY,

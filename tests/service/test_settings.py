@@ -129,7 +129,7 @@ def test_a_bad_file_is_named_with_its_key(toml, text: str, part: str) -> None:
 
 def test_open_doors_with_locks_are_accepted(toml) -> None:
     environ = toml(f"dicom_host='0.0.0.0'\nhttp_host='0.0.0.0'\n[[calling_ae]]\ntitle='A'\n[[tokens]]\nname='t'\nsha256='{'a' * 64}'")
-    assert load_settings(environ).tokens[0].scopes == ("read", "send")
+    assert load_settings(environ).tokens[0].scopes == ("read", "submit")
 
 
 @pytest.mark.parametrize(

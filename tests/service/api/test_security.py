@@ -14,7 +14,7 @@ from tests.service.api.conftest import Host, as_parts, make_series
 SECRETS = {"reader": "r-secret", "sender": "s-secret", "boss": "b-secret"}
 TOKENS = [
     {"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), "scopes": scopes}
-    for (name, secret), scopes in zip(SECRETS.items(), (["read"], ["send"], ["admin"]), strict=True)
+    for (name, secret), scopes in zip(SECRETS.items(), (["read"], ["submit"], ["admin"]), strict=True)
 ]
 
 

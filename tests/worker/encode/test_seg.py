@@ -148,7 +148,7 @@ SPACINGS = st.floats(0.4, 6.0).map(lambda value: round(value, 3))
 
 
 @settings(
-    max_examples=int(os.environ.get("LEUKOSCOPE_PROPERTY_EXAMPLES", "12")),
+    max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "12")),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
