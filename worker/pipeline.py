@@ -180,6 +180,8 @@ def read_nifti(path: Path) -> Volume:
         shape = image.shape + (1,) * (3 - len(image.shape))
         if len(shape) < 3 or any(size != 1 for size in shape[3:]):
             raise Rejected(f"no single volume: {' x '.join(map(str, shape))} voxels")
+        if image.get_data_dtype().kind not in "biuf":
+            raise Rejected("intensities are not plain numbers")
         if any(size > most for size, most in zip(shape, _LARGEST, strict=False)):
             raise Rejected(f"larger than {' x '.join(map(str, _LARGEST))} voxels")
         data = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape[:3])

@@ -145,9 +145,19 @@ def flat(path: Path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((1100, 2, 2), np.int16), np.eye(4)), path)
 
 
+def complex_(path: Path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 8), np.complex64), np.eye(4)), path)
+
+
 @pytest.mark.parametrize(
     ("write", "reason"),
-    [(broken, "no readable NIfTI"), (unplaced, "cannot be known"), (several, "no single volume"), (flat, "larger than")],
+    [
+        (complex_, "not plain numbers"),
+        (broken, "no readable NIfTI"),
+        (unplaced, "cannot be known"),
+        (several, "no single volume"),
+        (flat, "larger than"),
+    ],
 )
 def test_unusable_nifti_is_rejected(tmp_path, write, reason):
     path = tmp_path / "volume.nii"
