@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.release import load
+from model.release import load, newest
 from model.training.card import INTENDED_USE, LIMITS, START_DEFINITION, START_LIMITS
 from model.training.export import NotEqual, check_parity, write_release
 from model.training.network import AttentionVNet, NetworkConfig
@@ -43,3 +43,12 @@ def test_another_network_than_the_exported_one_is_found_out(exported):
     torch.manual_seed(2)
     with pytest.raises(NotEqual):
         check_parity(AttentionVNet(NetworkConfig(widths=(4, 4, 8))), folder / "weights.onnx")
+
+
+def test_the_shipped_release_is_measured_and_says_what_it_was_not_tested_on():
+    card = newest().card
+    assert card.figures["leave_one_patient_out"]["n_patients"] >= 3
+    assert card.training["irradiated_patients"] == 0
+    assert any("No irradiated patient" in limit for limit in card.limits)
+    assert newest().weights.stat().st_size < 12e6
+    assert 0 < card.engine.largest_probability_difference <= 0.5
