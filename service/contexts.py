@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from pydicom.uid import UID
+from pynetdicom.pdu_primitives import SOPClassCommonExtendedNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
@@ -11,6 +13,8 @@ from pynetdicom.sop_class import uid_to_service_class
 from service.admission.refusals import MR_IMAGE_CLASSES
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
+STORAGE_SERVICE: Final = "1.2.840.10008.4.2"
+STANDARD: Final = "1.2.840.10008."
 # Uncompressed first: where a sender offers a choice it converts, and nobody has to decode. Then what keeps every value, then the rest.
 TRANSFER_SYNTAXES: Final = {
     "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
@@ -33,6 +37,9 @@ def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -
     """
     Give what we support of what is proposed: verification, MR images, and with `unwanted` every other storage class too.
 
+    Private classes count as storage there: scanners put them beside the images (Siemens' CSA Non-Image, Philips' Series Data), and a
+    PACS that cannot send one keeps the whole study in its queue.
+
     References
     ----------
     PS3.8 7.1.1.13, PS3.4 B.3
@@ -47,5 +54,26 @@ def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -
 
 
 def is_storage(uid: str) -> bool:
-    """Tell whether pynetdicom serves the class as storage of a composite instance with a patient."""
-    return uid_to_service_class(uid) is StorageServiceClass
+    """Tell whether the class is storage of a composite instance with a patient, or a private one."""
+    return is_private(uid) or uid_to_service_class(uid) is StorageServiceClass
+
+
+def is_private(uid: str) -> bool:
+    """Tell whether the standard does not define the UID (PS3.5 9)."""
+    return not uid.startswith(STANDARD)
+
+
+def private_as_storage(proposed: list[PresentationContext]) -> dict[str, SOPClassCommonExtendedNegotiation]:
+    """
+    Name the storage service for private classes: pynetdicom knows none for them, and would abort.
+
+    References
+    ----------
+    PS3.7 D.3.3.6 (what a sender may say itself)
+    """
+    items = {}
+    for uid in {str(context.abstract_syntax) for context in proposed if is_private(str(context.abstract_syntax))}:
+        item = SOPClassCommonExtendedNegotiation()
+        item.sop_class_uid, item.service_class_uid = UID(uid), UID(STORAGE_SERVICE)
+        items[uid] = item
+    return items

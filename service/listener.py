@@ -23,7 +23,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import build_context
 
-from service.contexts import VERIFICATION, supported_contexts
+from service.contexts import VERIFICATION, private_as_storage, supported_contexts
 from service.errors import Rejected, Unavailable
 from service.headers import Mismatch
 from service.intake import Announced, Intake, Peer
@@ -112,6 +112,7 @@ class Listener:
         return [
             (evt.EVT_CONN_OPEN, self._on_open),
             (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_SOP_COMMON, self._on_services),
             (evt.EVT_DATA_RECV, self._on_data),
             (evt.EVT_C_ECHO, self._on_echo),
             (evt.EVT_C_STORE, self._on_store),
@@ -163,6 +164,9 @@ class Listener:
         if line.incoming_bytes > self._settings.maximum_series_bytes + HEADER_BYTES:
             LOG.warning("an instance is too large; the association is aborted", extra={"association": line.peer.association})
             event.assoc.abort(block=False)
+
+    def _on_services(self, event: Any) -> dict[str, Any]:
+        return dict(private_as_storage(event.assoc.requestor.primitive.presentation_context_definition_list))
 
     def _on_echo(self, _event: Any) -> int:
         return 0x0000

@@ -250,6 +250,25 @@ def test_only_listed_senders_are_let_in(tmp_path: Path) -> None:
     house.book.close()
 
 
+def test_private_classes_beside_the_images_are_recorded_and_discarded(tmp_path: Path) -> None:
+    csa_non_image = "1.3.12.2.1107.5.9.1"
+    house = House(tmp_path, calling_ae=[{"title": "PACS"}, {"title": "STRICT", "unwanted": "refuse"}])
+    (private,) = flair_series(1, SOPClassUID=csa_non_image)
+    del private.PixelData
+    with listening(house) as listener:
+        association = associate(listener, MR, (csa_non_image, ExplicitVRLittleEndian), calling="PACS")
+        encoded = part10(private)
+        _, start = read_file(BytesIO(encoded))
+        assert store_bytes(association, encoded[start:], csa_non_image, private.SOPInstanceUID) == 0x0000
+        association.release()
+        association = associate(listener, MR, (csa_non_image, ExplicitVRLittleEndian), calling="STRICT")
+        assert [context.abstract_syntax for context in association.accepted_contexts] == [MRImageStorage]
+        association.release()
+    assert [case.instances for case in house.cases] == [1]
+    assert not list(house.store.every_instance())
+    house.book.close()
+
+
 def test_no_more_associations_than_allowed(tmp_path: Path) -> None:
     house = House(tmp_path, maximum_associations=2)
     with listening(house) as listener:
