@@ -183,7 +183,8 @@ class Intake:
 
     def _sweep(self, now: datetime) -> None:
         for case_id in self._book.due(now):
-            self._submit(case_id)
+            if not self._submit(case_id):
+                break  # each further try would wait for the same broker, and the quiet times with it
         for waiting in self._book.receiving():
             self._watches.adopt(waiting.study_uid, waiting.series_uid, waiting.case_id, waiting.instances)
 
@@ -231,13 +232,15 @@ class Intake:
             self._submit(case_id)
         return settled
 
-    def _submit(self, case_id: str) -> None:
+    def _submit(self, case_id: str) -> bool:
         """The case book knows that the case is queued: where the broker is away, the sweep submits it later."""
         try:
             self._submit_to(self._app, case_id)
             self._book.submitted(case_id)
         except Unavailable:
             LOG.warning("the broker is away; the sweep will submit the case", extra={"case_id": case_id})
+            return False
+        return True
 
 
 def _demand_announced(header: Header, announced: Announced) -> None:

@@ -101,9 +101,10 @@ class Watches:
             return watch
 
     def look_again(self, watch: Watch, after_s: float) -> None:
-        """Judge the series after this time even if nothing happens."""
+        """Judge the series after this time even if nothing happens; not while an association that began meanwhile sends to it."""
         with self._lock:
-            watch.again = self._clock() + after_s
+            if not watch.open:
+                watch.again = self._clock() + after_s
 
     def rest(self, watch: Watch, version: int) -> None:
         """The series is decided as of `version`; watch it no longer, unless more came meanwhile."""

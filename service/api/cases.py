@@ -99,11 +99,12 @@ def _page(desk: Desk, filters: dict[str, Any], limit: int, cursor: str | None) -
 def statuses_of(desk: Desk, cases: Sequence[Case]) -> list[CaseStatus]:
     """Build the status resources of cases, with outputs and deliveries of the current revision, in few reads."""
     outputs = desk.book.outputs_of([case.id for case in cases if case.state is State.DONE])
+    deliveries = desk.book.deliveries_of([case.id for case in cases])
     return [
         render_status(
             case,
             [row for row in outputs.get(case.id, ()) if row.revision == case.revision],
-            [row for row in desk.book.deliveries(case.id) if row.revision == case.revision],
+            [row for row in deliveries[case.id] if row.revision == case.revision],
         )
         for case in cases
     ]

@@ -10,9 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.records import State
 
-FINAL: Final = frozenset({State.DONE, State.REJECTED, State.FAILED, State.HELD})
-"""What ``?wait=`` waits for."""
-
 
 @dataclass(frozen=True)
 class Face:

@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
-from service.api.status import FINAL
-from service.records import Book, Case
+from service.records import FINAL, Book, Case
 
 ROUND_S: Final = 0.05
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]

@@ -19,6 +19,7 @@ from service.errors import Misconfigured, Unavailable
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 BUSY_TIMEOUT_MS = 15_000
+CONNECT_TIMEOUT_S = 5
 WRITER_TIMEOUT_S = 30.0
 _UPGRADE_LOCK = 0x1E0C05C0  # any fixed number: PostgreSQL's advisory lock of our migrations
 _WRITE = "leukoscope_write"
@@ -32,7 +33,8 @@ def make_engine(url: str) -> Engine:
     """Open a pool of connections. SQLite: WAL, and BEGIN IMMEDIATE for every transaction that writes."""
     parsed = _normalise(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=32)
+        waiting = {"connect_timeout": CONNECT_TIMEOUT_S}  # a host that is gone answers nothing, and a C-STORE waits for it
+        return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=32, connect_args=waiting)
     if parsed.database in {None, "", ":memory:"}:
         raise Misconfigured("database_url: the case book needs a file, not SQLite's memory")
     try:

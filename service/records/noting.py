@@ -69,7 +69,7 @@ def open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetim
 
 def _new_case(row: InstanceRow, now: datetime) -> dict[str, Any]:
     return {
-        "id": secrets.token_urlsafe(16),
+        "id": secrets.token_hex(16),  # never a leading "-": it is an argument of the command line
         "study_uid": row.study_uid,
         "series_uid": row.series_uid,
         "patient_id": plain(row.patient_id),

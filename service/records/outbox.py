@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,11 +30,16 @@ class Outbox(Ledger):
 
     def deliveries(self, case_id: str) -> list[Delivery]:
         """Give every delivery of a case, oldest first."""
+        return self.deliveries_of([case_id])[case_id]
+
+    def deliveries_of(self, case_ids: Sequence[str]) -> dict[str, list[Delivery]]:
+        """Give `deliveries` for many cases in one read."""
+        found: dict[str, list[Delivery]] = {case_id: [] for case_id in case_ids}
+        chosen = _chosen().where(deliveries.c.case_id.in_(list(case_ids))).order_by(deliveries.c.id)
         with self._reading() as connection:
-            return [
-                _delivery(row)
-                for row in connection.execute(_chosen().where(deliveries.c.case_id == case_id).order_by(deliveries.c.id)).mappings()
-            ]
+            for row in connection.execute(chosen).mappings():
+                found[row["case_id"]].append(_delivery(row))
+        return found
 
     def due_deliveries(self, now: datetime | None = None, case_id: str | None = None, limit: int = 500) -> list[Delivery]:
         """Give what should be sent now and nobody is sending, the longest due first."""

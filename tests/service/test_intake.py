@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pydicom.uid import CTImageStorage, RawDataStorage, generate_uid
 from service.errors import Unavailable
 from service.headers import Unreadable
 from service.intake import Peer
-from service.records import InvalidTransition, State
+from service.records import InvalidTransition, State, utc_now
 from tests.service.house import House
 from tests.service.series import flair_series, part10
 
@@ -234,6 +235,22 @@ def test_the_sweep_submits_what_the_broker_lost(house: House, monkeypatch: pytes
     monkeypatch.setattr(house.book, "due", lambda _now: [house.case.id])
     house.wait(6)
     assert set(house.submitted) == {house.case.id}
+
+
+def test_the_sweep_asks_a_broker_that_is_away_once_and_not_for_every_case(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        house.send(flair_series(), f"a{number}")
+    assert len(set(house.submitted)) == 3
+    assert all(set(case_id) <= set("0123456789abcdef") for case_id in house.submitted)
+    asked = []
+
+    def gone(_app: object, case_id: str) -> None:
+        asked.append(case_id)
+        raise Unavailable("the broker: gone")
+
+    monkeypatch.setattr(house.intake, "_submit_to", gone)
+    house.intake.tick(now=utc_now() + timedelta(minutes=1))
+    assert len(asked) == 1
 
 
 def test_a_defect_in_judging_holds_that_series_and_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
