@@ -22,6 +22,7 @@ SPACING_TOLERANCE: Final = 0.05
 SPACING_TOLERANCE_MM: Final = 0.02
 DIRECTION_TOLERANCE: Final = 2e-3  # direction cosines, about a tenth of a degree
 SHIFT_TOLERANCE_MM: Final = 0.5
+SHEAR_TOLERANCE: Final = 0.01  # of the distance along the normal; as `worker.geometry` allows
 SAME_PLACE: Final = 0.1  # of the usual spacing
 
 
@@ -63,7 +64,7 @@ def check_geometry(headers: Sequence[Header]) -> Geometry:
     order = np.argsort(offsets, kind="stable")
     steps = np.diff(offsets[order])
     spacing = float(np.median(steps))
-    problem = _check_steps(steps, _expected_mm(headers, spacing)) or _check_shifts(shifts[order])
+    problem = _check_steps(steps, _expected_mm(headers, spacing)) or _check_shifts(shifts[order], offsets[order])
     return Geometry(problem, len(frames), spacing, _doubts(headers, len(frames), spacing))
 
 
@@ -90,7 +91,7 @@ def _check_planes(frames: Sequence[Frame]) -> str | None:
     orientations = np.array([frame.orientation_lps for frame in frames])
     lengths = np.linalg.norm(orientations.reshape(-1, 3), axis=1)
     cosines = np.einsum("ij,ij->i", orientations[:, :3], orientations[:, 3:])
-    if np.any(np.abs(lengths - 1.0) > 0.01) or np.any(np.abs(cosines) > 0.01):
+    if np.any(np.abs(lengths - 1.0) > DIRECTION_TOLERANCE) or np.any(np.abs(cosines) > DIRECTION_TOLERANCE):
         return "direction cosines that are no right angle"
     if np.any(np.abs(orientations - np.median(orientations, axis=0)) > DIRECTION_TOLERANCE):
         return "slices of more than one orientation"
@@ -131,12 +132,13 @@ def _check_steps(steps: Positions, expected: float) -> str | None:
     return f"{kind} after slice {at + 1}: {steps[at]:.1f} mm, expected {expected:.1f} mm"
 
 
-def _check_shifts(shifts: Positions) -> str | None:
+def _check_shifts(shifts: Positions, offsets: Positions) -> str | None:
     """The slices of a stack lie behind each other; a constant shift from slice to slice (a sheared stack) is no stack."""
     moved = np.abs(shifts - shifts[0]).max(axis=1)
-    if moved.max() <= SHIFT_TOLERANCE_MM:
+    allowed = np.maximum(SHIFT_TOLERANCE_MM, SHEAR_TOLERANCE * np.abs(offsets - offsets[0]))
+    if np.all(moved <= allowed):
         return None
-    at = int(np.argmax(moved > SHIFT_TOLERANCE_MM)) + 1
+    at = int(np.argmax(moved > allowed)) + 1
     return f"slice {at} lies {moved[at - 1]:.1f} mm to the side of the first"
 
 
