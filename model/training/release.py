@@ -71,6 +71,12 @@ def measured_limits(figures: dict[str, Any]) -> tuple[str, ...]:
             f"Of an unseen tumour up to {percent:.0f} % was called white-matter lesion ({called}); worst whole-tumour Dice {lowest:.2f} "
             f"({missed}; n = {len(tumours)} volumes of 2 patients, half of them inside a synthetic head)."
         )
+    phantoms = {name: row["dice"] for name, row in figures["phantoms"].items()}
+    lowest_phantom = min(phantoms, key=lambda name: phantoms[name])
+    said.append(
+        f"Unseen phantoms: mean Dice {sum(phantoms.values()) / len(phantoms):.2f} (n = {len(phantoms)}), "
+        f"worst {phantoms[lowest_phantom]:.2f} ({lowest_phantom})."
+    )
     loose = [name for name, row in figures["kept_aside"].items() if row["reference_brain_ml"] > 2000]
     if loose:
         said.append(f"The reference brain mask of {', '.join(loose)} holds skull (over 2 l): brain Dice there says little.")
