@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import hashlib
 import json
@@ -59,6 +60,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    faulthandler.register(signal.SIGUSR1)  # kill -USR1 shows where every thread is, and no value of any variable
     workers = [name for name in parts if name in {"inference", "delivery"}]
     with ExitStack() as stack:
         _make_folder(settings.data_dir)

@@ -47,7 +47,7 @@ class Running:
         self.data.mkdir(parents=True, exist_ok=True)
         (self.data / "serve.json").unlink(missing_ok=True)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, env=self.environ, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(self.command, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_LIMIT_S
         while not (self.data / "serve.json").exists():
             assert self.process.poll() is None, self.last_words()
@@ -55,7 +55,7 @@ class Running:
             time.sleep(0.05)
         self.ports = json.loads((self.data / "serve.json").read_text())
         self.client.close()
-        self.client = httpx.Client(base_url=self.ports["http"], timeout=60.0)
+        self.client = httpx.Client(base_url=self.ports["http"] or "", timeout=60.0)
         return self
 
     @property
