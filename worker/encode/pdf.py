@@ -19,7 +19,7 @@ from worker.encode.wording import PRODUCT, sentence
 
 KIND = "report.pdf"
 _WHO = {"Patient", "Patient ID"}  # never cut
-_FOOT = 72.0  # where the small print begins
+_FOOT = 84.0  # where the small print begins
 
 
 def encode(context: Context) -> Output:
@@ -160,30 +160,14 @@ def _small_print(page: Any, context: Context, report: Report) -> None:
     defined = (
         f"A lesion is a {definition.connectivity}-connected component of probability > {definition.probability_threshold:g} and "
         f"≥ {definition.smallest_mm3:g} mm³; tumour-like where ≥ {definition.tumour_touch_fraction:.0%} of it lies in or "
-        f"beside ≥ {definition.smallest_tumour_mm3:g} mm³ taken for tumour. Lesion probability summed without a threshold: "
-        f"{report.volume_estimates.by_probability_ml:.2f} ml. Sides and coordinates are the patient's (right, anterior, superior "
-        "positive); pictures show the acquisition's own planes."
+        f"beside ≥ {definition.smallest_tumour_mm3:g} mm³ taken for tumour. Sides and coordinates are the patient's (right, anterior, "
+        "superior positive); pictures show the acquisition's own planes."
     )
-    release = " ".join(map(sentence, filter(None, (card.summary, *measured(card.figures), *report.limits))))
+    release = " ".join(map(sentence, filter(None, (card.summary, *report.limits))))
     objects = f"Segmentation {report.segmentation_uid or 'as NIfTI'}{source}."
     stroke(page, RULE, 0.6)
     page.line(MARGIN, _FOOT, WIDTH - MARGIN, _FOOT)
     fill(page, QUIET)
     y = _FOOT - 8
-    for text in (computed, defined, release, objects):
-        y = write_block(page, MARGIN, y, text, 5.7, INNER, most=2)
-
-
-def measured(figures: dict[str, Any]) -> list[str]:
-    """Give a release card's figures as short texts, nested ones in one text."""
-    texts = []
-    for name, value in figures.items():
-        parts = value.items() if isinstance(value, dict) else [("", value)]
-        plain = [f"{key} {_short(number)}".strip() for key, number in parts if isinstance(number, int | float | str)]
-        if plain:
-            texts.append(f"{name}: {', '.join(plain)}".replace("_", " "))
-    return texts
-
-
-def _short(value: float | str) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    for text, most in ((computed, 2), (defined, 2), (release, 5), (objects, 1)):
+        y = write_block(page, MARGIN, y, text, 5.7, INNER, most=most)

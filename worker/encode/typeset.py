@@ -7,6 +7,7 @@ stacked (Thai, Devanagari); what no type has becomes a box.
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -60,11 +61,11 @@ def width_of(text: str, size: float, bold: bool = False) -> float:
 
 def fitted(text: str, size: float, width: float, bold: bool = False) -> str:
     """Cut a text to a width, with an ellipsis where something was cut."""
-    if width_of(text, size, bold) <= width:
+    most = int(width / (0.1 * size)) + 1  # no letter of a text type is narrower than a tenth of its size
+    if len(text) <= most and width_of(text, size, bold) <= width:
         return text
-    while text and width_of(f"{text}…", size, bold) > width:
-        text = text[:-1]
-    return f"{text.rstrip()}…"
+    kept = bisect_right(range(1, min(len(text), most) + 1), width, key=lambda count: width_of(f"{text[:count]}…", size, bold))
+    return f"{text[:kept].rstrip()}…"
 
 
 def shrunk(text: str, size: float, width: float, bold: bool = False, smallest: float = 4.5) -> float:
@@ -109,7 +110,7 @@ def write_block(page: Any, x: float, y: float, text: str, size: float, width: fl
     """Write a wrapped text from its first baseline down, at most `most` lines; give the next baseline."""
     lines = wrapped(text, size, width)
     if len(lines) > most:
-        lines = [*lines[: most - 1], fitted(" ".join(lines[most - 1 :]), size, width)]
+        lines = [*lines[: most - 1], fitted(" ".join(lines[most - 1 : most + 1]), size, width)]
     for line in lines:
         write(page, x, y, line, size, width=width)
         y -= size * 1.32

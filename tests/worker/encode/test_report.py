@@ -23,7 +23,6 @@ from tests.worker.encode.cases import affine, context_of, series_of, textured
 from tests.worker.encode.test_seg import PLANES
 from worker.encode import DICOM_ENCODERS, ENCODERS, nifti, pdf, preview, report_json, seg
 from worker.encode.display import AXIAL, LESION_COLOUR, TUMOUR_LIKE_COLOUR, level_positions, open_scene, picture
-from worker.encode.pdf import measured
 from worker.encode.wording import STATEMENT, sentence
 
 SHAPE = (48, 56, 24)
@@ -209,10 +208,3 @@ def test_sentences():
     assert sentence("thick-slices: 4.0 mm thick") == "Thick slices: 4.0 mm thick."
     assert sentence("Already a sentence.") == "Already a sentence."
     assert sentence("Note: a capital letter is no code") == "Note: a capital letter is no code."
-
-
-def test_figures_of_the_card_are_shortened():
-    assert measured({"dice": {"median": 0.71234, "n": 5, "per_scan": [1, 2]}, "note": "few", "table": []}) == [
-        "dice: median 0.712, n 5",
-        "note: few",
-    ]
