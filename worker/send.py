@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,10 @@ def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], No
         for file in files:
             if not association.is_established:
                 raise Unavailable(f"{peer.ae_title}: the association ended after {len(answers)} of {len(files)} objects")
-            answer = _store(association, file)
+            try:
+                answer = _store(association, file)
+            except Unavailable as error:
+                raise Unavailable(f"{peer.ae_title}: {error.reason}; {len(answers)} of {len(files)} were answered") from None
             answers.append(answer)
             if on_answer is not None:
                 on_answer(answer)
@@ -119,12 +123,45 @@ def associate(peer: Peer, files: Sequence[Outgoing]) -> Iterator[Association]:
     if not association.is_established:
         why = _why_not(association) if opened else "no connection"
         raise Unavailable(f"{peer.ae_title} at {peer.host}:{peer.port}: {why}")
+    gate = _Gate()
+    association._reactor_checkpoint = gate  # noqa: SLF001
+    gate.held.wait(_CONNECT_S)
     try:
         yield association
     except BaseException:
+        gate.open()
         association.abort()
         raise
+    gate.open()
     association.release()
+
+
+class _Gate(threading.Event):
+    """Keeps pynetdicom's reactor thread out of the way from the first request to the last.
+
+    It is paused and woken around every request, and can pass its checkpoint just as the next request pauses it: it then takes the
+    answer the request waits for, which ends a minute later without one (seen on a loaded machine).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = threading.Event()
+        self._closed = True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Note that the reactor stands still here, and keep it."""
+        self.held.set()
+        return super().wait(timeout)
+
+    def set(self) -> None:
+        """Let the reactor go, but not while the gate is closed."""
+        if not self._closed:
+            super().set()
+
+    def open(self) -> None:
+        """Be an ordinary event from now on."""
+        self._closed = False
+        super().set()
 
 
 def _store(association: Association, file: Outgoing) -> Answer:
@@ -137,7 +174,7 @@ def _store(association: Association, file: Outgoing) -> Answer:
     except RuntimeError:
         return Answer(file.path, None, "the association ended")
     if "Status" not in status:
-        return Answer(file.path, None, "no answer")
+        raise Unavailable("the association ended, or no answer came, after an object was sent")
     return Answer(file.path, int(status.Status), str(status.get("ErrorComment", "")))
 
 

@@ -13,11 +13,13 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
+from service.errors import Unavailable
 from service.records import Book, DeliveryState, OutputRow, upgrade
 from service.settings import Destination, Settings
 from service.store import Store
 from tests.service.casebook import FINDINGS, queue
 from worker.deliver import LONGEST_PAUSE_S, Sender, pause_after
+from worker.send import Peer, read_outgoing, send
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
@@ -183,3 +185,19 @@ def test_pauses_grow_to_a_quarter_of_an_hour_with_jitter():
     assert LONGEST_PAUSE_S / 2 <= pause_after(12) <= LONGEST_PAUSE_S
     assert pause_after(10_000) <= LONGEST_PAUSE_S
     assert len({pause_after(5) for _ in range(20)}) > 1
+
+
+def test_a_peer_that_dies_in_the_middle_is_noticed_at_once(tmp_path):
+    with provider() as pacs:
+        paths = [tmp_path / f"{number}.dcm" for number in range(1, 6)]
+        for number, path in enumerate(paths, start=1):
+            path.write_bytes(part10(f"2.25.{number}"))
+
+        def hang_up(_answer):
+            for association in pacs.server.active_associations:
+                association.abort()
+
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="of 5 were answered|after 1 of 5"):
+            send(Peer("PACS", "127.0.0.1", pacs.port), read_outgoing(paths), hang_up)
+        assert time.monotonic() - began < 20
