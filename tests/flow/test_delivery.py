@@ -198,6 +198,6 @@ def test_a_peer_that_dies_in_the_middle_is_noticed_at_once(tmp_path):
                 association.abort()
 
         began = time.monotonic()
-        with pytest.raises(Unavailable, match="of 5 were answered|after 1 of 5"):
+        with pytest.raises(Unavailable, match=r"of 5 were answered|after 1 of 5"):
             send(Peer("PACS", "127.0.0.1", pacs.port), read_outgoing(paths), hang_up)
         assert time.monotonic() - began < 20
