@@ -61,8 +61,18 @@ def export_onnx(network: AttentionVNet, path: Path) -> str:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
-    program.save(str(path), external_data=False)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    weights = _without_traces(program.model_proto)
+    path.write_bytes(weights)
+    return hashlib.sha256(weights).hexdigest()
+
+
+def _without_traces(model: Any) -> bytes:
+    """Serialise without the stack traces that the exporter notes beside every node: they hold the paths of the machine."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def run_onnxruntime(path: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
