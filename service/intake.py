@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import secrets
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,9 +41,12 @@ GAPS_TO_WAIT: Final = 4
 LONGEST_GAP_WAIT_S: Final = 5.0
 SHORTEST_GAP_WAIT_S: Final = 0.5
 
+SWEEP: Final = "sweep"
+SWEEPS_TO_A_TURN: Final = 3
+
 
 @dataclass(frozen=True)
-class Peer:
+class Source:
     """Who sends: an identifier for this association (or request), the calling AE title or "rest", the address."""
 
     association: str
@@ -75,7 +81,12 @@ class Receipt:
 
 
 class Intake:
-    """The one way in. Any number of threads may call it."""
+    """The one way in. Any number of threads may call it.
+
+    Parameters
+    ----------
+    name : who takes the turn of the sweep; a process that replaces another takes its name too, and need not wait for its turn to end
+    """
 
     def __init__(
         self,
@@ -84,6 +95,7 @@ class Intake:
         book: Book,
         app: Any,
         *,
+        name: str | None = None,
         submit: Callable[[Any, str], Any] = queue.submit,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,8 +108,9 @@ class Intake:
         self._commit: GroupCommit[InstanceRow, Noted] = GroupCommit(book.note_instances)
         self._watches = Watches(settings.quiet_time_s, clock)
         self._swept_at = float("-inf")
+        self._name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
-    def receive(self, source: BinaryIO | bytes | Path, peer: Peer, announced: Announced | None = None) -> Receipt:
+    def receive(self, source: BinaryIO | bytes | Path, sender: Source, announced: Announced | None = None) -> Receipt:
         """
         Take one instance; when this returns, it is durable and indexed.
 
@@ -114,10 +127,10 @@ class Intake:
         """
         if isinstance(source, Path):
             with source.open("rb") as stream:
-                return self._take(stream, peer, announced)
-        return self._take(BytesIO(source) if isinstance(source, bytes) else source, peer, announced)
+                return self._take(stream, sender, announced)
+        return self._take(BytesIO(source) if isinstance(source, bytes) else source, sender, announced)
 
-    def _take(self, stream: BinaryIO, peer: Peer, announced: Announced | None) -> Receipt:
+    def _take(self, stream: BinaryIO, sender: Source, announced: Announced | None) -> Receipt:
         start = stream.tell()
         if announced is None:
             header, start = read_file(stream)
@@ -126,14 +139,14 @@ class Intake:
             _demand_announced(header, announced)
         stream.seek(start)
         whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
-        watch = self._watches.open(header.study_uid, header.series_uid, peer.association)
+        watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
         wanted = header.sop_class_uid in MR_IMAGE_CLASSES
-        noted = self._commit.put(self._keep(header, whole, peer) if wanted else _row(header, peer, whole, path=""))
-        self._watches.note(watch, peer.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
+        noted = self._commit.put(self._keep(header, whole, sender) if wanted else _row(header, sender, whole, path=""))
+        self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
         outcome = noted.outcome if wanted else "discarded"
         return Receipt(noted.case_id, header.study_uid, header.series_uid, header.sop_instance_uid, outcome, noted.state)
 
-    def _keep(self, header: Header, whole: bytes, peer: Peer) -> InstanceRow:
+    def _keep(self, header: Header, whole: bytes, sender: Source) -> InstanceRow:
         stored = self._store.put_instance(
             whole,
             series_uid=header.series_uid,
@@ -141,7 +154,7 @@ class Intake:
             sop_instance_uid=header.sop_instance_uid,
             transfer_syntax_uid=header.transfer_syntax_uid,
         )
-        return _row(header, peer, whole, path=stored.path, digest=stored.digest, size=stored.size)
+        return _row(header, sender, whole, path=stored.path, digest=stored.digest, size=stored.size)
 
     def close_source(self, association: str, clean: bool = True) -> None:
         """
@@ -157,10 +170,6 @@ class Intake:
             except Unavailable:
                 LOG.warning("a finished series could not be judged yet", extra={"case_id": watch.case_id, "association": association})
                 self._watches.look_again(watch, SHORTEST_GAP_WAIT_S)
-        try:
-            self._book.close_association(association)
-        except Unavailable:
-            LOG.warning("the end of an association could not be noted", extra={"association": association})
 
     def tick(self, now: datetime | None = None) -> None:
         """Let time pass: end quiet times, and every `sweep_s` submit again what is due. Raises Unavailable; then call again."""
@@ -182,6 +191,9 @@ class Intake:
         return state
 
     def _sweep(self, now: datetime) -> None:
+        """Whichever of the installation's processes has the turn looks after what nobody else does."""
+        if not self._book.take_turn(SWEEP, self._name, SWEEPS_TO_A_TURN * self._settings.sweep_s):
+            return
         for case_id in self._book.due(now):
             if not self._submit(case_id):
                 break  # each further try would wait for the same broker, and the quiet times with it
@@ -251,7 +263,7 @@ def _demand_announced(header: Header, announced: Announced) -> None:
         raise Mismatch("SOP Instance UID differs from the command's")
 
 
-def _row(header: Header, peer: Peer, whole: bytes, *, path: str, digest: str = "", size: int = 0) -> InstanceRow:
+def _row(header: Header, sender: Source, whole: bytes, *, path: str, digest: str = "", size: int = 0) -> InstanceRow:
     return InstanceRow(
         study_uid=header.study_uid,
         series_uid=header.series_uid,
@@ -265,7 +277,7 @@ def _row(header: Header, peer: Peer, whole: bytes, *, path: str, digest: str = "
         patient_id=header.patient_id,
         patient_issuer=header.patient_id_issuer,
         series_description=header.series_description,
-        source=peer.calling_ae,
-        association=peer.association,
+        source=sender.calling_ae,
+        association=sender.association,
         received_at=utc_now(),
     )

@@ -26,7 +26,7 @@ from pynetdicom.presentation import build_context
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
 from service.errors import Rejected, Unavailable
 from service.headers import Mismatch
-from service.intake import Announced, Intake, Peer
+from service.intake import Announced, Intake, Source
 from service.settings import CallingAE, Settings
 
 LOG = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ _COMMENT_LENGTH: Final = 64  # PS3.7 C: Error Comment is LO
 class _Line:
     """One association: who it is, and what it is doing."""
 
-    peer: Peer
+    sender: Source
     incoming_bytes: int = 0
     heard_at: float = field(default_factory=time.monotonic)
     working: bool = False
@@ -140,7 +140,7 @@ class Listener:
         proposed = association.requestor.primitive.presentation_context_definition_list
         association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard")
         self._reap()
-        line = _Line(Peer(f"{self._run}-{next(self._numbers)}", title, address))
+        line = _Line(Source(f"{self._run}-{next(self._numbers)}", title, address))
         with self._lock:
             self._lines[association] = line
 
@@ -162,7 +162,7 @@ class Listener:
         line.incoming_bytes += len(event.data)
         _acknowledge_at_once(event.assoc)
         if line.incoming_bytes > self._settings.maximum_series_bytes + HEADER_BYTES:
-            LOG.warning("an instance is too large; the association is aborted", extra={"association": line.peer.association})
+            LOG.warning("an instance is too large; the association is aborted", extra={"association": line.sender.association})
             event.assoc.abort(block=False)
 
     def _on_services(self, event: Any) -> dict[str, Any]:
@@ -178,13 +178,13 @@ class Listener:
         line.incoming_bytes, line.working = 0, True
         answer = _Answer()
         try:
-            with answering(answer, line.peer):
+            with answering(answer, line.sender):
                 request = event.request
                 announced = Announced(
                     str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)
                 )
                 request.DataSet.seek(0)
-                self._intake.receive(request.DataSet, line.peer, announced)
+                self._intake.receive(request.DataSet, line.sender, announced)
         finally:
             line.working, line.heard_at = False, time.monotonic()
         return answer.status()
@@ -214,7 +214,7 @@ class Listener:
         with self._lock:
             line = self._lines.pop(association, None)
         if line is not None:
-            self._intake.close_source(line.peer.association, clean)
+            self._intake.close_source(line.sender.association, clean)
 
 
 def _acknowledge_at_once(association: Any) -> None:
@@ -249,7 +249,7 @@ class _Answer:
 
 
 @contextmanager
-def answering(answer: _Answer, peer: Peer) -> Iterator[None]:
+def answering(answer: _Answer, sender: Source) -> Iterator[None]:
     """Turn what the intake raises into the status that goes out: the one place where this is done."""
     try:
         yield
@@ -261,7 +261,7 @@ def answering(answer: _Answer, peer: Peer) -> Iterator[None]:
         answer.code, answer.comment = 0xA700, error.reason
     except Exception:
         answer.code, answer.comment = 0xC211, "internal error"
-        LOG.exception("a C-STORE failed", extra={"association": peer.association, "dimse_status": "0xC211"})
+        LOG.exception("a C-STORE failed", extra={"association": sender.association, "dimse_status": "0xC211"})
         return
     if answer.code:
-        LOG.warning("a C-STORE was refused", extra={"association": peer.association, "dimse_status": f"0x{answer.code:04X}"})
+        LOG.warning("a C-STORE was refused", extra={"association": sender.association, "dimse_status": f"0x{answer.code:04X}"})

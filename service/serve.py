@@ -76,7 +76,8 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
         if workers:
             _reclaim(settings, book)
         app = make_app(settings)
-        intake = Intake(settings, store, book, app)
+        # Only one `serve` runs on a data folder: a new one is the old one's successor.
+        intake = Intake(settings, store, book, app, name=_owner_prefix(settings) if workers else None)
         children = [_worker(name, settings, book) for name in workers]
         stack.callback(_wait_for_end, children)
         doors = _Doors()
@@ -84,7 +85,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
             doors.dicom_port = stack.enter_context(_listening(settings, intake))
         if "api" in parts:
             doors.http_port = stack.enter_context(_answering(settings, book, store, intake))
-        if "listener" in parts:
+        if doors != _Doors():
             stack.enter_context(_ticking(intake, stop))
         stack.callback(_ask_to_end, children)  # the last one in is the first to be done
         _supervise(settings, doors, children, stop)

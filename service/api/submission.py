@@ -19,7 +19,7 @@ from service.api.desk import Desk
 from service.api.status import Accepted, FileProblem
 from service.archive import DAMAGED, MAGIC, unpacked
 from service.errors import Rejected
-from service.intake import Peer, Receipt
+from service.intake import Receipt, Source
 from service.problems import Problem, problem_responses
 from service.security import Scope
 from service.uploads import Part, check_room, check_size, size_text, spool_folder, spool_upload
@@ -125,15 +125,15 @@ def _hand_over(desk: Desk, parts: list[Part], address: str) -> Accepted:
     Unavailable
         A part is away; what was taken until then is kept, and sending the same again completes it.
     """
-    peer = Peer(f"rest-{uuid.uuid4().hex}", "rest", address)
+    sender = Source(f"rest-{uuid.uuid4().hex}", "rest", address)
     clean = False
     with unpacked(parts, desk.limits) as files:
         check_room(desk.store, sum(part.size_bytes for part in files), desk.limits)
         try:
-            outcomes = list(desk.hands.map(partial(_hand_over_one, desk, peer), files))
+            outcomes = list(desk.hands.map(partial(_hand_over_one, desk, sender), files))
             clean = True
         finally:
-            desk.intake.close_source(peer.association, clean)
+            desk.intake.close_source(sender.association, clean)
     problems = [outcome for outcome in outcomes if isinstance(outcome, FileProblem)]
     case_ids = list(dict.fromkeys(outcome.case_id for outcome in outcomes if isinstance(outcome, Receipt)))
     if not case_ids:
@@ -143,7 +143,7 @@ def _hand_over(desk: Desk, parts: list[Part], address: str) -> Accepted:
     return Accepted(items=statuses_of(desk, found), problems=problems)
 
 
-def _hand_over_one(desk: Desk, peer: Peer, part: Part) -> Receipt | FileProblem:
+def _hand_over_one(desk: Desk, sender: Source, part: Part) -> Receipt | FileProblem:
     cap = desk.settings.maximum_series_bytes + HEADER_BYTES
     if part.size_bytes > cap:
         return FileProblem(file=part.number, name=part.name, detail=f"larger than {size_text(cap)}")
@@ -154,7 +154,7 @@ def _hand_over_one(desk: Desk, peer: Peer, part: Part) -> Receipt | FileProblem:
                 data = file.read()
             if data.startswith(MAGIC):
                 return FileProblem(file=part.number, name=part.name, detail="a zip is taken only alone, and not inside another")
-            return desk.intake.receive(data, peer)
+            return desk.intake.receive(data, sender)
         except Rejected as error:
             return FileProblem(file=part.number, name=part.name, detail=error.reason)
         except DAMAGED:

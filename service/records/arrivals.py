@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from service.records.database import Ledger
 from service.records.moves import lock_case, move, utc_now
-from service.records.noting import count_arrivals, note_all, note_senders, open_cases
+from service.records.noting import count_arrivals, note_all, open_cases
 from service.records.primary import settle_study
 from service.records.rows import InstanceRow, Noted, Receiving
-from service.records.schema import arrivals, cases, instances
+from service.records.schema import cases, instances
 from service.records.states import Event, State
 from service.settings import Destination
 
@@ -26,10 +25,6 @@ class Arrivals(Ledger):
     """Instances in; cases from receiving to queued, held or rejected."""
 
     _destinations: tuple[Destination, ...] = ()
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self._senders: dict[str, set[str]] = {}  # noted already: association → case ids, until it closes
 
     def note_instances(self, rows: Sequence[InstanceRow]) -> list[Noted]:
         """Index stored instances, in one transaction; each is durable on disk already.
@@ -49,14 +44,10 @@ class Arrivals(Ledger):
             books = open_cases(connection, rows, now)
             noted = note_all(connection, books, rows, now)
             count_arrivals(connection, books, rows, noted, now)
-            senders = {(row.association, one.case_id): row.received_at for row, one in zip(rows, noted, strict=True)}
-            note_senders(connection, {pair: moment for pair, moment in senders.items() if pair[1] not in self._senders.get(pair[0], ())})
             for study_uid in {case["study_uid"] for case in books.values() if case.get("reopened")}:
                 settle_study(connection, study_uid, self._destinations, now)
             # The state after the whole batch: one answer for all its rows.
             states = {case["id"]: State(case["state"]) for case in books.values()}
-        for association, case_id in senders:
-            self._senders.setdefault(association, set()).add(case_id)
         return [Noted(one.case_id, one.outcome, states[one.case_id]) for one in noted]
 
     def headers(self, case_id: str) -> list[InstanceRow]:
@@ -91,10 +82,6 @@ class Arrivals(Ledger):
                 .mappings()
                 .all()
             )
-            senders = defaultdict(list)
-            open_ones = select(arrivals).join(cases, cases.c.id == arrivals.c.case_id).where(cases.c.state == State.RECEIVING.value)
-            for arrival in connection.execute(open_ones.order_by(arrivals.c.first_at)).mappings():
-                senders[arrival["case_id"]].append(arrival["association"])
         return [
             Receiving(
                 row["id"],
@@ -103,27 +90,9 @@ class Arrivals(Ledger):
                 row["received_at"],
                 row["last_received_at"],
                 row["instances"],
-                tuple(senders[row["id"]]),
             )
             for row in found
         ]
-
-    def touched(self, association: str) -> list[str]:
-        """Give the cases in receiving to which this association sent something."""
-        chosen = (
-            select(arrivals.c.case_id)
-            .join(cases, cases.c.id == arrivals.c.case_id)
-            .where(arrivals.c.association == association, cases.c.state == State.RECEIVING.value)
-            .order_by(arrivals.c.first_at, arrivals.c.case_id)
-        )
-        with self._reading() as connection:
-            return list(connection.execute(chosen).scalars())
-
-    def close_association(self, association: str) -> None:
-        """Note that nothing more comes from this association."""
-        with self._writing() as connection:
-            connection.execute(delete(arrivals).where(arrivals.c.association == association))
-        self._senders.pop(association, None)
 
     def queue_case(
         self, case_id: str, rule: str | None, quality: Sequence[str] = (), *, rank: Sequence[Any] | None = None, seen: int | None = None
@@ -161,11 +130,6 @@ class Arrivals(Ledger):
     def refuse(self, case_id: str, reason: str, rule: str | None = None, *, seen: int | None = None) -> bool:
         """Record that the series is not wanted, and why."""
         return self._decide(case_id, Event.REFUSE, reason, seen, rule=rule, rank=None)
-
-    def choose_primary(self, study_uid: str) -> str | None:
-        """Choose the study's result anew among its accepted series, settle its deliveries, and give its case id."""
-        with self._writing() as connection:
-            return settle_study(connection, study_uid, self._destinations, utc_now())
 
     def _decide(self, case_id: str, event: Event, reason: str | None, seen: int | None, **values: Any) -> bool:
         now = utc_now()

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import secrets
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from service.records.moves import lock_studies, move, note_history, plain
 from service.records.rows import InstanceRow, Noted
-from service.records.schema import arrivals, cases, instances
+from service.records.schema import cases, instances
 from service.records.states import SUBMITTED, Event, State
 
 Books = dict[tuple[str, str], dict[str, Any]]
@@ -160,11 +160,3 @@ def count_arrivals(connection: Connection, books: Books, rows: Sequence[Instance
                 "b_id": case_id,
             }
             connection.execute(_COUNT, values)
-
-
-def note_senders(connection: Connection, senders: Mapping[tuple[str, str], datetime]) -> None:
-    """Note which association sent to which case, at its first time."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    for (association, case_id), moment in senders.items():
-        arrival = dialect.insert(arrivals).values(association=association, case_id=case_id, first_at=moment)
-        connection.execute(arrival.on_conflict_do_nothing(index_elements=["association", "case_id"]))

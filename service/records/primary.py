@@ -34,10 +34,9 @@ def settle_study(connection: Connection, study_uid: str, destinations: Sequence[
         primary = row["id"] == chosen
         if row["primary"] != primary:
             connection.execute(update(cases).where(cases.c.id == row["id"]).values(primary=primary))
-        if row["state"] == State.DONE.value:
-            _withhold(connection, row, now, all_revisions=not primary)
-            if primary:
-                _release(connection, row, destinations, now)
+        _withhold(connection, row, now, all_revisions=not primary)
+        if primary and row["state"] == State.DONE.value:
+            _release(connection, row, destinations, now)
     return chosen
 
 

@@ -43,7 +43,7 @@ class Noted:
 
 @dataclass(frozen=True)
 class Receiving:
-    """A case that still receives; `associations` are those that sent it something and were not closed."""
+    """A case that still receives."""
 
     case_id: str
     study_uid: str
@@ -51,7 +51,6 @@ class Receiving:
     first_received_at: datetime
     last_received_at: datetime
     instances: int
-    associations: tuple[str, ...]
 
 
 @dataclass(frozen=True)

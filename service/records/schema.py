@@ -46,6 +46,9 @@ class UtcTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+# Set aside, and nobody has compared it yet.
+UNJUDGED = "aside AND verdict IS NULL"
+
 Serial = BigInteger().with_variant(Integer, "sqlite")
 Uid = Text()
 
@@ -110,7 +113,9 @@ instances = Table(
     Column("association", Text, nullable=False),
     Column("received_at", UtcTime, nullable=False),
     Column("aside", Boolean, nullable=False),
+    Column("verdict", String(16)),
     UniqueConstraint("case_id", "sop_instance_uid", "digest"),
+    Index("ix_instances_unjudged", "case_id", sqlite_where=text(UNJUDGED), postgresql_where=text(UNJUDGED)),
     # The series has one instance of each UID; others that claim the UID are kept aside.
     Index(
         "uq_instances_in_series",
@@ -120,14 +125,6 @@ instances = Table(
         sqlite_where=text("aside = 0"),
         postgresql_where=text("NOT aside"),
     ),
-)
-
-arrivals = Table(
-    "arrivals",
-    metadata,
-    Column("association", Text, primary_key=True),
-    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True, index=True),
-    Column("first_at", UtcTime, nullable=False),
 )
 
 history = Table(
@@ -186,4 +183,24 @@ turns = Table(
     Column("name", String(64), primary_key=True),
     Column("owner", Text, nullable=False),
     Column("until", UtcTime, nullable=False),
+)
+
+# The living processes of the installation; a row that was not renewed for a while is a process that is gone.
+parts = Table(
+    "parts",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("seen_at", UtcTime, nullable=False),
+    Column("detail", JSON, nullable=False),
+)
+
+# Sums over all processes and restarts; each adds what it counted since the last time.
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("label", String(128), primary_key=True),
+    Column("value", BigInteger, nullable=False),
 )

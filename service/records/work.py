@@ -19,6 +19,7 @@ from service.settings import Destination
 
 # A message that was flushed or lost is sent again after this; one that is doubled finds nothing to claim.
 RESUBMIT_AFTER = timedelta(seconds=30)
+LONGEST_RESUBMIT = timedelta(minutes=30)
 
 Stages = Mapping[str, "Mapping[str, float] | Sequence[float]"]
 
@@ -61,13 +62,6 @@ class Work(Ledger):
             if connection.execute(held.values(lease_until=until)).rowcount != 1:
                 raise LeaseLost(lease.case_id)
         return Lease(lease.case_id, lease.owner, lease.fence, lease.revision, lease.attempts, until)
-
-    def note_stage(self, lease: Lease, name: str, start: float, seconds: float) -> None:
-        """Record the time of one stage (epoch seconds, seconds). Raises LeaseLost."""
-        with self._writing() as connection:
-            row = _fenced(connection, lease)
-            stages = {**row["stages"], name: {"start": start, "seconds": seconds}}
-            connection.execute(update(cases).where(cases.c.id == lease.case_id).values(stages=stages))
 
     def finish(
         self,
@@ -131,8 +125,13 @@ class Work(Ledger):
 
     def submitted(self, case_id: str) -> None:
         """Note that a message for the case is on its way; the sweep waits before it sends another."""
+        now = utc_now()
         with self._writing() as connection:
-            connection.execute(update(cases).where(cases.c.id == case_id).values(due_at=utc_now() + RESUBMIT_AFTER))
+            queued_at = connection.execute(select(cases.c.changed_at).where(cases.c.id == case_id)).scalar()
+            # A long queue is no lost message: each wait is as long as all before it, so that few messages are doubled.
+            waited = now - queued_at if queued_at is not None else timedelta()
+            pause = min(max(RESUBMIT_AFTER, waited), LONGEST_RESUBMIT)
+            connection.execute(update(cases).where(cases.c.id == case_id).values(due_at=now + pause))
 
     def due(self, now: datetime | None = None, limit: int = 500) -> list[str]:
         """Give the cases that need a message: queued without a recent one, or running under a lease that ran out."""

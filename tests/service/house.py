@@ -14,7 +14,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from service import records
-from service.intake import Intake, Peer, Receipt
+from service.intake import Intake, Receipt, Source
 from service.listener import Listener, start_listener
 from service.records import Book, Case
 from service.settings import Settings
@@ -39,12 +39,18 @@ class House:
     def new_intake(self) -> Intake:
         """As after a restart."""
         return Intake(
-            self.settings, self.store, self.book, None, submit=lambda _, case_id: self.submitted.append(case_id), clock=lambda: self.now
+            self.settings,
+            self.store,
+            self.book,
+            None,
+            name="house",
+            submit=lambda _, case_id: self.submitted.append(case_id),
+            clock=lambda: self.now,
         )
 
     def send(self, datasets: Iterable[Dataset], association: str = "a1", *, close: bool | None = True) -> list[Receipt]:
         """Bring instances over one association, and end it (False: lost; None: left open)."""
-        receipts = [self.intake.receive(part10(dataset), Peer(association, "SCANNER")) for dataset in datasets]
+        receipts = [self.intake.receive(part10(dataset), Source(association, "SCANNER")) for dataset in datasets]
         if close is not None:
             self.intake.close_source(association, clean=close)
         return receipts

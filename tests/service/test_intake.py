@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydicom.uid import CTImageStorage, RawDataStorage, generate_uid
 
 from service.errors import Unavailable
 from service.headers import Unreadable
-from service.intake import Peer
+from service.intake import Intake, Source
 from service.records import InvalidTransition, State, utc_now
 from tests.service.house import House
 from tests.service.series import flair_series, part10
@@ -35,7 +36,7 @@ def test_a_complete_series_is_queued_and_submitted_at_the_release(house: House) 
 def test_bytes_are_kept_as_they_came(house: House) -> None:
     (dataset, *_) = flair_series(1)
     encoded = part10(dataset)
-    house.intake.receive(encoded, Peer("a1", "SCANNER"))
+    house.intake.receive(encoded, Source("a1", "SCANNER"))
     (path,) = house.store.files_of(dataset.SeriesInstanceUID)
     group_2 = 132 + 12 + int.from_bytes(encoded[140:144], "little")
     stored = path.read_bytes()
@@ -198,7 +199,7 @@ def test_other_bytes_under_a_known_uid_are_kept_aside(house: House) -> None:
 def test_what_is_cut_short_is_refused_and_nothing_is_kept(house: House, cut: int) -> None:
     encoded = part10(flair_series(1)[0])
     with pytest.raises(Unreadable):
-        house.intake.receive(encoded[:cut], Peer("a1", "SCANNER"))
+        house.intake.receive(encoded[:cut], Source("a1", "SCANNER"))
     assert not list(house.store.every_instance())
     assert not house.cases
 
@@ -295,3 +296,16 @@ def test_names_and_ids_in_any_repertoire_survive(house: House) -> None:
     house.send(flair_series(12, SpecificCharacterSet="ISO_IR 144", SeriesDescription="T2 FLAIR голова", PatientID="Ж-1"))
     assert house.case.patient_id == "Ж-1"
     assert house.case.series_description == "T2 FLAIR голова"
+
+
+def test_of_several_processes_one_sweeps_and_another_takes_over(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.settings = house.settings.model_copy(update={"sweep_s": 0.2})
+    swept: list[str] = []
+    monkeypatch.setattr(house.book, "due", lambda _now: swept.append("due") or [])
+    first, second = (Intake(house.settings, house.store, house.book, None, submit=lambda *_: None) for _ in range(2))
+    first.tick()
+    second.tick()
+    assert len(swept) == 1, "the second left the sweep to the first"
+    time.sleep(0.7)  # three sweeps without the first: it is gone
+    second.tick()
+    assert len(swept) == 2

@@ -23,6 +23,7 @@ from service.records import (
     open_book,
     patient_key,
     upgrade,
+    utc_now,
 )
 from service.records import work as work_module
 from service.records.database import make_engine
@@ -87,19 +88,6 @@ def test_text_no_database_takes_does_not_stop_a_series(book: Book) -> None:
     assert "no  brain" in str(book.case(case_id))
 
 
-def test_associations_are_known_until_they_close(book: Book) -> None:
-    case_id = receive(book, association="a")
-    receive(book, association="b")
-    other = receive(book, series="9.9", association="a")
-    assert {one.case_id: one.associations for one in book.receiving()} == {case_id: ("a", "b"), other: ("a",)}
-    assert sorted(book.touched("a")) == sorted([case_id, other])
-    book.close_association("a")
-    assert book.touched("a") == []
-    assert {one.case_id: one.associations for one in book.receiving()} == {case_id: ("b",), other: ()}
-    book.hold(case_id, "gap")
-    assert book.touched("b") == []
-
-
 def test_receiving_tells_when_the_last_instance_came(book: Book) -> None:
     receive(book, 1)
     later = START + timedelta(seconds=7)
@@ -129,9 +117,13 @@ def test_a_case_from_queue_to_done(book: Book) -> None:
     assert book.claim(case_id, "worker-2") is None
     assert book.lease_of(case_id) == lease
     lease = book.renew(lease)
-    book.note_stage(lease, "convert", 10.0, 0.5)
     book.finish(
-        lease, outputs=[output()], findings=FINDINGS, quality=("after contrast",), model={"name": "m"}, stages={"predict": (11.0, 2.0)}
+        lease,
+        outputs=[output()],
+        findings=FINDINGS,
+        quality=("after contrast",),
+        model={"name": "m"},
+        stages={"convert": (10.0, 0.5), "predict": (11.0, 2.0)},
     )
     case = book.case(case_id)
     assert case is not None
@@ -214,7 +206,6 @@ def test_a_lapsed_lease_is_taken_over_and_counted_apart(book: Book, monkeypatch:
     assert (case.lapses, case.attempts, case.state) == (1, 0, State.RUNNING)  # type: ignore[union-attr]
     for write in (
         lambda: book.renew(old),
-        lambda: book.note_stage(old, "x", 0, 0),
         lambda: book.fail(old, "x"),
         lambda: book.reject(old, "x"),
     ):
@@ -426,7 +417,7 @@ def test_a_database_that_is_not_at_head_is_refused_in_a_clear_line(database: str
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(BookOutdated, match="revision 9999, this program needs 0001"):
+    with pytest.raises(BookOutdated, match="revision 9999, this program needs 0002"):
         Book(database)
     with pytest.raises(Misconfigured, match="9999"):
         upgrade(database)
@@ -488,3 +479,16 @@ def test_a_time_survives_other_zones(book: Book) -> None:
     case_id = book.note_instances([instance(received_at=moment)])[0].case_id
     assert book.case(case_id).received_at == moment  # type: ignore[union-attr]
     assert book.case(case_id).received_at.utcoffset() == timedelta(0)  # type: ignore[union-attr]
+
+
+def test_a_case_in_a_long_queue_is_submitted_ever_less_often(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    case_id = queue(book)
+    began = utc_now()
+    messages = 0
+    for seconds in range(0, 3600, 5):
+        moment = began + timedelta(seconds=seconds)
+        monkeypatch.setattr(work_module, "utc_now", lambda moment=moment: moment)
+        if case_id in book.due(moment):
+            book.submitted(case_id)
+            messages += 1
+    assert 5 <= messages <= 10, "one more each time the wait has doubled"

@@ -166,7 +166,6 @@ class CaseBook(RuleBasedStateMachine):
     @rule(lease=leases)
     def renew(self, lease: Lease) -> None:
         self.write(lease, lambda: self.book.renew(lease))
-        self.write(lease, lambda: self.book.note_stage(lease, "convert", 1, 2))
 
     @rule(lease=leases)
     def finish(self, lease: Lease) -> None:
