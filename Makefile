@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo serve test check bench peers lock clean
+.PHONY: help demo serve test check bench check-image peers lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -57,6 +57,10 @@ test: peers check
 
 bench: peers $(VENV)/.ready-to-develop
 	TCP_NODELAY=1 $(BIN)/python -m tests.bench
+
+# The Dockerfile's steps in a chroot, and what comes out of them run as its user: for machines without a container engine. Needs root.
+check-image:
+	$(PYTHON) deploy/check_image.py
 
 # After a change of dependencies: the versions that are installed and work, without the project itself and without a build's local label.
 lock: $(VENV)/.ready-to-develop
