@@ -97,6 +97,7 @@ class Intake:
         *,
         name: str | None = None,
         submit: Callable[[Any, str], Any] = queue.submit,
+        count_messages: Callable[[Any], int] = queue.count_messages,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -104,6 +105,7 @@ class Intake:
         self._book = book
         self._app = app
         self._submit_to = submit
+        self._count_messages = count_messages
         self._clock = clock
         self._commit: GroupCommit[InstanceRow, Noted] = GroupCommit(book.note_instances)
         self._watches = Watches(settings.quiet_time_s, clock)
@@ -194,11 +196,20 @@ class Intake:
         """Whichever of the installation's processes has the turn looks after what nobody else does."""
         if not self._book.take_turn(SWEEP, self._name, SWEEPS_TO_A_TURN * self._settings.sweep_s):
             return
-        for case_id in self._book.due(now):
+        for case_id in self._due(now):
             if not self._submit(case_id):
                 break  # each further try would wait for the same broker, and the quiet times with it
         for waiting in self._book.receiving():
             self._watches.adopt(waiting.study_uid, waiting.series_uid, waiting.case_id, waiting.instances)
+
+    def _due(self, now: datetime) -> list[str]:
+        if not self._book.due(now):
+            return []
+        try:
+            return self._book.due(now, messages=self._count_messages(self._app))
+        except Unavailable:
+            LOG.warning("the broker is away; what is due waits for the next sweep")
+            return []
 
     def _judge_or_hold(self, watch: Watch, *, final: bool, brought: int | None = None) -> None:
         """One series that breaks the rules' code must not stop the others: it is held, and logged as the defect it is."""

@@ -91,6 +91,13 @@ def ping(app: Celery) -> None:
         connection.default_channel.queue_declare(INFERENCE_QUEUE, passive=False)
 
 
+def count_messages(app: Celery) -> int:
+    """Count the messages that wait for a worker and that none has taken. Raises Unavailable."""
+    with _broker_trouble(), app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=3)
+        return int(connection.default_channel.queue_declare(INFERENCE_QUEUE, passive=False).message_count)
+
+
 def _send(app: Celery, task: str, case_id: str) -> None:
     with _broker_trouble():
         app.send_task(task, args=[case_id], queue=ROUTES[task])

@@ -6,19 +6,25 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.running import Running, Service
+from tests.separate import Separate
+from tests.servers import PostgresServer, RedisServer
+
 if TYPE_CHECKING:
     from model.phantom import Phantom
-    from tests.running import Running
 
+_GIVEN: set[int] = set()
 ROOT = Path(__file__).resolve().parent.parent
 # programs that are not on PATH under their own name
 _ELSEWHERE = {
-    name: tuple(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)) for name in ("initdb", "postgres", "pg_ctl")
+    name: tuple(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True))
+    for name in ("initdb", "postgres", "pg_ctl", "pg_dump", "psql")
 }
 
 
@@ -47,22 +53,22 @@ def shared_data() -> Path:
     return folder
 
 
+def find_port() -> int:
+    """Give the number of a port nobody listens on, never the same twice."""
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port
+
+
 @pytest.fixture
-def free_port() -> Iterator[Callable[[], int]]:
-    """Give port numbers nobody listens on, never the same twice in a test."""
-    given: set[int] = set()
-
-    def take() -> int:
-        while True:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(("127.0.0.1", 0))
-                port: int = probe.getsockname()[1]
-            if port not in given:
-                given.add(port)
-                return port
-
-    yield take
+def free_port() -> Callable[[], int]:
+    """Give port numbers nobody listens on, never the same twice."""
+    return find_port
 
 
 @pytest.fixture(scope="session")
@@ -85,12 +91,59 @@ def write_phantom(phantom: Phantom, tmp_path: Path) -> Callable[..., list[Path]]
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Run one service for all tests that do not break it: short quiet time, no destination."""
-    from tests.running import Running
-
-    service = Running(tmp_path_factory.mktemp("service") / "data", quiet_time_s=1.5)
+def postgresql(peer: Callable[[str], str]) -> Iterator[PostgresServer]:
+    """Run one PostgreSQL server for all tests that do not break it."""
+    server = PostgresServer(peer)
     try:
-        yield service.start()
+        yield server.start()
     finally:
+        server.remove()
+
+
+@pytest.fixture
+def redis_server(peer: Callable[[str], str], free_port: Callable[[], int]) -> Iterator[RedisServer]:
+    """Run an empty Redis, for one test."""
+    server = RedisServer(peer("redis-server"), free_port())
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session", params=["embedded", "full"])
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, peer: Callable[[str], str]) -> Iterator[Service]:
+    """Run one service for all tests that do not break it, on each set of parts: short quiet time, no destination."""
+    folder = tmp_path_factory.mktemp("service")
+    with ExitStack() as stack:
+        service: Service
+        if request.param == "embedded":
+            service = Running(folder / "data", quiet_time_s=1.5)
+        else:
+            broker = RedisServer(peer("redis-server"), find_port()).start()
+            stack.callback(broker.stop)
+            postgresql = request.getfixturevalue("postgresql")
+            parts = {"database_url": postgresql.create_database("running"), "broker_url": broker.url}
+            service = Separate(folder / "data", find_port, quiet_time_s=1.5, **parts)
+        yield service.start()
         assert service.stop() == 0, service.last_words()
+
+
+@pytest.fixture(params=["embedded", "full"])
+def make_service(request: pytest.FixtureRequest, tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Callable[..., Service]]:
+    """Give a maker of services that are there to be broken, on each set of parts; what is made is ended with the test."""
+    made: list[Service] = []
+
+    def make(**settings: object) -> Service:
+        data = tmp_path / f"data-{len(made)}"
+        if request.param == "embedded":
+            service: Service = Running(data, **settings)
+        else:
+            database = request.getfixturevalue("postgresql").create_database(f"s{abs(hash(str(data))):x}")
+            broker = request.getfixturevalue("redis_server").url
+            service = Separate(data, free_port, **({"database_url": database, "broker_url": broker} | settings))
+        made.append(service)
+        return service
+
+    yield make
+    for service in made:
+        service.stop()

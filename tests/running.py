@@ -1,7 +1,8 @@
-"""A real service as a child process, and what a test does with it."""
+"""A real service in processes of its own, on either set of parts, and what a test does with it."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from worker.send import Answer, Peer, read_outgoing, send
 
 START_LIMIT_S = 90.0
 FINAL = ("done", "held", "rejected", "failed")
+_KEPT = {"LEUKOSCOPE_RELEASE", "LEUKOSCOPE_ENGINE", "LEUKOSCOPE_PRECISION", "LEUKOSCOPE_THREADS"}
 
 
 def series_uid(files: Sequence[Path]) -> str:
@@ -33,41 +35,37 @@ def assert_gone(processes: Sequence[psutil.Process], limit_s: float = 5.0) -> No
     assert not alive, f"outlived the service: {[one.cmdline() for one in alive]}"
 
 
-class Running:
-    """`leukoscope serve` on free ports and a data folder of its own."""
+class Service:
+    """What a test does with a service, however its parts are run: push series, ask for cases, fetch outputs."""
 
     def __init__(self, data: Path, **settings: object) -> None:
         self.data = data
         self.settings = {f"LEUKOSCOPE_{name.upper()}": str(value) for name, value in settings.items()}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.extra: dict[str, str] = {}
         self.ports: dict[str, Any] = {}
-        self.client = httpx.Client()
+        self.clients: list[httpx.Client] = []
+        self._turn = itertools.count()
 
-    def start(self) -> Running:
-        self.data.mkdir(parents=True, exist_ok=True)
-        (self.data / "serve.json").unlink(missing_ok=True)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline = time.monotonic() + START_LIMIT_S
-        while not (self.data / "serve.json").exists():
-            assert self.process.poll() is None, self.last_words()
-            assert time.monotonic() < deadline, "the service did not start"
-            time.sleep(0.05)
-        self.ports = json.loads((self.data / "serve.json").read_text())
-        self.client.close()
-        self.client = httpx.Client(base_url=self.ports["http"] or "", timeout=60.0)
-        return self
+    def start(self) -> Service:
+        raise NotImplementedError
+
+    def stop(self, limit_s: float = 60.0) -> int:
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        raise NotImplementedError
+
+    def family(self) -> list[psutil.Process]:
+        raise NotImplementedError
 
     @property
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "service", "serve"]
+    def database(self) -> str:
+        return self.settings.get("LEUKOSCOPE_DATABASE_URL") or f"sqlite:///{self.data / 'leukoscope.sqlite'}"
 
     @property
     def environ(self) -> dict[str, str]:
-        kept = {"LEUKOSCOPE_RELEASE", "LEUKOSCOPE_ENGINE", "LEUKOSCOPE_PRECISION", "LEUKOSCOPE_THREADS"}
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("LEUKOSCOPE_") or name in kept}
-        ports = {"LEUKOSCOPE_HTTP_PORT": "0", "LEUKOSCOPE_DICOM_PORT": "0", "LEUKOSCOPE_DATA_DIR": str(self.data)}
-        return clean | ports | self.settings
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("LEUKOSCOPE_") or name in _KEPT}
+        return clean | {"LEUKOSCOPE_DATA_DIR": str(self.data)} | self.settings | self.extra
 
     @property
     def log(self) -> Path:
@@ -76,35 +74,48 @@ class Running:
     def last_words(self) -> str:
         return "\n".join(self.log.read_text().splitlines()[-12:])
 
-    def family(self) -> list[psutil.Process]:
-        assert self.process is not None
-        parent = psutil.Process(self.process.pid)
-        return [parent, *parent.children(recursive=True)]
+    @property
+    def client(self) -> httpx.Client:
+        """Each request goes to the next of the APIs."""
+        return self.clients[next(self._turn) % len(self.clients)]
 
-    def kill(self) -> None:
-        """SIGKILL the supervisor only; everything below it has to go with it."""
-        assert self.process is not None
-        family = self.family()
-        self.process.kill()
-        self.process.wait()
-        assert_gone(family[1:])
+    def _connect(self, *addresses: str) -> None:
+        self._disconnect()
+        self.clients = [httpx.Client(base_url=address, timeout=60.0) for address in addresses]
 
-    def stop(self, limit_s: float = 60.0) -> int:
-        if self.process is None:
-            return 0
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(limit_s)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
-            self.client.close()
+    def _disconnect(self) -> None:
+        for client in self.clients:
+            client.close()
 
-    def push(self, files: Sequence[Path], title: str = "TEST") -> list[Answer]:
-        peer = Peer(self.ports["ae_title"], self.ports["dicom_host"], self.ports["dicom_port"], title)
-        answers = send(peer, read_outgoing(files))
+    def worker(self, queue: str) -> psutil.Process:
+        """The (first) parent process of a queue's workers."""
+        return self.workers(queue)[0]
+
+    def workers(self, queue: str) -> list[psutil.Process]:
+        found = []
+        for one in self.family():
+            try:
+                line = one.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            if "worker" in line and queue in line:
+                found.append(one)
+        return [one for one in found if one.ppid() not in {other.pid for other in found}]
+
+    def child(self, queue: str = "inference", limit_s: float = 60.0) -> psutil.Process:
+        """The process that does the work of the first worker of a queue, once there is one."""
+        deadline = time.monotonic() + limit_s
+        while not (children := self.worker(queue).children()):
+            assert time.monotonic() < deadline, self.last_words()
+            time.sleep(0.05)
+        return children[0]
+
+    @property
+    def node(self) -> Peer:
+        return Peer(self.ports["ae_title"], self.ports["dicom_host"], self.ports["dicom_port"], "TEST")
+
+    def push(self, files: Sequence[Path]) -> list[Answer]:
+        answers = send(self.node, read_outgoing(files))
         assert all(answer.status == 0 for answer in answers), answers
         return answers
 
@@ -136,3 +147,57 @@ class Running:
 
     def outputs(self, case: dict[str, Any]) -> dict[str, bytes]:
         return {name: self.output(case, name) for name in sorted(case["outputs"])}
+
+
+class Running(Service):
+    """`leukoscope serve` on free ports and a data folder of its own."""
+
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Running:
+        self.data.mkdir(parents=True, exist_ok=True)
+        (self.data / "serve.json").unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_LIMIT_S
+        while not (self.data / "serve.json").exists():
+            assert self.process.poll() is None, self.last_words()
+            assert time.monotonic() < deadline, "the service did not start"
+            time.sleep(0.05)
+        self.ports = json.loads((self.data / "serve.json").read_text())
+        self._connect(self.ports["http"] or "")
+        return self
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "service", "serve"]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"LEUKOSCOPE_HTTP_PORT": "0", "LEUKOSCOPE_DICOM_PORT": "0"} | super().environ
+
+    def family(self) -> list[psutil.Process]:
+        assert self.process is not None
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def kill(self) -> None:
+        """SIGKILL the supervisor only; everything below it has to go with it."""
+        assert self.process is not None
+        family = self.family()
+        self.process.kill()
+        self.process.wait()
+        assert_gone(family[1:])
+
+    def stop(self, limit_s: float = 60.0) -> int:
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(limit_s)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            self._disconnect()

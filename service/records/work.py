@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.records.database import Ledger
@@ -16,10 +16,6 @@ from service.records.rows import Lease, LeaseLost, OutputRow
 from service.records.schema import cases, deliveries, outputs, turns
 from service.records.states import MAXIMUM_ATTEMPTS, Event, State
 from service.settings import Destination
-
-# A message that was flushed or lost is sent again after this; one that is doubled finds nothing to claim.
-RESUBMIT_AFTER = timedelta(seconds=30)
-LONGEST_RESUBMIT = timedelta(minutes=30)
 
 Stages = Mapping[str, "Mapping[str, float] | Sequence[float]"]
 
@@ -125,26 +121,33 @@ class Work(Ledger):
 
     def submitted(self, case_id: str) -> None:
         """Note that a message for the case is on its way; the sweep waits before it sends another."""
-        now = utc_now()
         with self._writing() as connection:
-            queued_at = connection.execute(select(cases.c.changed_at).where(cases.c.id == case_id)).scalar()
-            # A long queue is no lost message: each wait is as long as all before it, so that few messages are doubled.
-            waited = now - queued_at if queued_at is not None else timedelta()
-            pause = min(max(RESUBMIT_AFTER, waited), LONGEST_RESUBMIT)
-            connection.execute(update(cases).where(cases.c.id == case_id).values(due_at=now + pause))
+            connection.execute(update(cases).where(cases.c.id == case_id).values(due_at=utc_now() + self._lease))
 
-    def due(self, now: datetime | None = None, limit: int = 500) -> list[str]:
-        """Give the cases that need a message: queued without a recent one, or running under a lease that ran out."""
+    def due(self, now: datetime | None = None, *, messages: int = 0, limit: int = 500) -> list[str]:
+        """Give the cases that need a message: running under a lease that ran out, or queued without a message for as long as a lease.
+
+        Parameters
+        ----------
+        messages
+            How many wait at the broker. While there is one for each queued case none was lost: a long queue is not sent twice.
+            Too many do no harm: the second finds nothing to claim.
+        """
         now = now or utc_now()
-        lapsed = or_(cases.c.lease_until < now, cases.c.lease_until > now + 2 * self._lease)
-        waiting = or_(cases.c.state == State.QUEUED.value, and_(cases.c.state == State.RUNNING.value, lapsed))
+        lapsed = and_(cases.c.state == State.RUNNING.value, or_(cases.c.lease_until < now, cases.c.lease_until > now + 2 * self._lease))
+        waiting = cases.c.state == State.QUEUED.value
         # A due time further off than we ever set comes from a clock that was set back.
         soon = or_(cases.c.due_at <= now, cases.c.due_at > now + timedelta(hours=1))
         with self._reading() as connection:
-            return list(connection.execute(select(cases.c.id).where(waiting, soon).order_by(cases.c.due_at).limit(limit)).scalars())
+            queued = int(connection.execute(select(func.count()).select_from(cases).where(waiting)).scalar_one())
+            needy = or_(lapsed, waiting) if messages < queued else lapsed
+            return list(connection.execute(select(cases.c.id).where(needy, soon).order_by(cases.c.due_at).limit(limit)).scalars())
 
     def reclaim(self, owner_prefix: str) -> list[str]:
-        """End the leases of workers that are known to be dead (those of the last `serve`), and give their cases."""
+        """End the leases of workers that are known to be dead, and give their cases.
+
+        Whatever is queued is due at once: the message a dead worker had in hand is gone with it.
+        """
         now = utc_now()
         with self._writing() as connection:
             mine = cases.c.lease_owner.startswith(owner_prefix, autoescape=True)
@@ -156,6 +159,7 @@ class Work(Ledger):
             ]
             for row in dead:
                 self._lapse(connection, row, now)
+            connection.execute(update(cases).where(cases.c.state == State.QUEUED.value).values(due_at=now))
             held = deliveries.c.lease_owner.startswith(owner_prefix, autoescape=True)
             connection.execute(update(deliveries).where(held).values(lease_owner=None, lease_until=None))
         return [row["id"] for row in dead]

@@ -18,7 +18,7 @@ from model.engine import EngineUnavailable, open_engine
 from model.preprocess import Inputs
 from model.release import Release
 from model.volume import Volume
-from tests.model.conftest import write_release
+from tests.tiny import write_release
 
 MakeRelease = Callable[..., Release]
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -15,7 +15,8 @@ from model.postprocess import masks
 from model.preprocess import Inputs, prepare, resample_to
 from model.release import Card, InputPreparation
 from model.volume import Volume, canonical, resample
-from tests.model.conftest import SMALL, FormulaHead, dice, grid_around
+from tests.model.conftest import FormulaHead, dice, grid_around
+from tests.tiny import SMALL
 
 
 def perfect(inputs: Inputs, head: FormulaHead) -> np.ndarray:

@@ -12,7 +12,8 @@ from model.phantom import Phantom
 from model.preprocess import prepare, resample_to
 from model.release import InputPreparation
 from model.volume import UnusableVolume, Volume
-from tests.model.conftest import SMALL, FormulaHead, grid_around
+from tests.model.conftest import FormulaHead, grid_around
+from tests.tiny import SMALL
 
 
 def test_a_whole_head_and_its_brain_alone_look_alike_to_the_network(phantom: Phantom) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.release import ReleaseMismatch, available, find, newest
-from tests.model.conftest import write_release
+from tests.tiny import write_release
 
 
 def test_newest_is_by_version_not_by_name(tmp_path: Path) -> None:

@@ -69,13 +69,3 @@ def orthanc(peer, tmp_path, free_port):
     pacs = Orthanc(peer("Orthanc"), tmp_path / "orthanc", free_port(), free_port())
     yield pacs
     pacs.stop()
-
-
-@pytest.fixture
-def redis_url(peer, tmp_path, free_port):
-    port = free_port()
-    command = [peer("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    yield f"redis://127.0.0.1:{port}/0"
-    process.terminate()
-    process.wait(10)

@@ -45,6 +45,7 @@ class House:
             None,
             name="house",
             submit=lambda _, case_id: self.submitted.append(case_id),
+            count_messages=lambda _: 0,
             clock=lambda: self.now,
         )
 

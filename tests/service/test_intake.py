@@ -233,7 +233,7 @@ def test_the_sweep_submits_what_the_broker_lost(house: House, monkeypatch: pytes
         house.send(flair_series())
     assert house.case.state is State.QUEUED
     assert not house.submitted
-    monkeypatch.setattr(house.book, "due", lambda _now: [house.case.id])
+    monkeypatch.setattr(house.book, "due", lambda _now, **_: [house.case.id])
     house.wait(6)
     assert set(house.submitted) == {house.case.id}
 
@@ -301,7 +301,7 @@ def test_names_and_ids_in_any_repertoire_survive(house: House) -> None:
 def test_of_several_processes_one_sweeps_and_another_takes_over(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.settings = house.settings.model_copy(update={"sweep_s": 0.2})
     swept: list[str] = []
-    monkeypatch.setattr(house.book, "due", lambda _now: swept.append("due") or [])
+    monkeypatch.setattr(house.book, "due", lambda _now, **_: swept.append("due") or [])
     first, second = (Intake(house.settings, house.store, house.book, None, submit=lambda *_: None) for _ in range(2))
     first.tick()
     second.tick()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -73,23 +72,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 40) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def redis_url(peer: Callable[[str], str], free_port: Callable[[], int], tmp_path: Path) -> Iterator[str]:
-    port = free_port()
-    process = subprocess.Popen(
-        [peer("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
-    )
-    try:
-        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture(params=["embedded", "redis"])
 def broker(request: pytest.FixtureRequest) -> str:
-    return "" if request.param == "embedded" else str(request.getfixturevalue("redis_url"))
+    return "" if request.param == "embedded" else str(request.getfixturevalue("redis_server").url)
 
 
 def test_each_message_reaches_one_worker_of_its_queue(tmp_path: Path, broker: str) -> None:

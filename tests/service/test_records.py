@@ -481,14 +481,22 @@ def test_a_time_survives_other_zones(book: Book) -> None:
     assert book.case(case_id).received_at.utcoffset() == timedelta(0)  # type: ignore[union-attr]
 
 
-def test_a_case_in_a_long_queue_is_submitted_ever_less_often(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_queue_is_submitted_again_only_where_messages_are_missing(book: Book) -> None:
+    case_ids = [queue(book, series=f"1.{n}") for n in range(3)]
+    for case_id in case_ids:
+        book.submitted(case_id)
+    later = utc_now() + timedelta(seconds=31)
+    assert book.due(later - timedelta(seconds=20)) == []
+    assert book.due(later, messages=3) == []
+    assert sorted(book.due(later, messages=2)) == sorted(case_ids)
+    book.claim(case_ids[0], "worker")
+    lapsed = later + timedelta(seconds=60)
+    assert book.due(lapsed, messages=2) == case_ids[:1]
+
+
+def test_after_a_worker_died_what_is_queued_is_due_at_once(book: Book) -> None:
     case_id = queue(book)
-    began = utc_now()
-    messages = 0
-    for seconds in range(0, 3600, 5):
-        moment = began + timedelta(seconds=seconds)
-        monkeypatch.setattr(work_module, "utc_now", lambda moment=moment: moment)
-        if case_id in book.due(moment):
-            book.submitted(case_id)
-            messages += 1
-    assert 5 <= messages <= 10, "one more each time the wait has doubled"
+    book.submitted(case_id)
+    assert book.due() == []
+    book.reclaim("serve:here:")
+    assert book.due() == [case_id]
