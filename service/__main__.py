@@ -195,12 +195,14 @@ def demo(
 
 
 @APP.command()
-def migrate() -> None:
+def migrate(
+    new_keys: Annotated[bool, typer.Option("--new-keys", help="Give every patient a new key: installation.key was lost.")] = False,
+) -> None:
     """Bring the case book's tables up to this version."""
     from service import records
 
     settings = _settings()
-    records.upgrade(settings.database)
+    records.upgrade_book(settings, new_keys=new_keys)
     typer.echo("the case book is up to date")
 
 

@@ -16,9 +16,9 @@ _DISK_TROUBLE = frozenset(
 )
 
 
-def write_durably(path: Path, parts: tuple[bytes, ...]) -> None:
+def write_durably(path: Path, parts: tuple[bytes, ...], mode: int = 0o640) -> None:
     """Write a new file and wait until the disk has it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         for part in parts:
             view = memoryview(part)
@@ -29,7 +29,8 @@ def write_durably(path: Path, parts: tuple[bytes, ...]) -> None:
         os.close(descriptor)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -67,7 +68,7 @@ class FolderSync:
                 if turn.finished < ticket:
                     turn.started += 1
                     mine = turn.started
-                    _fsync_folder(folder)
+                    fsync_folder(folder)
                     turn.finished = mine
         finally:
             with self._guard:

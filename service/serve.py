@@ -68,7 +68,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
             stack.enter_context(_only_one(settings.data_dir))
             renew_broker(settings)
         if settings.database_url is None:
-            records.upgrade(settings.database)
+            records.upgrade_book(settings)
         book = open_book(settings)
         stack.callback(book.close)
         store = Store(settings.data_dir, settings.minimum_free_mb)

@@ -13,7 +13,7 @@ from rich.table import Table
 from sqlalchemy import make_url
 
 from service.errors import Rejected
-from service.records import Book, Case, State, open_book
+from service.records import Book, Case, State
 from service.settings import Settings
 
 _COLOURS = {State.DONE: "green", State.FAILED: "red", State.HELD: "yellow", State.REJECTED: "yellow"}
@@ -104,7 +104,7 @@ def _open(settings: Settings) -> Book:
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise Rejected(f"no case book at {url.database}; set LEUKOSCOPE_DATA_DIR to the service's data folder")
-    return open_book(settings)
+    return Book(settings.database)
 
 
 def _state(state: State) -> str:

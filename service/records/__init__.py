@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from service.installation import read_secret
 from service.records.arrivals import Arrivals
 from service.records.database import BookOutdated, upgrade
 from service.records.moves import UnknownCase, utc_now
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
 from service.records.reading import Reading
+from service.records.rekeying import check_secret
+from service.records.resends import Resends
 from service.records.rows import (
     Case,
     Delivery,
@@ -43,21 +46,34 @@ class Book(Arrivals, Work, Outbox, Reading):
 
     Raises
     ------
+    secret
+        The installation's (`service.installation`). Without it no case can be made; enough for reading.
     BookOutdated
         The database is not at this program's revision.
     Unavailable
         The database is away.
     """
 
-    def __init__(self, url: str, *, destinations: Sequence[Destination] = (), lease_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, secret: bytes | None = None, destinations: Sequence[Destination] = (), lease_s: float = 30.0) -> None:
+    Misconfigured
+        Its patients were named with another secret.
         super().__init__(url)
         self._destinations = tuple(destinations)
         self._lease = timedelta(seconds=lease_s)
 
 
 def open_book(settings: Settings) -> Book:
-    """Open the case book of an installation; `upgrade(settings.database)` comes first where nobody else did it."""
-    return Book(settings.database, destinations=settings.destinations, lease_s=settings.lease_s)
+        if secret is not None:
+            with self._reading() as connection:
+                check_secret(connection, secret)
+        self._secret = secret
+    """Open the case book of an installation; `upgrade_book(settings)` comes first where nobody else did it."""
+    return Book(settings.database, secret=read_secret(settings.data_dir), destinations=settings.destinations, lease_s=settings.lease_s)
+
+
+def upgrade_book(settings: Settings, *, new_keys: bool = False) -> None:
+    """Bring the case book of an installation to this program's revision. Raises as `upgrade` does."""
+    upgrade(settings.database, read_secret(settings.data_dir), new_keys=new_keys)
 
 
 __all__ = [
@@ -86,3 +102,4 @@ __all__ = [
     "upgrade",
     "utc_now",
 ]
+    "upgrade_book",

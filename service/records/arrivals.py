@@ -26,6 +26,7 @@ class Arrivals(Ledger):
 
     _destinations: tuple[Destination, ...] = ()
 
+    _secret: bytes | None = None
     def note_instances(self, rows: Sequence[InstanceRow]) -> list[Noted]:
         """Index stored instances, in one transaction; each is durable on disk already.
 
@@ -41,7 +42,7 @@ class Arrivals(Ledger):
             return []
         now = utc_now()
         with self._writing() as connection:
-            books = open_cases(connection, rows, now)
+            books = open_cases(connection, rows, now, self._secret)
             noted = note_all(connection, books, rows, now)
             count_arrivals(connection, books, rows, noted, now)
             for study_uid in {case["study_uid"] for case in books.values() if case.get("reopened")}:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc, inspect, m
 from sqlalchemy.engine import URL
 
 from service.errors import Misconfigured, Unavailable
+from service.records.rekeying import rekey
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 BUSY_TIMEOUT_MS = 15_000
@@ -73,11 +74,20 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(kind)
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, secret: bytes | None = None, *, new_keys: bool = False) -> None:
     """Bring the database to the newest revision; several processes may call it at once.
+
+    Parameters
+    ----------
+    secret
+        The installation's; an empty database needs none.
+    new_keys
+        Give every patient a new key: the secret of the old ones is lost.
 
     Raises
     ------
+    Misconfigured
+        There are patients to be keyed anew, and no secret.
     BookOutdated
         The database was made by a newer program.
     Unavailable
@@ -90,7 +100,10 @@ def upgrade(url: str) -> None:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
             config = _configuration()
             config.attributes["connection"] = connection
+            config.attributes["secret"] = secret
             command.upgrade(config, "head")
+            if new_keys:
+                rekey(connection, secret)
     except CommandError as error:
         raise BookOutdated(f"the database was made by a newer version: {error}") from error
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import secrets
+import hmac
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
@@ -41,17 +41,34 @@ _KEPT = (
 )
 
 
-def patient_key(patient_id: str, issuer: str = "", study_uid: str = "") -> str:
+def patient_key(secret: bytes, patient_id: str, issuer: str = "", study_uid: str = "") -> str:
     """Give the opaque, stable key of a patient: 192 bits, safe in a URL.
 
     A blank PatientID identifies nobody: such a study is a patient of its own.
     """
     name = ("id", issuer.strip(), patient_id.strip()) if patient_id.strip() else ("study", "", study_uid)
-    digest = hashlib.sha256("\x1f".join(name).encode("utf-8", "surrogateescape")).digest()
-    return base64.urlsafe_b64encode(digest[:24]).decode("ascii")
+    return base64.urlsafe_b64encode(_keyed(secret, "patient", *name)[:24]).decode("ascii")
 
 
-def open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetime) -> Books:
+def name_case(secret: bytes, study_uid: str, series_uid: str) -> str:
+    """Give the id of a new case: opaque, and the same again when the case book is made anew from the files."""
+    return _keyed(secret, "case", study_uid, series_uid).hex()[:32]  # never a leading "-": it is an argument of the command line
+
+
+def demand_secret(secret: bytes | None) -> bytes:
+    """Raise ValueError where a case book that was opened for reading should name a case or a patient."""
+    if secret is None:
+        raise ValueError("a case book opened without the installation's secret cannot name cases and patients")
+    return secret
+
+    Keyed with the installation's secret: a plain digest of a short PatientID is found by trying them all.
+
+def _keyed(secret: bytes, *parts: str) -> bytes:
+    return hmac.new(secret, "\x1f".join(parts).encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
+
+
+def open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetime, secret: bytes | None) -> Books:
+    patient_id, issuer = plain(patient_id), plain(issuer)
     """Make the cases that are missing, lock all of them, and give them by study and series."""
     wanted = {(row.study_uid, row.series_uid): row for row in rows}
     found = {(row["study_uid"], row["series_uid"]): row for row in lock_studies(connection, (study for study, _ in wanted))}
@@ -60,21 +77,25 @@ def open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetim
         return found
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     for row in missing:
-        made = dialect.insert(cases).values(_new_case(row, now)).on_conflict_do_nothing(index_elements=["study_uid", "series_uid"])
-        case_id = connection.execute(made.returning(cases.c.id)).scalar()
-        if case_id is not None:
-            note_history(connection, case_id, Event.RECEIVE, None, State.RECEIVING, 1, None, now)
+        made = (
+            dialect.insert(cases)
+            .values(_new_case(row, now, demand_secret(secret)))
+            .on_conflict_do_nothing(index_elements=["study_uid", "series_uid"])
+        )
+        made_id = connection.execute(made.returning(cases.c.id)).scalar()
+        if made_id is not None:
+            note_history(connection, made_id, Event.RECEIVE, None, State.RECEIVING, 1, None, now)
     return {(row["study_uid"], row["series_uid"]): row for row in lock_studies(connection, (study for study, _ in wanted))}
 
 
-def _new_case(row: InstanceRow, now: datetime) -> dict[str, Any]:
+def _new_case(row: InstanceRow, now: datetime, secret: bytes) -> dict[str, Any]:
     return {
-        "id": secrets.token_hex(16),  # never a leading "-": it is an argument of the command line
+        "id": name_case(secret, row.study_uid, row.series_uid),
         "study_uid": row.study_uid,
         "series_uid": row.series_uid,
         "patient_id": plain(row.patient_id),
         "patient_issuer": plain(row.patient_issuer),
-        "patient_key": patient_key(row.patient_id, row.patient_issuer, row.study_uid),
+        "patient_key": patient_key(secret, row.patient_id, row.patient_issuer, row.study_uid),
         "series_description": plain(row.series_description),
         "state": State.RECEIVING.value,
         "revision": 1,

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from service.errors import Unavailable
-from service.records import Book, DeliveryState, OutputRow, upgrade
+from service.records import DeliveryState, OutputRow, open_book, upgrade
 from service.settings import Destination, Settings
 from service.store import Store
 from tests.service.casebook import FINDINGS, queue
@@ -72,7 +72,7 @@ def house(tmp_path):
         destinations = tuple(Destination(name=name, ae_title="PACS", host="127.0.0.1", port=port) for name, port in ports.items())
         settings = Settings(data_dir=tmp_path, destinations=destinations)
         upgrade(settings.database)
-        book = Book(settings.database, destinations=destinations)
+        book = open_book(settings)
         books.append(book)
         return book, Sender(settings, book, Store(tmp_path), "test:1:")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from service.records import Book, InstanceRow, OutputRow
 
+SECRET = bytes(range(32))
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 

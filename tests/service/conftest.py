@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, text
 from service.records import Book, upgrade
 from service.settings import Destination
 from tests.servers import PostgresServer
+from tests.service.casebook import SECRET
 
 PACS = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)
 
@@ -49,7 +50,7 @@ def postgresql_book(postgresql: PostgresServer) -> str:
 @pytest.fixture
 def book(book_url: str) -> Iterator[Book]:
     """Give an empty case book with one destination."""
-    made = Book(book_url, destinations=[PACS])
+    made = Book(book_url, secret=SECRET, destinations=[PACS])
     yield made
     made.close()
 
@@ -59,6 +60,6 @@ def sqlite_book(tmp_path: Path) -> Iterator[Book]:
     """Give an empty case book on SQLite, for what does not depend on the database."""
     url = f"sqlite:///{tmp_path}/sqlite-book.sqlite"
     upgrade(url)
-    made = Book(url, destinations=[PACS])
+    made = Book(url, secret=SECRET, destinations=[PACS])
     yield made
     made.close()

@@ -16,7 +16,7 @@ from pynetdicom.association import Association
 from service import records
 from service.intake import Intake, Receipt, Source
 from service.listener import Listener, start_listener
-from service.records import Book, Case
+from service.records import Case
 from service.settings import Settings
 from service.store import Store
 from tests.service.series import part10
@@ -30,7 +30,7 @@ class House:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.settings = Settings(data_dir=folder, dicom_port=0, quiet_time_s=settings.pop("quiet_time_s", QUIET_S), **settings)
         records.upgrade(self.settings.database)
-        self.book = Book(self.settings.database)
+        self.book = records.open_book(self.settings)
         self.store = Store(folder)
         self.submitted: list[str] = []
         self.now = 1000.0

@@ -29,7 +29,7 @@ from service.records import work as work_module
 from service.records.database import make_engine
 from service.records.schema import metadata
 from service.settings import Settings
-from tests.service.casebook import FINDINGS, START, instance, output, queue, receive, run
+from tests.service.casebook import FINDINGS, SECRET, START, instance, output, queue, receive, run
 
 
 def test_a_series_becomes_one_case_in_receiving(book: Book) -> None:
@@ -336,7 +336,7 @@ def test_lists_are_filtered(book: Book) -> None:
     assert [case.id for case in book.find_cases(state="done").items] == [done]
     assert [case.id for case in book.find_cases(patient_id="P/1", series_uid="1.2.3", study_uid="1.2").items] == [done]
     assert book.find_cases(patient_id="nobody").items == ()
-    assert len(book.find_cases(patient_key=patient_key("P/1", "HOSPITAL")).items) == 1
+    assert len(book.find_cases(patient_key=patient_key(SECRET, "P/1", "HOSPITAL")).items) == 1
     with pytest.raises(ValueError, match="sleeping"):
         book.find_cases(state="sleeping")
 
@@ -368,12 +368,14 @@ def test_one_of_many_has_the_turn(book: Book, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_patient_keys_are_stable_opaque_and_apart() -> None:
-    key = patient_key("P/1", "HOSPITAL")
-    assert key == patient_key(" P/1 ", "HOSPITAL", "any study")
+    key = patient_key(SECRET, "P/1", "HOSPITAL")
+    assert key == patient_key(SECRET, " P/1 ", "HOSPITAL", "any study")
     assert len(key) == 32
     assert "P/1" not in key
-    assert len({key, patient_key("P/1"), patient_key("P/1HOSPITAL"), patient_key("HOSPITAL", "P/1"), patient_key("", "HOSPITAL")}) == 5
-    assert patient_key("", "", "1.2") != patient_key(" ", "", "1.3")
+    others = {patient_key(SECRET, *one) for one in (("P/1",), ("P/1HOSPITAL",), ("HOSPITAL", "P/1"), ("", "HOSPITAL"))}
+    assert len({key, *others}) == 5
+    assert patient_key(SECRET, "", "", "1.2") != patient_key(SECRET, " ", "", "1.3")
+    assert patient_key(bytes(32), "P/1", "HOSPITAL") != key, "whoever has not the secret cannot try PatientIDs"
 
 
 def test_a_naive_time_is_refused(sqlite_book: Book) -> None:
@@ -417,7 +419,7 @@ def test_a_database_that_is_not_at_head_is_refused_in_a_clear_line(database: str
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(BookOutdated, match="revision 9999, this program needs 0002"):
+    with pytest.raises(BookOutdated, match="revision 9999, this program needs 0003"):
         Book(database)
     with pytest.raises(Misconfigured, match="9999"):
         upgrade(database)
@@ -443,7 +445,7 @@ def test_a_database_that_is_locked_is_unavailable_and_comes_back(tmp_path: Path,
     monkeypatch.setattr("service.records.database.BUSY_TIMEOUT_MS", 100)
     url = f"sqlite:///{tmp_path}/book.sqlite"
     upgrade(url)
-    book = Book(url)
+    book = Book(url, secret=SECRET)
     locker = sqlite3.connect(tmp_path / "book.sqlite", isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable, match="locked"):

@@ -17,7 +17,7 @@ from service.records import Book, LeaseLost, OutputRow, State
 from service.records import work as work_module
 from service.settings import Destination
 from service.store import Store, StoredInstance
-from tests.service.casebook import FINDINGS, instance, output, queue, receive
+from tests.service.casebook import FINDINGS, SECRET, instance, output, queue, receive
 
 PACS = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)
 
@@ -146,7 +146,7 @@ def test_series_of_one_study_from_several_threads_do_not_deadlock(book: Book) ->
 
 def note_many(url: str, name: str, report: int) -> None:
     """Note instances one by one, and write each that was acknowledged to the pipe."""
-    book = Book(url)
+    book = Book(url, secret=SECRET)
     for number in range(60):
         row = instance(number, series=f"{name}.{number % 4}", study=str(number % 2), association=name)
         (noted,) = book.note_instances([row])
@@ -184,7 +184,7 @@ def test_a_killed_process_loses_nothing_it_acknowledged(book_url: str, book: Boo
 
 def work_until(spot: str, url: str, root: Path, case_id: str) -> None:
     """Work on a case, and be killed at a spot."""
-    book, store = Book(url, destinations=[PACS]), Store(root)
+    book, store = Book(url, secret=SECRET, destinations=[PACS]), Store(root)
     lease = book.claim(case_id, "victim")
     assert lease is not None
     if spot == "before the file":
@@ -241,7 +241,7 @@ def test_a_file_without_a_row_is_taken_again_and_becomes_one_row(book: Book, tmp
 
 def test_a_book_survives_its_connections(postgresql_book: str) -> None:
     """The server ends every connection: the next call, or the one after it, works again."""
-    book, other = Book(postgresql_book), Book(postgresql_book)
+    book, other = Book(postgresql_book, secret=SECRET), Book(postgresql_book)
     case_id = receive(book, series="77", study="77")
     with other._writing() as connection:
         connection.execute(

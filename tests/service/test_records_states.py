@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from service.records import FINAL, TRANSITIONS, Book, Event, InvalidTransition, Lease, LeaseLost, State, upgrade
 from service.records.states import SUBMITTED, next_state
 from service.settings import Destination
-from tests.service.casebook import FINDINGS, instance, output
+from tests.service.casebook import FINDINGS, SECRET, instance, output
 
 PACS = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)
 SERIES = ("1", "2")
@@ -78,7 +78,7 @@ class CaseBook(RuleBasedStateMachine):
             CaseBook.template = Path(tempfile.mkdtemp(prefix="book-")) / "empty.sqlite"
             upgrade(f"sqlite:///{CaseBook.template}")
         shutil.copy(CaseBook.template, self.folder / "book.sqlite")
-        self.book = Book(f"sqlite:///{self.folder}/book.sqlite", destinations=[PACS])
+        self.book = Book(f"sqlite:///{self.folder}/book.sqlite", secret=SECRET, destinations=[PACS])
         self.models = {series: Model() for series in SERIES}
         self.ids: dict[str, str] = {}
 

@@ -169,7 +169,7 @@ def test_many_threads_put_the_same_and_different_instances(store: Store) -> None
 def test_every_rename_is_followed_by_an_fsync_of_its_folder(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Group commit may save an fsync only where one began after the rename."""
     guard, began = threading.Lock(), []
-    real = durable._fsync_folder
+    real = durable.fsync_folder
 
     def slow(folder: Path) -> None:
         names = frozenset(path.name for path in folder.iterdir())
@@ -178,7 +178,7 @@ def test_every_rename_is_followed_by_an_fsync_of_its_folder(store: Store, monkey
         time.sleep(0.01)
         real(folder)
 
-    monkeypatch.setattr(durable, "_fsync_folder", slow)
+    monkeypatch.setattr(durable, "fsync_folder", slow)
     missing = []
 
     def work(thread: int) -> None:
