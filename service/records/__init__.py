@@ -41,32 +41,32 @@ class Book(Arrivals, Work, Outbox, Reading):
 
     Parameters
     ----------
+    secret
+        The installation's (`service.installation`). Without it no case can be made; enough for reading.
     destinations
         Who is sent the results of a primary case. Every process of an installation gives the same.
 
     Raises
     ------
-    secret
-        The installation's (`service.installation`). Without it no case can be made; enough for reading.
     BookOutdated
         The database is not at this program's revision.
+    Misconfigured
+        Its patients were named with another secret.
     Unavailable
         The database is away.
     """
 
     def __init__(self, url: str, *, secret: bytes | None = None, destinations: Sequence[Destination] = (), lease_s: float = 30.0) -> None:
-    Misconfigured
-        Its patients were named with another secret.
         super().__init__(url)
+        if secret is not None:
+            with self._reading() as connection:
+                check_secret(connection, secret)
+        self._secret = secret
         self._destinations = tuple(destinations)
         self._lease = timedelta(seconds=lease_s)
 
 
 def open_book(settings: Settings) -> Book:
-        if secret is not None:
-            with self._reading() as connection:
-                check_secret(connection, secret)
-        self._secret = secret
     """Open the case book of an installation; `upgrade_book(settings)` comes first where nobody else did it."""
     return Book(settings.database, secret=read_secret(settings.data_dir), destinations=settings.destinations, lease_s=settings.lease_s)
 
@@ -100,6 +100,6 @@ __all__ = [
     "open_book",
     "patient_key",
     "upgrade",
+    "upgrade_book",
     "utc_now",
 ]
-    "upgrade_book",

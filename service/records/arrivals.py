@@ -25,8 +25,8 @@ class Arrivals(Ledger):
     """Instances in; cases from receiving to queued, held or rejected."""
 
     _destinations: tuple[Destination, ...] = ()
-
     _secret: bytes | None = None
+
     def note_instances(self, rows: Sequence[InstanceRow]) -> list[Noted]:
         """Index stored instances, in one transaction; each is durable on disk already.
 

@@ -44,8 +44,10 @@ _KEPT = (
 def patient_key(secret: bytes, patient_id: str, issuer: str = "", study_uid: str = "") -> str:
     """Give the opaque, stable key of a patient: 192 bits, safe in a URL.
 
+    Keyed with the installation's secret: a plain digest of a short PatientID is found by trying them all.
     A blank PatientID identifies nobody: such a study is a patient of its own.
     """
+    patient_id, issuer = plain(patient_id), plain(issuer)
     name = ("id", issuer.strip(), patient_id.strip()) if patient_id.strip() else ("study", "", study_uid)
     return base64.urlsafe_b64encode(_keyed(secret, "patient", *name)[:24]).decode("ascii")
 
@@ -61,14 +63,12 @@ def demand_secret(secret: bytes | None) -> bytes:
         raise ValueError("a case book opened without the installation's secret cannot name cases and patients")
     return secret
 
-    Keyed with the installation's secret: a plain digest of a short PatientID is found by trying them all.
 
 def _keyed(secret: bytes, *parts: str) -> bytes:
     return hmac.new(secret, "\x1f".join(parts).encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
 
 
 def open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetime, secret: bytes | None) -> Books:
-    patient_id, issuer = plain(patient_id), plain(issuer)
     """Make the cases that are missing, lock all of them, and give them by study and series."""
     wanted = {(row.study_uid, row.series_uid): row for row in rows}
     found = {(row["study_uid"], row["series_uid"]): row for row in lock_studies(connection, (study for study, _ in wanted))}
