@@ -17,7 +17,6 @@ from service.records.noting import patient_key
 from service.records.outbox import Outbox
 from service.records.reading import Reading
 from service.records.rekeying import check_secret
-from service.records.resends import Resends
 from service.records.rows import (
     Case,
     Delivery,
