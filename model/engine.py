@@ -21,22 +21,19 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from model.installed import AUTOMATIC, CHOICES, F32_ONLY, NONE_INSTALLED, PRECISIONS, EngineUnavailable, demand_installed, demand_known
 from model.release import Release, load
+
+__all__ = ["CHOICES", "PRECISIONS", "Engine", "EngineUnavailable", "check_input", "measure_precision", "open_engine"]
 
 Logits = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
 
-CHOICES = ("auto", "openvino-cpu", "onnxruntime-cpu", "onnxruntime-cuda")
-PRECISIONS = ("auto", "bf16", "f32")
 COMPILED_BYTES = 1.8e9  # what compiled shapes may hold together: each keeps its activations
 CHECK_SIZE = 64
 CHECK_SECONDS = 300
 
 log = logging.getLogger(__name__)
-
-
-class EngineUnavailable(Exception):
-    """The engine or precision asked for cannot be had here; the message says what to do."""
 
 
 class Engine(Protocol):
@@ -137,7 +134,7 @@ def open_engine(
 
     Parameters
     ----------
-    choice : one of CHOICES; "auto" takes CUDA, then OpenVINO, then ONNX Runtime on the CPU, whichever is there first
+    choice : one of CHOICES; "auto" takes CUDA, then OpenVINO, then ONNX Runtime on the CPU, the first that can be had
     precision : one of PRECISIONS; "auto" takes bfloat16 where the processor has it and the release was measured to bear it
     cache_folder : where that measurement is kept; by default the user's cache folder
     threads : of the CPU engines; by default every core this process may use
@@ -147,39 +144,35 @@ def open_engine(
     EngineUnavailable
         It is not installed, has no hardware here, or differs more from float32 than the card allows.
     """
-    if choice not in CHOICES or precision not in PRECISIONS:
-        raise EngineUnavailable(f"engine {choice!r} in {precision!r} is not known; engines: {CHOICES}, precisions: {PRECISIONS}")
-    name = _first_available() if choice == "auto" else choice
-    _demand_installed(name)
+    demand_known(choice, precision)
+    if choice == "auto":
+        return _open_first(release, precision, cache_folder, threads)
+    return _open(choice, release, precision, cache_folder, threads)
+
+
+def _open_first(release: Release, precision: str, cache_folder: Path | None, threads: int | None) -> Engine:
+    """Open the first that can be had; one that is installed and cannot (a GPU build without a device) is passed over, and told."""
+    reasons = []
+    for name in AUTOMATIC:
+        try:
+            demand_installed(name)
+        except EngineUnavailable:
+            continue
+        try:
+            return _open(name, release, precision, cache_folder, threads)
+        except EngineUnavailable as error:
+            log.warning("engine %s cannot be used here, trying the next: %s", name, error)
+            reasons.append(f"{name}: {error}")
+    raise EngineUnavailable("; ".join(reasons) or NONE_INSTALLED)
+
+
+def _open(name: str, release: Release, precision: str, cache_folder: Path | None, threads: int | None) -> Engine:
+    demand_installed(name)
     if name == "openvino-cpu":
         return OpenVino(release, _choose_precision(release, precision, cache_folder), threads)
     if precision == "bf16":
-        raise EngineUnavailable(f"{name} runs in f32 only; bfloat16 needs openvino-cpu")
+        raise EngineUnavailable(f"{name} {F32_ONLY}")
     return OnnxRuntime(release.weights, name == "onnxruntime-cuda", threads)
-
-
-def _first_available() -> str:
-    for name in ("onnxruntime-cuda", "openvino-cpu", "onnxruntime-cpu"):
-        try:
-            _demand_installed(name)
-        except EngineUnavailable:
-            continue
-        return name
-    raise EngineUnavailable("no inference engine is installed: pip install 'leukoscope[cpu]' (or 'leukoscope[gpu]')")
-
-
-def _demand_installed(name: str) -> None:
-    try:
-        if name == "openvino-cpu":
-            import openvino  # noqa: F401
-
-            return
-        import onnxruntime
-    except ImportError as error:
-        extra = "gpu" if name == "onnxruntime-cuda" else "cpu"
-        raise EngineUnavailable(f"{name} is not installed: pip install 'leukoscope[{extra}]' ({error})") from error
-    if name == "onnxruntime-cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise EngineUnavailable("this ONNX Runtime has no CUDA: in an environment of its own, pip install 'leukoscope[gpu]'")
 
 
 def _choose_precision(release: Release, wanted: str, cache_folder: Path | None) -> str:
@@ -232,11 +225,19 @@ def _measured(release: Release, precision: str, cache_folder: Path) -> dict[str,
     except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
         tail = str(getattr(error, "stderr", "") or error).strip().splitlines()
         return {"error": f"it could not be measured: {tail[-1] if tail else error}"}
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    fresh = cached.with_suffix(f".{os.getpid()}")
-    fresh.write_text(json.dumps({**found, "release": release.card.sha256, "processor": _processor(), "openvino": _openvino_version()}))
-    fresh.replace(cached)
+    _remember(cached, {**found, "release": release.card.sha256, "processor": _processor(), "openvino": _openvino_version()})
     return dict(found)
+
+
+def _remember(path: Path, found: dict[str, Any]) -> None:
+    """A folder that cannot be written costs the next start a measurement, and no case anything."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(found))
+        fresh.replace(path)
+    except OSError as error:
+        log.warning("what was measured of the precision cannot be kept in %s: %s", path.parent, error.strerror)
 
 
 def measure_precision(release: Release, precision: str) -> dict[str, float]:

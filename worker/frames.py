@@ -18,7 +18,7 @@ from pydicom.uid import UID
 
 from service.errors import Rejected
 from worker.geometry import Planes
-from worker.pixels import Stored, decode, decoded_bytes, demand_grey, frame_count
+from worker.pixels import Mask, Stored, decode, decode_with_padding, decoded_bytes, demand_grey, frame_count
 
 # What pydicom raises on a value, and on a file, that is not what the standard says.
 MALFORMED = (
@@ -57,12 +57,14 @@ class Frame:
     frame_number : 1-based in a multi-frame object, None in a classic one
     groups : where to look for an attribute of this frame: own functional groups, shared ones, the data set
     stored : integer, shape (rows, columns)
+    padding : where `stored` was padding and is background now, None where nothing was
     """
 
     dataset: Dataset
     frame_number: int | None
     groups: tuple[Dataset, ...] = field(repr=False)
     stored: Stored = field(repr=False)
+    padding: Mask | None = field(default=None, repr=False)
 
     def find(self, keyword: str, sequence: str | None = None) -> Any:
         """The frame's value of an attribute, None where it has none.
@@ -126,7 +128,24 @@ def read_frames(files: Sequence[Path], limits: Limits) -> tuple[Frame, ...]:
     frames = tuple(frame for dataset in datasets for frame in _split(dataset))
     for frame in frames:
         frame.demand_rescale()
-    return _as_displayed(frames)
+    return _without_padding(_as_displayed(frames))
+
+
+def _without_padding(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Give padding the lowest value of the picture where it would pass for tissue, or lies so far below that it swamps the rest."""
+    real = [values for values in map(_picture, frames) if values.size]
+    if len(real) == len(frames) and all(frame.padding is None for frame in frames):
+        return frames
+    if not real:
+        raise Rejected("all pixels are padding")
+    lowest, highest = min(int(values.min()) for values in real), max(int(values.max()) for values in real)
+    padded = [frame.stored[frame.padding] for frame in frames if frame.padding is not None]
+    if all(2 * lowest - highest <= int(values.min()) and int(values.max()) <= lowest for values in padded):
+        return tuple(replace(frame, padding=None) for frame in frames)
+    return tuple(
+        frame if frame.padding is None else replace(frame, stored=np.where(frame.padding, frame.stored.dtype.type(lowest), frame.stored))
+        for frame in frames
+    )
 
 
 def _as_displayed(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
@@ -136,8 +155,13 @@ def _as_displayed(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
         raise Rejected("some slices are MONOCHROME1, others MONOCHROME2")
     if kinds == {False}:
         return frames
-    highest = max(int(frame.stored.max()) for frame in frames)
+    highest = max((int(values.max()) for values in map(_picture, frames) if values.size), default=0)
     return tuple(replace(frame, stored=_turned(frame.stored, highest)) for frame in frames)
+
+
+def _picture(frame: Frame) -> Stored:
+    """The values that are no padding."""
+    return frame.stored if frame.padding is None else frame.stored[~frame.padding]
 
 
 def _turned(stored: Stored, highest: int) -> Stored:
@@ -234,17 +258,18 @@ def _demand_limits(datasets: Sequence[Dataset], limits: Limits) -> None:
 
 def _split(dataset: Dataset) -> Iterator[Frame]:
     """The frames of one object; its pixels are released as soon as they are decoded."""
-    stored = decode(dataset, name_of(dataset))
+    stored, padding = decode_with_padding(dataset, name_of(dataset))
     del dataset["PixelData"]
+    masks = [None] * len(stored) if padding is None else [mask if mask.any() else None for mask in padding]
     own = value_of(dataset, "PerFrameFunctionalGroupsSequence")
     if own is None and len(stored) == 1:
-        yield Frame(dataset, None, (), stored[0])
+        yield Frame(dataset, None, (), stored[0], masks[0])
         return
     if own is None or len(own) != len(stored):
         raise Rejected(f"{len(stored)} frames, but {len(own or [])} descriptions of where they lie")
     shared = tuple(value_of(dataset, "SharedFunctionalGroupsSequence") or ())
-    for number, (groups, plane) in enumerate(zip(own, stored, strict=True), start=1):
-        yield Frame(dataset, number, (groups, *shared), plane)
+    for number, (groups, plane, mask) in enumerate(zip(own, stored, masks, strict=True), start=1):
+        yield Frame(dataset, number, (groups, *shared), plane, mask)
 
 
 def _numbers(frames: Sequence[Frame], keyword: str, sequence: str, count: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

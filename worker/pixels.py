@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     HTJ2K,
@@ -33,6 +36,7 @@ from pydicom.uid import (
 from service.errors import Rejected
 
 Stored = npt.NDArray[np.integer]
+Mask = npt.NDArray[np.bool_]
 
 _LITTLE_ENDIAN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})
 _DECODED = frozenset(
@@ -57,8 +61,13 @@ _DECODED = frozenset(
 _LOSSY_ALWAYS = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
 _LOSSY_PERHAPS = frozenset({JPEG2000, JPEG2000MC, HTJ2K})
 # What the decoders raise on damaged data; nothing else is taken for the data's fault.
-_DAMAGE = (ValueError, RuntimeError, AttributeError, TypeError, IndexError, KeyError, EOFError, OSError, MemoryError)
+_DAMAGE = (ValueError, RuntimeError, AttributeError, TypeError, IndexError, KeyError, EOFError, OSError)
+# pydicom turns what its plugins raise into text; a MemoryError often has none.
+_SHORT_OF_MEMORY = re.compile(
+    r"unable to allocate|cannot allocate|bad_alloc|out of memory|MemoryError|^\s*[\w-]+:\s*$", re.IGNORECASE | re.MULTILINE
+)
 _PIXEL_DATA = 0x7FE00010
+_FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
 
 
 def decoded_bytes(dataset: Dataset) -> int:
@@ -101,6 +110,8 @@ def demand_grey(dataset: Dataset, name: str) -> None:
     ------
     Rejected
     """
+    if any(tag in dataset for tag in _FLOAT_PIXEL_DATA):
+        raise Rejected(f"floating-point pixels in {name}: only whole numbers are taken")
     if _PIXEL_DATA not in dataset:
         raise Rejected(f"no pixels in {name}")
     missing = [word for word in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation") if dataset.get(word) is None]
@@ -131,7 +142,14 @@ def decode(dataset: Dataset, name: str) -> Stored:
     ------
     Rejected
         Truncated or damaged pixel data, or a transfer syntax not decoded here.
+    MemoryError
+        No fault of the data.
     """
+    return decode_with_padding(dataset, name)[0]
+
+
+def decode_with_padding(dataset: Dataset, name: str) -> tuple[Stored, Mask | None]:
+    """Decode as `decode` does, and tell which pixels are padding (PS3.3 C.7.5.1.1.2), None where none is."""
     frames, rows, columns = frame_count(dataset), int(dataset.Rows), int(dataset.Columns)
     if min(frames, rows, columns) < 1:
         raise Rejected(f"no pixels in {name}: {frames} frames of {columns} × {rows}")
@@ -141,10 +159,35 @@ def decode(dataset: Dataset, name: str) -> Stored:
         try:
             values = pixel_array(dataset, raw=True)
         except _DAMAGE as error:
+            if _SHORT_OF_MEMORY.search(str(error)):
+                raise MemoryError(_first_line(error)) from error
             raise Rejected(f"pixel data of {name} cannot be decoded: {_first_line(error)}") from error
     if values.size != frames * rows * columns:
         raise Rejected(f"pixel data of {name} decodes to {values.size} values, expected {frames * rows * columns}")
-    return _within_bits(values.reshape(frames, rows, columns), dataset)
+    values = values.reshape(frames, rows, columns)
+    # Told before the unused bits go: padding is often a value the stored bits cannot hold.
+    padding = _padding(values, dataset)
+    return _within_bits(values, dataset), padding
+
+
+def _padding(values: Stored, dataset: Dataset) -> Mask | None:
+    ends = [_integer(dataset, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is None:
+        return None
+    low, high = sorted((ends[0], ends[0] if ends[1] is None else ends[1]))
+    found = (values >= low) & (values <= high)
+    return found if found.any() else None
+
+
+def _integer(dataset: Dataset, keyword: str) -> int | None:
+    """The value of an element that may be US or SS; its sign follows Pixel Representation whatever it was written as."""
+    try:
+        value = int(dataset.get(keyword))
+    except (BytesLengthException, TypeError, ValueError, AttributeError, NotImplementedError, struct.error):
+        return None
+    width = 1 << int(dataset.BitsAllocated)
+    value %= width
+    return value - width if dataset.PixelRepresentation and value >= width // 2 else value
 
 
 def _view(dataset: Dataset, name: str) -> Stored:

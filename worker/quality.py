@@ -129,6 +129,10 @@ def _header_flags(frames: Sequence[Frame]) -> Iterator[str]:
         yield f"derived-images: {'/'.join(image_type(first)[:4])}"
     if is_inverted(first):
         yield "inverted-display: MONOCHROME1, values were turned round"
+    padded = sum(np.count_nonzero(frame.padding) for frame in frames if frame.padding is not None)
+    if padded:
+        share = padded / sum(frame.stored.size for frame in frames)
+        yield f"pixel-padding: {100 * share:.1f} % of the pixels are padding, taken for background"
     if len({frame.rescale for frame in frames}) > 1:
         yield "rescale-varies: slices have rescale factors of their own, applied slice by slice"
 

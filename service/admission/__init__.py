@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.admission.completeness import check_geometry
+from service.admission.completeness import check_geometry, check_patient
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.admission.rules import is_3d, is_after_contrast, is_derived, judge
 from service.headers import Header
@@ -77,6 +77,8 @@ def examine(headers: Sequence[Header], settings: Settings, *, final: bool) -> De
     verdict = judge(ordered, settings)
     if not verdict.accept:
         return Refuse(verdict.rule, verdict.reason)
+    if problem := check_patient(ordered):
+        return Hold(verdict.rule, problem) if final else Wait(problem)
     geometry = check_geometry(ordered)
     if geometry.slices < settings.minimum_slices:
         few = f"{geometry.slices} slices, at least {settings.minimum_slices} are needed"

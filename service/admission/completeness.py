@@ -24,6 +24,9 @@ DIRECTION_TOLERANCE: Final = 2e-3  # direction cosines, about a tenth of a degre
 SHIFT_TOLERANCE_MM: Final = 0.5
 SHEAR_TOLERANCE: Final = 0.01  # of the distance along the normal; as `worker.geometry` allows
 SAME_PLACE: Final = 0.1  # of the usual spacing
+# In voxels, from the even grid between the first slice and the last: what the worker's conversion takes (`worker.convert`).
+IN_PLANE_TOLERANCE: Final = 0.3
+BETWEEN_PLANES_TOLERANCE: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,18 @@ def check_geometry(headers: Sequence[Header]) -> Geometry:
     order = np.argsort(offsets, kind="stable")
     steps = np.diff(offsets[order])
     spacing = float(np.median(steps))
-    problem = _check_steps(steps, _expected_mm(headers, spacing)) or _check_shifts(shifts[order], offsets[order])
+    problem = (
+        _check_steps(steps, _expected_mm(headers, spacing))
+        or _check_shifts(shifts[order], offsets[order])
+        or _check_grid(headers[0], [frames[index] for index in order])
+    )
     return Geometry(problem, len(frames), spacing, _doubts(headers, len(frames), spacing))
+
+
+def check_patient(headers: Sequence[Header]) -> str | None:
+    """Tell whether the instances name more than one patient: a mix-up at the sender that nobody here can undo. No identifier is quoted."""
+    patients = {(header.patient_id, header.patient_id_issuer) for header in headers}
+    return "instances of more than one patient in one series" if len(patients) > 1 else None
 
 
 def _check_counts(headers: Sequence[Header]) -> str | None:
@@ -140,6 +153,31 @@ def _check_shifts(shifts: Positions, offsets: Positions) -> str | None:
         return None
     at = int(np.argmax(moved > allowed)) + 1
     return f"slice {at} lies {moved[at - 1]:.1f} mm to the side of the first"
+
+
+def _check_grid(header: Header, ordered: Sequence[Frame]) -> str | None:
+    """Each slice lies on the grid that the first and the last span: none aside, no drift of small steps, no slow turn."""
+    positions = np.array([frame.position_lps for frame in ordered], dtype=np.float64)
+    axes = np.array([frame.orientation_lps for frame in ordered], dtype=np.float64).reshape(-1, 2, 3)
+    row_mm, column_mm = ordered[0].spacing_mm or (1.0, 1.0)
+    step = (positions[-1] - positions[0]) / (len(ordered) - 1)
+    to_index = np.linalg.inv(np.stack([axes[0, 0] * column_mm, axes[0, 1] * row_mm, step], axis=1))
+    columns, rows = (header.columns or 1) - 1, (header.rows or 1) - 1
+    worst = np.zeros((len(ordered), 2))
+    for i, j in ((0, 0), (columns, 0), (0, rows)):
+        corners = positions - positions[0] + axes[:, 0] * (i * column_mm) + axes[:, 1] * (j * row_mm)
+        away = np.abs(
+            corners @ to_index.T - np.stack([np.full(len(ordered), i), np.full(len(ordered), j), np.arange(len(ordered))], axis=1)
+        )
+        worst = np.maximum(worst, np.stack([away[:, :2].max(axis=1), away[:, 2]], axis=1))
+    for distance, allowed, way in (
+        (worst[:, 0], IN_PLANE_TOLERANCE, "to the side of"),
+        (worst[:, 1], BETWEEN_PLANES_TOLERANCE, "before or behind"),
+    ):
+        if distance.max() > allowed:
+            at = int(np.argmax(distance > allowed)) + 1
+            return f"slice {at} lies {distance[at - 1]:.2f} voxels {way} its place on an even grid"
+    return None
 
 
 def _doubts(headers: Sequence[Header], slices: int, spacing: float) -> tuple[str, ...]:

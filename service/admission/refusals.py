@@ -106,7 +106,9 @@ def _localizer(headers: Sequence[Header], _: Settings) -> str | None:
 
 
 def _mask(headers: Sequence[Header], _: Settings) -> str | None:
-    return "a mask or region of interest by its name" if any(_MASK.search(names(header)) for header in headers) else None
+    """Only the description tells: a protocol's or a sequence's name may hold "seg" for other reasons (segmented k-space)."""
+    found = any(_MASK.search(header.series_description.replace("_", " ")) for header in headers)
+    return "a mask or region of interest by its name" if found else None
 
 
 def _mosaic(headers: Sequence[Header], _: Settings) -> str | None:

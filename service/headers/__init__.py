@@ -6,23 +6,38 @@ pydicom's own conversions warn or raise on much of it.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from dataclasses import asdict, dataclass, fields
-from io import BytesIO
 from typing import Any, BinaryIO, Final
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from service.errors import Rejected
 from service.headers.elements import number, numbers, raw, repertoires, sequence, text, texts, uid, whole
+from service.headers.inflating import Bomb, inflate
 from service.headers.pixel_length import check_pixel_data
 
-INFLATE_LIMIT: Final = 64 * 1024 * 1024  # a header is far smaller; a deflated bomb stops here
 ENHANCED: Final = frozenset({"1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.3", "1.2.840.10008.5.1.4.1.1.4.4"})
 _PIXEL_TAGS: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+# What pydicom raises on bytes that are no data set; sequences nested without end exhaust the stack.
+_DAMAGE: Final = (
+    BytesLengthException,
+    InvalidDicomError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    NotImplementedError,
+    RecursionError,
+    struct.error,
+)
 
 
 class Unreadable(Rejected):
@@ -117,21 +132,22 @@ def read_header(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
     Unreadable
         Not a dataset in this transfer syntax, UIDs missing, or cut short.
     """
+    beyond = 0
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        stream = _inflate(stream)
+        stream, beyond = _inflate(stream)
     implicit = transfer_syntax_uid == ImplicitVRLittleEndian
     little = transfer_syntax_uid != ExplicitVRBigEndian
     try:
         dataset = read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=None)
-    except Exception as error:  # pydicom raises anything on bytes that are no dataset: this is the fence
+    except _DAMAGE as error:
         raise Unreadable("not a DICOM dataset in its transfer syntax") from error
     missing = [name for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID") if not uid(dataset, name)]
     if missing:
         raise Unreadable(f"{', '.join(missing)} missing: not an instance, or cut short")
     try:
-        has_pixels = check_pixel_data(stream, dataset, implicit=implicit, little=little)
+        has_pixels = check_pixel_data(stream, dataset, implicit=implicit, little=little, beyond=beyond)
         return _summarise(dataset, transfer_syntax_uid, has_pixels)
-    except (ValueError, EOFError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise Unreadable(str(error) if isinstance(error, EOFError) else "damaged header") from error
 
 
@@ -155,7 +171,7 @@ def read_file(stream: BinaryIO) -> tuple[Header, int]:
         raise Unreadable("not a DICOM file")
     try:
         meta = read_dataset(stream, False, True, stop_when=_after_meta)
-    except Exception as error:  # as above
+    except _DAMAGE as error:
         raise Unreadable("damaged file meta information") from error
     transfer_syntax_uid = uid(meta, "TransferSyntaxUID")
     if not transfer_syntax_uid:
@@ -174,12 +190,13 @@ def _at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return tag in _PIXEL_TAGS
 
 
-def _inflate(stream: BinaryIO) -> BytesIO:
-    """PS3.5 A.5: a raw deflate stream; only as much of it as a header may take, and all of it when it is that small."""
+def _inflate(stream: BinaryIO) -> tuple[BinaryIO, int]:
     try:
-        return BytesIO(zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(stream.read(), INFLATE_LIMIT))
+        return inflate(stream)
     except zlib.error as error:
         raise Unreadable("damaged deflated dataset") from error
+    except Bomb:
+        raise Unreadable("deflated dataset too large once inflated") from None
 
 
 def _tuples(value: Any) -> Any:

@@ -15,9 +15,13 @@ _ITEM: Final = (0xFFFE, 0xE000)
 _SEQUENCE_END: Final = (0xFFFE, 0xE0DD)
 
 
-def check_pixel_data(stream: BinaryIO, dataset: Dataset, *, implicit: bool, little: bool) -> bool:
+def check_pixel_data(stream: BinaryIO, dataset: Dataset, *, implicit: bool, little: bool, beyond: int = 0) -> bool:
     """
     Check the element the stream stands at, which is Pixel Data or the end.
+
+    Parameters
+    ----------
+    beyond : bytes known to come after the end of the stream (of a deflated data set only the beginning is kept)
 
     Returns
     -------
@@ -42,8 +46,8 @@ def check_pixel_data(stream: BinaryIO, dataset: Dataset, *, implicit: bool, litt
     if length == UNDEFINED:
         _walk_fragments(stream, end)
         return True
-    if here + length > end:
-        raise EOFError(f"cut short: {length} bytes of pixel data announced, {end - here} there")
+    if here + length > end + beyond:
+        raise EOFError(f"cut short: {length} bytes of pixel data announced, {end + beyond - here} there")
     wanted = _native_bytes(dataset)
     if length < wanted:
         raise EOFError(f"cut short: {length} bytes of pixel data for an image of {wanted}")

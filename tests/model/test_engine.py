@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import openvino
 import pytest
 
 from model import engine as engine_module
-from model import predict
+from model import installed, predict
 from model.engine import EngineUnavailable, open_engine
+from model.installed import demand_engine
 from model.preprocess import Inputs
 from model.release import Release
 from model.volume import Volume
 from tests.tiny import write_release
 
 MakeRelease = Callable[..., Release]
+HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -115,6 +118,55 @@ def test_what_is_missing_is_named(make_release: MakeRelease, monkeypatch: pytest
         open_engine(release)
     with pytest.raises(EngineUnavailable, match=r"leukoscope\[gpu\]"):
         open_engine(release, "onnxruntime-cuda")
+
+
+# ONNX Runtime warns where a provider is asked for that it does not have
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+def test_a_gpu_build_without_a_device_gives_way_to_the_cpu_and_says_so(
+    make_release: MakeRelease, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = make_release()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert open_engine(release, precision="f32").name == "openvino-cpu"
+    assert "engine onnxruntime-cuda cannot be used here, trying the next: ONNX Runtime found no usable CUDA device" in caplog.text
+    with pytest.raises(EngineUnavailable, match="no usable CUDA device"):
+        open_engine(release, "onnxruntime-cuda", "f32")
+
+
+def test_automatic_takes_the_engine_that_has_the_precision_asked_for(make_release: MakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "AUTOMATIC", ("onnxruntime-cpu", "openvino-cpu"))
+    assert open_engine(make_release()).name == "onnxruntime-cpu"
+    if HAS_BF16:
+        assert open_engine(make_release(version="0.0.2"), precision="bf16").name == "openvino-cpu"
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_costs_nothing_else(
+    make_release: MakeRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = subprocess.CompletedProcess([], 0, '{"largest": 0.001, "mean": 0.0001}\n', "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
+    (tmp_path / "file").write_text("in the way")
+    assert engine_module._refusal(make_release(), "bf16", tmp_path / "file" / "cache") is None
+    assert "cannot be kept" in caplog.text
+
+
+def test_an_engine_that_can_never_be_had_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for choice in ("auto", "openvino-cpu", "onnxruntime-cpu"):
+        demand_engine(choice)
+    demand_engine("auto", "bf16")
+    for choice, precision, reason in (
+        ("tensorflow", "auto", "not known"),
+        ("onnxruntime-cpu", "bf16", "f32 only"),
+        ("onnxruntime-cuda", "auto", r"leukoscope\[gpu\]|NVIDIA driver"),
+    ):
+        if choice == "onnxruntime-cuda" and HAS_CUDA:
+            continue
+        with pytest.raises(EngineUnavailable, match=reason):
+            demand_engine(choice, precision)
+    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda _: None)
+    for choice in ("auto", "openvino-cpu"):
+        with pytest.raises(EngineUnavailable, match=r"leukoscope\[cpu\]"):
+            demand_engine(choice)
 
 
 def test_tiles_give_what_the_whole_gives(make_release: MakeRelease, caplog: pytest.LogCaptureFixture) -> None:

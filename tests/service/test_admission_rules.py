@@ -113,6 +113,12 @@ def test_taken_by_name(name: str) -> None:
     assert (verdict.rule, verdict.accept) == ("flair-by-name", True)
 
 
+@pytest.mark.parametrize("keyword", ["ProtocolName", "SequenceName"])
+def test_only_the_description_makes_a_mask(keyword: str) -> None:
+    """A protocol or a sequence may be called "seg" for other reasons: segmented k-space, the segment of a study."""
+    assert judge([header(**{keyword: "t2_flair_seg"})], Settings()).accept
+
+
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import zlib
 from io import BytesIO
 from typing import Any
@@ -127,12 +128,46 @@ def test_an_image_without_all_its_pixels_is_cut_short() -> None:
         read_file(BytesIO(part10(one(PixelData=bytes(100)))))
 
 
-def test_a_deflated_bomb_stops_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.headers.INFLATE_LIMIT", 1 << 20)
-    squeezed = zlib.compressobj(9, wbits=-15)
-    bomb = squeezed.compress(bytes(24 << 20)) + squeezed.flush()
-    with pytest.raises(Unreadable):
-        read_header(BytesIO(bomb), DeflatedExplicitVRLittleEndian)
+def deflated(head: bytes, zeros: int) -> bytes:
+    """A deflated data set: its first bytes, and then nothing but zeros."""
+    squeeze = zlib.compressobj(9, wbits=-15)
+    begin = squeeze.compress(head) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    step = squeeze.compress(bytes(1 << 20)) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    return begin + step * (zeros >> 20) + squeeze.flush()
+
+
+def head_of(pixel_bytes: int) -> bytes:
+    """A data set as far as the head of its Pixel Data."""
+    content = part10(one())
+    at = content.index(b"\xe0\x7f\x10\x00OW")
+    _, start = read_file(BytesIO(content))
+    return content[start : at + 8] + pixel_bytes.to_bytes(4, "little")
+
+
+def test_a_deflated_object_may_be_as_large_as_a_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = BytesIO(deflated(head_of(80 << 20), 80 << 20))
+    assert read_header(whole, DeflatedExplicitVRLittleEndian).has_pixels
+    short = BytesIO(deflated(head_of(90 << 20), 80 << 20))
+    with pytest.raises(Unreadable, match="cut short: 94371840 bytes of pixel data announced, 83886080 there"):
+        read_header(short, DeflatedExplicitVRLittleEndian)
+    monkeypatch.setattr("service.headers.inflating.INFLATE_LIMIT", 79 << 20)
+    whole.seek(0)
+    with pytest.raises(Unreadable, match="too large once inflated"):
+        read_header(whole, DeflatedExplicitVRLittleEndian)
+
+
+def test_a_deflated_bomb_is_no_more_than_counted() -> None:
+    bomb = BytesIO(deflated(head_of(8192), 1 << 30))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Unreadable, match="too large once inflated"):
+        read_header(bomb, DeflatedExplicitVRLittleEndian)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10, "kilobytes"
+
+
+def test_sequences_nested_without_end_are_refused() -> None:
+    begin = b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    with pytest.raises(Unreadable, match="not a DICOM dataset"):
+        read_header(BytesIO(begin * 5000), ExplicitVRLittleEndian)
 
 
 CONTENT = part10(one())
