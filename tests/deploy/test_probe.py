@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
+
+from service.records import upgrade
 
 PARTS = ("listener", "api")
 
@@ -26,7 +32,7 @@ def ask(root):
 
 @pytest.fixture
 def start(root, tmp_path, free_port):
-    """Start one part on ports of its own and wait until its probe is content."""
+    """Start one part on ports of its own wait until it is ready, and demand that its probe is content."""
     started = []
 
     def begin(command, ask, **variables):
@@ -35,12 +41,13 @@ def start(root, tmp_path, free_port):
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen([sys.executable, "-m", "service", command], env=os.environ | environment, stderr=log, cwd=tmp_path)
         started.append(process)
-        part = {"listen": "listener", "api": "api"}[command]
         deadline = time.monotonic() + 60
-        while (answer := ask(part, **environment)).returncode:
+        while not (tmp_path / "data" / "serve.json").exists():
             assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline, answer.stderr
-            time.sleep(0.2)
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        answer = ask({"listen": "listener", "api": "api"}[command], **environment)
+        assert answer.returncode == 0, answer.stderr
         return process, environment
 
     yield begin
@@ -51,23 +58,34 @@ def start(root, tmp_path, free_port):
 
 
 @pytest.mark.parametrize(("command", "part"), [("listen", "listener"), ("api", "api")])
-def test_a_part_that_hangs_is_told_from_one_that_answers(start, ask, command, part):
-    process, environment = start(command, ask)
+def test_a_part_that_hangs_is_told_from_one_that_answers(start, ask, command, part, tmp_path):
+    process, environment = start(command, ask, LEUKOSCOPE_CALLING_AE='[{"title": "HEALTHCHECK", "address": "127.0.0.1"}]')
     process.send_signal(signal.SIGSTOP)
     hanging = ask(part, "--timeout", "1", **environment)  # the kernel still takes connections
-    process.send_signal(signal.SIGCONT)
     assert hanging.returncode == 1
     assert hanging.stderr.startswith(f"{part}: ")
-    assert ask(part, **environment).returncode == 0
+    assert "refused" not in (tmp_path / "log").read_text(), "a listener that knows the probe logs nothing of it"
 
 
-def test_a_listener_that_refuses_the_probe_is_alive_and_one_that_knows_it_logs_nothing(start, ask, tmp_path):
-    _, environment = start("listen", ask, LEUKOSCOPE_CALLING_AE='[{"title": "HEALTHCHECK", "address": "127.0.0.1"}]')
-    assert "refused" not in (tmp_path / "log").read_text()
-    assert ask("listener", **environment).returncode == 0
-    _, environment = start("listen", ask, LEUKOSCOPE_CALLING_AE='[{"title": "SCANNER"}]', LEUKOSCOPE_DATA_DIR=str(tmp_path / "other"))
-    assert ask("listener", **environment).returncode == 0
-    assert "association refused" in (tmp_path / "log").read_text()
+def test_a_listener_that_refuses_the_probe_is_alive(ask):
+    entity = AE(ae_title="LEUKOSCOPE")
+    entity.add_supported_context(Verification)
+    entity.require_calling_aet = ["SCANNER"]
+    server = entity.start_server(("127.0.0.1", 0), block=False)
+    try:
+        answer = ask("listener", LEUKOSCOPE_DICOM_PORT=str(server.server_address[1]))
+    finally:
+        server.shutdown()
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_something_else_on_the_port_is_no_listener(ask):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        thread = threading.Thread(target=lambda: other.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.2\r\n"))
+        thread.start()
+        answer = ask("listener", "--timeout", "1", LEUKOSCOPE_DICOM_PORT=str(other.getsockname()[1]))
+        thread.join()
+    assert answer.returncode == 1
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -83,5 +101,5 @@ def test_the_wait_for_the_case_book_ends_when_the_migration_is_done(ask, root, t
     early = ask("book", **variables)
     assert early.returncode == 1
     assert "leukoscope migrate" in early.stderr
-    subprocess.run([sys.executable, "-m", "service", "migrate"], env=os.environ | variables, check=True, capture_output=True)
+    upgrade(variables["LEUKOSCOPE_DATABASE_URL"])
     assert ask("book", "--wait", "10", **variables).returncode == 0
