@@ -48,6 +48,7 @@ def serve() -> None:
 
     settings = _start()
     _release(settings)
+    _demand_engine(settings)
     raise typer.Exit(supervisor.run(settings))
 
 
@@ -81,6 +82,7 @@ def worker(
 
     settings = _start()
     if queue is Queue.INFERENCE:
+        _demand_engine(settings)
         code = tasks.work_on_inference(settings, _release(settings), owner)
     else:
         code = tasks.work_on_delivery(settings, concurrency, owner)
@@ -271,6 +273,17 @@ def _release(settings: Settings) -> Release:
     return load(max(folders, key=_version_of))
 
 
+def _demand_engine(settings: Settings) -> None:
+    """Refuse the start where the engine that the settings name can never be had here."""
+    from model.installed import EngineUnavailable, demand_engine
+    from service.errors import Misconfigured
+
+    try:
+        demand_engine(settings.engine, settings.precision)
+    except EngineUnavailable as error:
+        raise Misconfigured(f"engine {settings.engine}: {error}") from None
+
+
 def _version_of(folder: Path) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", folder.name))
 
@@ -283,7 +296,7 @@ def _expected() -> tuple[type[Exception], ...]:
     for module, name in (
         ("model.release", "ReleaseMismatch"),
         ("model.volume", "UnusableVolume"),
-        ("model.engine", "EngineUnavailable"),
+        ("model.installed", "EngineUnavailable"),
     ):
         if module in sys.modules:
             kinds.append(getattr(sys.modules[module], name))
