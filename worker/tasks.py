@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import signal
@@ -22,13 +21,17 @@ from model.engine import Engine, EngineUnavailable, open_engine
 from model.release import Release
 from model.volume import UnusableVolume
 from service.errors import Rejected, Unavailable
-from service.queue import DELIVER, DELIVERY_QUEUE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
-from service.records import Book, Lease, LeaseLost, OutputRow, UnknownCase, open_book
+from service.presence import Counts, present
+from service.queue import COMPARE, DELIVER, DELIVERY_QUEUE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
+from service.records import Book, Lease, LeaseLost, UnknownCase, open_book
 from service.settings import Settings
 from service.store import Store
 from worker import pipeline
 from worker.child import ChildLost, Work, WorkChild
 from worker.deliver import Sender
+from worker.keeping import FilesMissing, find_files, keep_outputs, keep_record
+from worker.resends import compare_resends, oversee
+from worker.window import BookBetweenForks, Window
 
 LOG = logging.getLogger(__name__)
 _RENEWALS_PER_LEASE = 3
@@ -84,6 +87,9 @@ class Desk:
         except (Rejected, UnusableVolume) as error:
             LOG.info("case rejected", extra=fields)
             self._book.reject(lease, str(error))
+        except FilesMissing as error:
+            LOG.error("case failed: %s", error, extra=fields)
+            self._book.fail(lease, str(error))
         except (Unavailable, EngineUnavailable) as error:
             LOG.warning("case put back: %s", error, extra=fields)
             self._book.put_back(lease, str(error))
@@ -96,23 +102,11 @@ class Desk:
 
     def _run(self, lease: Lease) -> None:
         engine = self._open_engine()
-        files = [self._store.path_of(path) for path in self._book.instance_paths(lease.case_id)]
+        files = find_files(self._book, self._store, lease.case_id)
         result = pipeline.run(files, self._release, engine, revision=lease.revision, on_stage=self._enter)
         began = time.time()
         self._enter("store")
-        rows = [
-            OutputRow(
-                kind=output.kind,
-                media_type=output.media_type,
-                path=self._store.put_output(lease.case_id, output.kind, output.data),
-                sha256=hashlib.sha256(output.data).hexdigest(),
-                size=len(output.data),
-                revision=lease.revision,
-                sop_class_uid=output.sop_class_uid,
-                sop_instance_uid=output.sop_instance_uid,
-            )
-            for output in result.outputs
-        ]
+        rows = keep_outputs(self._store, lease, result.outputs)
         stages = {name: {"start": start, "seconds": seconds} for name, (start, seconds) in result.stages.items()}
         stages["store"] = {"start": began, "seconds": time.time() - began}
         card = self._release.card
@@ -123,7 +117,9 @@ class Desk:
             "engine": result.engine,
             "precision": result.precision,
         }
-        self._book.finish(lease, outputs=rows, findings=result.findings.as_dict(), quality=result.quality, model=model, stages=stages)
+        found: dict[str, Any] = {"findings": result.findings.as_dict(), "quality": result.quality, "model": model, "stages": stages}
+        rows.append(keep_record(self._book, self._store, lease, files, rows, **found))
+        self._book.finish(lease, outputs=rows, **found)
 
     def _announce(self, lease: Lease) -> None:
         if not self._settings.destinations:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select, text
 
 from service.records.database import Ledger
+from service.records.result_record import RECORD
 from service.records.rows import Case, DeliveryState, HistoryRow, OutputRow, Page
 from service.records.schema import cases, deliveries, history, outputs
 from service.records.states import State
@@ -78,7 +79,9 @@ class Reading(Ledger):
         """Give `outputs` for many cases in one read."""
         newest = select(func.max(outputs.c.revision)).where(outputs.c.case_id == cases.c.id).correlate(cases).scalar_subquery()
         chosen = (
-            select(outputs).join(cases, cases.c.id == outputs.c.case_id).where(cases.c.id.in_(list(case_ids)), outputs.c.revision == newest)
+            select(outputs)
+            .join(cases, cases.c.id == outputs.c.case_id)
+            .where(cases.c.id.in_(list(case_ids)), outputs.c.revision == newest, outputs.c.kind != RECORD)
         )
         found: dict[str, list[OutputRow]] = defaultdict(list, {case_id: [] for case_id in case_ids})
         with self._reading() as connection:

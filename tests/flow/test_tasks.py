@@ -15,6 +15,7 @@ from model.volume import UnusableVolume
 from service.errors import Rejected, Unavailable
 from service.queue import make_app, submit
 from service.records import State, open_book, upgrade
+from service.records.result_record import NotARecord, ResultRecord
 from service.settings import Settings
 from tests.service.casebook import FINDINGS, instance, queue
 from worker import pipeline, tasks
@@ -39,6 +40,15 @@ def desk(tmp_path, monkeypatch):
     return tasks.Desk(settings, SimpleNamespace(card=CARD), None, "test:1:")
 
 
+def queue_with_files(book, data):
+    """A queued case whose files are there; the pipeline of these tests does not look into them."""
+    case_id = queue(book)
+    for path in book.instance_paths(case_id):
+        (data / path).parent.mkdir(parents=True, exist_ok=True)
+        (data / path).touch()
+    return case_id
+
+
 def give(monkeypatch, outcome):
     """Let the pipeline return or raise `outcome`."""
 
@@ -53,7 +63,7 @@ def give(monkeypatch, outcome):
 
 def test_a_case_that_works_is_done_with_its_rows(desk, monkeypatch):
     give(monkeypatch, RESULT)
-    case_id = queue(desk._book)
+    case_id = queue_with_files(desk._book, desk._store.root)
     desk.infer(case_id)
     case = desk._book.case(case_id)
     assert (case.state, case.revision, case.attempts) == (State.DONE, 1, 0)
@@ -68,7 +78,7 @@ def test_a_case_that_works_is_done_with_its_rows(desk, monkeypatch):
 @pytest.mark.parametrize("error", [Rejected("no head found"), UnusableVolume("no head found")])
 def test_what_cannot_be_segmented_is_rejected_with_its_reason(desk, monkeypatch, error):
     give(monkeypatch, error)
-    case_id = queue(desk._book)
+    case_id = queue_with_files(desk._book, desk._store.root)
     desk.infer(case_id)
     case = desk._book.case(case_id)
     assert (case.state, case.reason, case.attempts) == (State.REJECTED, "no head found", 0)
@@ -76,7 +86,7 @@ def test_what_cannot_be_segmented_is_rejected_with_its_reason(desk, monkeypatch,
 
 def test_a_part_that_is_away_is_no_attempt(desk, monkeypatch):
     give(monkeypatch, Unavailable("the disk is full"))
-    case_id = queue(desk._book)
+    case_id = queue_with_files(desk._book, desk._store.root)
     desk.infer(case_id)
     case = desk._book.case(case_id)
     assert (case.state, case.reason, case.attempts) == (State.QUEUED, "the disk is full", 0)
@@ -84,7 +94,7 @@ def test_a_part_that_is_away_is_no_attempt(desk, monkeypatch):
 
 def test_a_defect_fails_the_case_after_three_attempts_without_quoting_it(desk, monkeypatch):
     give(monkeypatch, ValueError("MUSTERMANN^MAX"))
-    case_id = queue(desk._book)
+    case_id = queue_with_files(desk._book, desk._store.root)
     for attempts in (1, 2):
         desk.infer(case_id)
         assert (desk._book.case(case_id).state, desk._book.case(case_id).attempts) == (State.QUEUED, attempts)
@@ -96,7 +106,7 @@ def test_a_defect_fails_the_case_after_three_attempts_without_quoting_it(desk, m
 
 
 def test_a_late_slice_throws_the_work_away(desk, monkeypatch):
-    case_id = queue(desk._book)
+    case_id = queue_with_files(desk._book, desk._store.root)
 
     def late(_):
         desk._book.note_instances([instance(99)])
@@ -109,7 +119,7 @@ def test_a_late_slice_throws_the_work_away(desk, monkeypatch):
 
 
 def test_the_lease_is_renewed_while_the_work_goes_on(desk, monkeypatch):
-    case_id = queue(desk._book)
+    case_id = queue_with_files(desk._book, desk._store.root)
 
     def slow(_):
         time.sleep(3.5)  # longer than lease_s
@@ -147,7 +157,7 @@ def test_the_parent_charges_the_case_its_child_was_lost_on(tmp_path, way, reason
     upgrade(settings.database)
     book = open_book(settings)
     app = make_app(settings)
-    case_id = queue(book)
+    case_id = queue_with_files(book, tmp_path)
     command = [sys.executable, "-c", textwrap.dedent(HANGING), str(tmp_path), way]
     worker = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -166,3 +176,51 @@ def test_the_parent_charges_the_case_its_child_was_lost_on(tmp_path, way, reason
     assert case.attempts == 3
     assert reason in case.reason
     assert [line.event for line in case.history].count("stumble") == 2
+
+
+def test_beside_the_results_is_written_what_the_case_book_says_of_them(desk, monkeypatch):
+    give(monkeypatch, RESULT)
+    case_id = queue_with_files(desk._book, desk._store.root)
+    desk.infer(case_id)
+    case = desk._book.case(case_id)
+    (path,) = (desk._store.root / "outputs" / case_id).glob("record-*")
+    record = ResultRecord.from_bytes(path.read_bytes())
+    assert (record.study_uid, record.series_uid, record.revision) == (case.study_uid, case.series_uid, 1)
+    assert record.digests == tuple(sorted(str(number) for number in (1, 2, 3)))
+    assert (record.findings, record.quality, record.rank, record.rule) == (case.findings, case.quality, case.rank, case.rule)
+    assert (record.model, record.stages, record.received_at) == (case.model, case.stages, case.received_at)
+    assert list(record.outputs) == desk._book.outputs(case_id), "the record itself is not one of the results"
+    assert ResultRecord.from_bytes(record.as_bytes()) == record
+    assert b"P/1" not in path.read_bytes()
+    assert "record" not in {one.output for one in desk._book.deliveries(case_id)}
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"form": 2}', b'{"form": 1}', b"\xff", b"[" * 100_000])
+def test_what_is_no_record_is_told_as_such(data):
+    with pytest.raises(NotARecord):
+        ResultRecord.from_bytes(data)
+
+
+def test_a_case_whose_files_are_gone_fails_with_what_to_do_and_a_resend_heals_it(desk, monkeypatch):
+    give(monkeypatch, RESULT)
+
+    def put(number):
+        stored = desk._store.put_instance(
+            b"x%d" % number, series_uid="1.2.3", sop_class_uid="1", sop_instance_uid=f"1.2.3.{number}", transfer_syntax_uid="1"
+        )
+        return desk._book.note_instances([instance(number, digest=stored.digest, path=stored.path)])[0]
+
+    (case_id,) = {put(number).case_id for number in range(40)}
+    desk._book.queue_case(case_id, "flair", rank=(1,))
+    for path in desk._book.instance_paths(case_id)[:3]:
+        desk._store.path_of(path).unlink()
+    for _ in range(3):
+        desk.infer(case_id)
+    case = desk._book.case(case_id)
+    assert case.state is State.FAILED
+    assert case.reason == "3 of 40 files are missing from the store; send the series again, then retry the case"
+    assert {put(number).outcome for number in range(40)} == {"repeat"}
+    desk._book.retry(case_id)
+    desk.infer(case_id)
+    case = desk._book.case(case_id)
+    assert (case.state, case.revision) == (State.DONE, 1)

@@ -1,0 +1,72 @@
+"""A case's files: those it is made from, and those that are its results, in the store before the case book knows of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service.records import Book, Lease, LeaseLost, OutputRow
+from service.records.result_record import RECORD, ResultRecord
+from service.store import Store
+from worker.encode import Output
+
+
+class FilesMissing(Exception):
+    """The case book knows of files that are not there: a restore of files older than the database, or a damaged disk."""
+
+
+def find_files(book: Book, store: Store, case_id: str) -> list[Path]:
+    """Give the files of the series. Raises FilesMissing."""
+    files = [store.path_of(path) for path in book.instance_paths(case_id)]
+    missing = sum(not path.is_file() for path in files)
+    if missing:
+        raise FilesMissing(f"{missing} of {len(files)} files are missing from the store; send the series again, then retry the case")
+    return files
+
+
+def keep_outputs(store: Store, lease: Lease, outputs: Sequence[Output]) -> list[OutputRow]:
+    """Write the results; gives what the case book is to say of them. Raises Unavailable."""
+    return [
+        _keep(store, lease, output.kind, output.media_type, output.data, output.sop_class_uid, output.sop_instance_uid)
+        for output in outputs
+    ]
+
+
+def keep_record(
+    book: Book, store: Store, lease: Lease, files: Sequence[Path], rows: Sequence[OutputRow], *, quality: Sequence[str], **found: Any
+) -> OutputRow:
+    """
+    Write beside the results what the case book will say of them, for `leukoscope index rebuild`.
+
+    Parameters
+    ----------
+    files, rows : what the results were made from, and the results
+    found : findings, model and stages as given to `Book.finish`
+
+    Raises
+    ------
+    LeaseLost, Unavailable
+    """
+    case = book.case(lease.case_id)
+    if case is None:
+        raise LeaseLost(lease.case_id)
+    record = ResultRecord(
+        study_uid=case.study_uid,
+        series_uid=case.series_uid,
+        revision=lease.revision,
+        digests=tuple(sorted(path.stem for path in files)),
+        received_at=case.received_at,
+        rule=case.rule,
+        rank=case.rank,
+        quality=tuple(dict.fromkeys((*case.quality, *quality))),
+        outputs=tuple(rows),
+        **found,
+    )
+    return _keep(store, lease, RECORD, "application/json", record.as_bytes())
+
+
+def _keep(store: Store, lease: Lease, kind: str, media_type: str, data: bytes, *uids: str | None) -> OutputRow:
+    path = store.put_output(lease.case_id, kind, data)
+    return OutputRow(kind, media_type, path, hashlib.sha256(data).hexdigest(), len(data), lease.revision, *uids)
