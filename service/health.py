@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from service import queue
 from service.errors import Unavailable
-from service.records import Book, State
+from service.records import Book, Part, State
 from service.settings import Settings
 from service.store import Store
 
@@ -32,7 +32,12 @@ class PartHealth(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Ready when every part is, but for `workers`: without them series are still taken and kept, and worked on later."""
+    """
+    Ready when every part is that this process needs to take series in and to answer.
+
+    `workers` and `delivery` are told and do not count: without them series are still taken and kept, and worked on later. `listener`
+    counts where this process has one (`leukoscope serve`), and is told where the listeners are elsewhere.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -126,20 +131,74 @@ def check_broker(settings: Settings) -> Check:
     return check
 
 
-def check_workers(book: Book) -> Check:
-    """Queued cases are taken: one runs, or the oldest in the queue is young."""
+def check_listener(book: Book) -> Check:
+    """Somewhere in the installation a DICOM listener lives and takes associations."""
 
     def check() -> str:
-        since = book.oldest_queued_at()
-        if since is None:
-            return "nothing waits"
-        waited_s = (datetime.now(UTC) - since).total_seconds()
-        running = book.count_cases()[State.RUNNING]
-        if not running and waited_s > STUCK_AFTER_S:
-            raise Unavailable(f"no worker takes cases: the oldest has waited {waited_s:.0f} s")
-        return f"{running} running, the oldest in the queue has waited {max(0.0, waited_s):.0f} s"
+        living = _living(book, "listener")
+        if not living:
+            raise Unavailable("no DICOM listener is alive")
+        words = [_describe_listener(part) for part in living]
+        if all(part.detail.get("refuses") for part in living):
+            raise Unavailable("; ".join(words))
+        return "; ".join(words)
 
     return check
+
+
+def check_workers(book: Book) -> Check:
+    """An inference worker lives, and queued cases are taken: one runs, or the oldest in the queue is young."""
+
+    def check() -> str:
+        living = _living(book, "inference")
+        since = book.oldest_queued_at()
+        waited_s = 0.0 if since is None else max(0.0, (datetime.now(UTC) - since).total_seconds())
+        running = book.count_cases()[State.RUNNING]
+        if not living:
+            raise Unavailable("no inference worker is alive" + (f"; the oldest case has waited {waited_s:.0f} s" if since else ""))
+        if since is not None and not running and waited_s > STUCK_AFTER_S:
+            raise Unavailable(f"no worker takes cases: the oldest has waited {waited_s:.0f} s")
+        queue_is = "nothing waits" if since is None else f"the oldest in the queue has waited {waited_s:.0f} s"
+        return "; ".join([*map(_describe_worker, living), f"{running} running, {queue_is}"])
+
+    return check
+
+
+def check_delivery(book: Book, destinations: int) -> Check:
+    """A delivery worker lives, where there is anybody to deliver to."""
+
+    def check() -> str:
+        living = _living(book, "delivery")
+        counts = book.count_deliveries()
+        left = f"{counts['pending']} to be sent, {counts['dead']} given up"
+        if not destinations:
+            return f"no destination in the settings; {left}"
+        if not living:
+            raise Unavailable(f"no delivery worker is alive; {left}")
+        return "; ".join([*map(_alive, living), left])
+
+    return check
+
+
+def _living(book: Book, kind: str) -> list[Part]:
+    return [part for part in book.living_parts() if part.kind == kind]
+
+
+def _alive(part: Part) -> str:
+    return f"alive on {part.detail.get('host')} (process {part.detail.get('pid')}) since {part.started_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _describe_listener(part: Part) -> str:
+    detail = part.detail
+    refuses = f", takes none: {detail['refuses']}" if detail.get("refuses") else ""
+    return f"{_alive(part)}, port {detail.get('port')}, {detail.get('associations')} associations{refuses}"
+
+
+def _describe_worker(part: Part) -> str:
+    detail = part.detail
+    engine = f"release {detail.get('release')}, {detail.get('engine') or 'engine not loaded yet'}"
+    works = f", on case {detail['case_id']} since {detail.get('since')}" if detail.get("case_id") else ""
+    return f"{_alive(part)}, {engine}{works}"
 
 
 def _part(future: Future[str]) -> PartHealth:

@@ -28,6 +28,7 @@ from service.admission.refusals import MR_IMAGE_CLASSES
 from service.commit import GroupCommit
 from service.errors import Unavailable
 from service.headers import Header, Mismatch, read_file, read_header
+from service.presence import Counts
 from service.records import Book, InstanceRow, InvalidTransition, Noted, State, UnknownCase, utc_now
 from service.settings import Settings
 from service.store import Store
@@ -99,6 +100,7 @@ class Intake:
         submit: Callable[[Any, str], Any] = queue.submit,
         count_messages: Callable[[Any], int] = queue.count_messages,
         clock: Callable[[], float] = time.monotonic,
+        counts: Counts | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -107,6 +109,7 @@ class Intake:
         self._submit_to = submit
         self._count_messages = count_messages
         self._clock = clock
+        self._counts = counts if counts is not None else Counts()
         self._commit: GroupCommit[InstanceRow, Noted] = GroupCommit(book.note_instances)
         self._watches = Watches(settings.quiet_time_s, clock)
         self._swept_at = float("-inf")
@@ -146,6 +149,9 @@ class Intake:
         noted = self._commit.put(self._keep(header, whole, sender) if wanted else _row(header, sender, whole, path=""))
         self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
         outcome = noted.outcome if wanted else "discarded"
+        door = "rest" if announced is None else "dicom"
+        self._counts.add("received_instances", door, outcome)
+        self._counts.add("received_bytes", door, by=len(whole))
         return Receipt(noted.case_id, header.study_uid, header.series_uid, header.sop_instance_uid, outcome, noted.state)
 
     def _keep(self, header: Header, whole: bytes, sender: Source) -> InstanceRow:
@@ -157,6 +163,10 @@ class Intake:
             transfer_syntax_uid=header.transfer_syntax_uid,
         )
         return _row(header, sender, whole, path=stored.path, digest=stored.digest, size=stored.size)
+
+    def check_space(self) -> None:
+        """Raise Unavailable when the disk has no room for more instances."""
+        self._store.check_space()
 
     def close_source(self, association: str, clean: bool = True) -> None:
         """

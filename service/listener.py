@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
@@ -27,6 +27,8 @@ from service.contexts import VERIFICATION, private_as_storage, supported_context
 from service.errors import Rejected, Unavailable
 from service.headers import Mismatch
 from service.intake import Announced, Intake, Source
+from service.presence import Counts
+from service.room import Room
 from service.settings import CallingAE, Settings
 
 LOG = logging.getLogger(__name__)
@@ -63,9 +65,11 @@ class _Line:
 class Listener:
     """A running provider; `port` is where it listens, `stop` ends it."""
 
-    def __init__(self, settings: Settings, intake: Intake) -> None:
+    def __init__(self, settings: Settings, intake: Intake, counts: Counts | None = None) -> None:
         self._settings = settings
         self._intake = intake
+        self._counts = counts if counts is not None else Counts()
+        self._room = Room(intake.check_space)
         self._lines: dict[Any, _Line] = {}
         self._lock = threading.Lock()
         self._run = secrets.token_hex(4)
@@ -86,6 +90,13 @@ class Listener:
         )
         self._server = server
         self.port = int(server.server_address[1])
+
+    def describe(self) -> dict[str, Any]:
+        """Tell how it is: where it listens, the associations that are open, and why it takes no more, if so."""
+        self._reap()
+        with self._lock:
+            opened = len(self._lines)
+        return {"address": self._settings.dicom_host, "port": self.port, "associations": opened, "refuses": self._room.why_not()}
 
     def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
         """Take no new association, let those that are sending finish within the limit, then abort what is left."""
@@ -112,6 +123,8 @@ class Listener:
         return [
             (evt.EVT_CONN_OPEN, self._on_open),
             (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_ACCEPTED, lambda _event: self._counts.add("associations", "accepted")),
+            (evt.EVT_REJECTED, lambda _event: self._counts.add("associations", "too_many")),
             (evt.EVT_SOP_COMMON, self._on_services),
             (evt.EVT_DATA_RECV, self._on_data),
             (evt.EVT_C_ECHO, self._on_echo),
@@ -132,11 +145,16 @@ class Listener:
         title = str(association.requestor.primitive.calling_ae_title).strip()
         address = str(association.requestor.address_info.address)
         rule = self._rule_for(title, address)
-        if rule is None or self._stopping:
-            LOG.warning("association refused", extra={"calling_ae": title, "peer": address})
+        refusal = self._refusal(rule)
+        if rule is None or refusal:
+            LOG.warning("association refused: %s", refusal, extra={"calling_ae": title, "peer": address})
+            self._counts.add("associations", refusal)
             association.acse.send_reject(*(REJECT_CALLING if rule is None else REJECT_BUSY))
             association.kill()
             return
+        called = str(association.requestor.primitive.called_ae_title).strip()
+        if called != self._settings.ae_title:
+            LOG.info("called by a title that is not ours", extra={"calling_ae": title, "called_ae": called, "peer": address})
         proposed = association.requestor.primitive.presentation_context_definition_list
         association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard")
         self._reap()
@@ -144,12 +162,23 @@ class Listener:
         with self._lock:
             self._lines[association] = line
 
+    def _refusal(self, rule: CallingAE | None) -> str:
+        """Say why not, or nothing. C-ECHO is refused too when the disk is full: an echo that succeeds would promise what C-STORE breaks."""
+        if rule is None:
+            return "calling_ae"
+        if self._stopping:
+            return "stopping"
+        return "disk_full" if self._room.why_not() else ""
+
     def _rule_for(self, title: str, address: str) -> CallingAE | None:
         """Without a list (only possible on loopback) everybody may send."""
         if not self._settings.calling_ae:
             return CallingAE(title="ANYBODY")
+        peer = ip_address(address)
+        if isinstance(peer, IPv6Address):  # an IPv4 sender, as a socket for both kinds shows it
+            peer = peer.ipv4_mapped or peer
         for rule in self._settings.calling_ae:
-            near = rule.address is None or ip_address(address) in ip_network(rule.address, strict=False)
+            near = rule.address is None or peer in ip_network(rule.address, strict=False)
             if rule.title == title and near:
                 return rule
         return None
@@ -187,6 +216,7 @@ class Listener:
                 self._intake.receive(request.DataSet, line.sender, announced)
         finally:
             line.working, line.heard_at = False, time.monotonic()
+        self._counts.add("c_store_responses", f"0x{answer.code:04X}")
         return answer.status()
 
     def _on_control(self, event: Any) -> None:
@@ -228,9 +258,9 @@ def _acknowledge_at_once(association: Any) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-def start_listener(settings: Settings, intake: Intake) -> Listener:
+def start_listener(settings: Settings, intake: Intake, counts: Counts | None = None) -> Listener:
     """Begin to listen. Raises OSError where the port is taken."""
-    return Listener(settings, intake)
+    return Listener(settings, intake, counts)
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """Prometheus metrics: what the case book says is read at every scrape, so it is right however many processes there are.
 
-Counts of HTTP requests are each process's own, as Prometheus expects of processes it scrapes one by one.
+What listeners and workers count they add to the case book's sums every two seconds (service.presence), so any API process tells for
+all of them; the last seconds of a process that is killed are missing. Transitions and stage times are counted from the history of the
+cases that are kept. Counts of HTTP requests are each process's own, as Prometheus expects of processes it scrapes one by one.
 """
 
 from __future__ import annotations
@@ -9,21 +11,50 @@ import threading
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.errors import Unavailable
-from service.records import Book
+from service.records import Book, Event
 from service.records.finished import finished_after
 from service.store import Store
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 STAGE_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 HTTP_BUCKETS_S: Final = (0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0)
+PART_KINDS: Final = ("listener", "api", "inference", "delivery")
+
+
+@dataclass(frozen=True)
+class Sum:
+    """One of the case book's sums: what it tells, its labels, and those of their values that are shown before the first count."""
+
+    text: str
+    labels: tuple[str, ...] = ()
+    known: tuple[tuple[str, ...], ...] = ()
+
+
+SUMS: Final = {
+    "associations": Sum(
+        "Requests for an association, by what became of them",
+        ("result",),
+        (("accepted",), ("calling_ae",), ("disk_full",), ("too_many",), ("stopping",)),
+    ),
+    "c_store_responses": Sum("Answers to C-STORE, by DIMSE status", ("status",), (("0x0000",),)),
+    "received_instances": Sum(
+        "Instances taken in, by door and by what they were", ("door", "outcome"), (("dicom", "new"), ("rest", "new"))
+    ),
+    "received_bytes": Sum("Bytes of encoded data sets taken in, by door", ("door",), (("dicom",), ("rest",))),
+    "delivery_attempts": Sum("Attempts to send a result, by destination and result", ("destination", "result")),
+    "retention_cases": Sum("Cases removed by the retention", (), ((),)),
+    "retention_bytes": Sum("Bytes of files removed by the retention", (), ((),)),
+}
+"""What processes count, by the name under which they do (`Counts.add`)."""
 
 
 class HttpCounts:
@@ -71,12 +102,34 @@ class StageTimes:
             return family
 
 
+class Transitions:
+    """How often what happened to the cases that are kept; each scrape reads only what is new in their history."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._after = 0
+        self._counts = dict.fromkeys(Event, 0)
+
+    def read(self, book: Book) -> CounterMetricFamily:
+        """Take in what happened since the last call, and give the sums. Raises Unavailable."""
+        with self._lock:
+            self._after, more = book.events_after(self._after)
+            for event, count in more.items():
+                self._counts[event] += count
+            text = "Transitions of cases: stumble and fail are attempts that failed, lapse is a worker that was killed"
+            family = CounterMetricFamily("leukoscope_case_events", text, labels=["event"])
+            for event, count in self._counts.items():
+                family.add_metric([event.value.replace(" ", "_")], count)
+            return family
+
+
 class BookCollector(Collector):
     """The case book, the outbox and the disk, looked at when asked."""
 
     def __init__(self, book: Book, store: Store, version: str) -> None:
         self._book, self._store, self._version = book, store, version
         self._stages = StageTimes()
+        self._events = Transitions()
 
     def collect(self) -> Iterator[Metric]:
         """Give every family; where the database or the disk is away its gauge says so and the rest is still there."""
@@ -103,13 +156,34 @@ class BookCollector(Collector):
         for name, count in sorted(self._book.count_deliveries().items()):
             outbox.add_metric([name], count)
         yield outbox
-        since = self._book.oldest_queued_at()
-        age_s = max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0.0
-        yield GaugeMetricFamily("leukoscope_queue_oldest_seconds", "How long the oldest queued case has waited", value=age_s)
+        yield _age("leukoscope_queue_oldest_seconds", "How long the oldest queued case has waited", self._book.oldest_queued_at())
+        yield _age(
+            "leukoscope_deliveries_oldest_pending_seconds",
+            "How long the oldest result that is still to be sent has waited",
+            self._book.oldest_pending_at(),
+        )
+        yield self._events.read(self._book)
         yield self._stages.read(self._book)
+        yield from self._of_parts()
+        yield from _sums(self._book)
+
+    def _of_parts(self) -> Iterator[Metric]:
+        living = self._book.living_parts()
+        alive = GaugeMetricFamily("leukoscope_parts", "Living parts of the installation, by kind", labels=["kind"])
+        for kind in PART_KINDS:
+            alive.add_metric([kind], sum(part.kind == kind for part in living))
+        yield alive
+        listeners = [part.detail for part in living if part.kind == "listener"]
+        opened = sum(int(detail.get("associations", 0)) for detail in listeners)
+        yield GaugeMetricFamily("leukoscope_associations_open", "Associations open at all listeners", value=opened)
+        refusing = sum(bool(detail.get("refuses")) for detail in listeners)
+        yield GaugeMetricFamily(
+            "leukoscope_listeners_refusing", "Listeners that take no association for want of disk space", value=refusing
+        )
 
     def _of_store(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("leukoscope_disk_free_bytes", "Room on the disk of the object store", value=self._store.free_bytes())
+        yield GaugeMetricFamily("leukoscope_disk_reserve_bytes", "Below so much room nothing is taken in", value=self._store.reserve_bytes)
 
 
 class Metrics:
@@ -123,6 +197,21 @@ class Metrics:
     def expose(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self._registry)
+
+
+def _age(name: str, text: str, since: datetime | None) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0.0)
+
+
+def _sums(book: Book) -> Iterator[CounterMetricFamily]:
+    found = book.counters()
+    for name, kind in SUMS.items():
+        family = CounterMetricFamily(f"leukoscope_{name}", kind.text, labels=list(kind.labels))
+        values = dict.fromkeys(kind.known, 0)
+        values |= {labels: value for (other, labels), value in found.items() if other == name and len(labels) == len(kind.labels)}
+        for labels, value in sorted(values.items()):
+            family.add_metric(list(labels), value)
+        yield family
 
 
 def _cumulated(counts: list[int]) -> list[tuple[str, float]]:

@@ -13,10 +13,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from service.api import make_api, start_api
 from service.children import Child
 from service.errors import Misconfigured, Unavailable
 from service.intake import Intake
-from service.listener import start_listener
+from service.listener import Listener, start_listener
+from service.presence import Counts, Describe, present
 from service.queue import make_app, renew_broker
 from service.records import Book, open_book
 from service.settings import Settings
@@ -77,15 +79,20 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
             _reclaim(settings, book)
         app = make_app(settings)
         # Only one `serve` runs on a data folder: a new one is the old one's successor.
-        intake = Intake(settings, store, book, app, name=_owner_prefix(settings) if workers else None)
+        counts = Counts()
+        intake = Intake(settings, store, book, app, name=_owner_prefix(settings) if workers else None, counts=counts)
         children = [_worker(name, settings, book) for name in workers]
         stack.callback(_wait_for_end, children)
         doors = _Doors()
+        tells: dict[str, Describe] = {}
         if "listener" in parts:
-            doors.dicom_port = stack.enter_context(_listening(settings, intake))
+            listener = stack.enter_context(_listening(settings, intake, counts))
+            doors.dicom_port, tells["listener"] = listener.port, listener.describe
         if "api" in parts:
-            doors.http_port = stack.enter_context(_answering(settings, book, store, intake))
-        if doors != _Doors():
+            doors.http_port = stack.enter_context(_answering(settings, book, store, intake, own=tells))
+            tells["api"] = partial(dict, address=settings.http_host, port=doors.http_port)
+        if tells:
+            stack.enter_context(present(book, counts, tells))
             stack.enter_context(_ticking(intake, stop))
         stack.callback(_ask_to_end, children)  # the last one in is the first to be done
         _supervise(settings, doors, children, stop)
@@ -177,20 +184,20 @@ def _reclaim(settings: Settings, book: Book, pid: int | None = None) -> None:
 
 
 @contextmanager
-def _listening(settings: Settings, intake: Intake) -> Iterator[int]:
+def _listening(settings: Settings, intake: Intake, counts: Counts) -> Iterator[Listener]:
     try:
-        server = start_listener(settings, intake)
+        server = start_listener(settings, intake, counts)
     except OSError as error:
         raise Misconfigured(f"DICOM port {settings.dicom_host}:{settings.dicom_port}: {error.strerror}") from None
     try:
-        yield server.port
+        yield server
     finally:
         server.stop()
 
 
 @contextmanager
-def _answering(settings: Settings, book: Book, store: Store, intake: Intake) -> Iterator[int]:
-    server = start_api(make_api(settings, book, store, intake), settings)
+def _answering(settings: Settings, book: Book, store: Store, intake: Intake, own: Collection[str]) -> Iterator[int]:
+    server = start_api(make_api(settings, book, store, intake, own=own), settings)
     try:
         yield server.port
     finally:

@@ -129,6 +129,11 @@ class Store:
         with disk_trouble():
             return shutil.disk_usage(self.root).free
 
+    @property
+    def reserve_bytes(self) -> int:
+        """Nothing is written when less than this is free."""
+        return self._minimum_free
+
     def check_space(self) -> None:
         """Raise Unavailable when less than the configured reserve is free."""
         free = self.free_bytes()

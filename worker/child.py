@@ -34,11 +34,16 @@ class WorkChild:
     Parameters
     ----------
     prepare : called in the child once, gives what is called there for every case
+
+    Attributes
+    ----------
+    forking : held while a child is made; whoever holds it has something open that must not be carried across a fork
     """
 
     def __init__(self, prepare: Callable[[], Work]) -> None:
         self._prepare = prepare
         self._guard = threading.Lock()
+        self.forking = threading.Lock()
         self._process: Any = None
         self._line: Connection | None = None
 
@@ -49,7 +54,8 @@ class WorkChild:
         self._forget()
         ours, theirs = _FORK.Pipe()
         self._process = _FORK.Process(target=_attend, args=(theirs, ours, os.getpid(), self._prepare), name="child", daemon=True)
-        self._process.start()
+        with self.forking:
+            self._process.start()
         theirs.close()
         self._line = ours
         LOG.info("child started", extra={"pid": self._process.pid})

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from service.errors import Rejected, Unavailable
+from service.presence import Counts
 from service.records import Book, Delivery, LeaseLost, utc_now
 from service.settings import Destination, Settings
 from service.store import Store
@@ -56,12 +57,13 @@ class _Line:
 class Sender:
     """Sends what the outbox holds. One per process, used by many threads."""
 
-    def __init__(self, settings: Settings, book: Book, store: Store, owner: str) -> None:
+    def __init__(self, settings: Settings, book: Book, store: Store, owner: str, counts: Counts | None = None) -> None:
         self._title = settings.ae_title
         self._destinations = {destination.name: destination for destination in settings.destinations}
         self._book = book
         self._store = store
         self._owner = owner
+        self._counts = counts if counts is not None else Counts()
         self._lines: dict[str, _Line] = {}
         self._guard = threading.Lock()
 
@@ -140,6 +142,7 @@ class Sender:
             return
         warning = _describe(answer) if answer.category == "Warning" else None
         self._book.delivered(delivery.id, warning=warning, fence=delivery.fence)
+        self._counts.add("delivery_attempts", delivery.destination, "sent")
         LOG.info("delivered", extra=fields | {"dimse_status": answer.status})
 
     def _send(self, destination: Destination, delivery: Delivery) -> Answer:
@@ -150,6 +153,7 @@ class Sender:
         return send(peer, files)[0]
 
     def _postpone(self, delivery: Delivery, why: str, fields: dict[str, object]) -> None:
+        self._counts.add("delivery_attempts", delivery.destination, "failed")
         pause_s = pause_after(delivery.attempts)
         state = self._book.delivery_failed(delivery.id, why, utc_now() + timedelta(seconds=pause_s), fence=delivery.fence)
         LOG.warning("not delivered: %s", why, extra=fields | {"state": state.value, "attempt": delivery.attempts + 1, "seconds": pause_s})

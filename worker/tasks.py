@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from model.release import Release
 from model.volume import UnusableVolume
 from service.errors import Rejected, Unavailable
 from service.presence import Counts, present
+from service.presence import Counts, present
 from service.queue import COMPARE, DELIVER, DELIVERY_QUEUE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
 from service.records import Book, Lease, LeaseLost, UnknownCase, open_book
 from service.settings import Settings
@@ -29,6 +30,7 @@ from service.store import Store
 from worker import pipeline
 from worker.child import ChildLost, Work, WorkChild
 from worker.deliver import Sender
+from worker.window import BookBetweenForks, Window
 from worker.keeping import FilesMissing, find_files, keep_outputs, keep_record
 from worker.resends import compare_resends, oversee
 from worker.window import BookBetweenForks, Window
@@ -40,8 +42,11 @@ _RENEWALS_PER_LEASE = 3
 class Desk:
     """Where one child process works: release and engine are loaded once and kept."""
 
-    def __init__(self, settings: Settings, release: Release, app: Celery, owner: str) -> None:
+    def __init__(
+        self, settings: Settings, release: Release, app: Celery, owner: str, show_engine: Callable[[str, str], None] | None = None
+    ) -> None:
         self._settings = settings
+        self._show_engine = show_engine
         self._release = release
         self._app = app
         self._owner = owner
@@ -137,6 +142,8 @@ class Desk:
             settings = self._settings
             self._engine = open_engine(self._release, settings.engine, settings.precision, _cache_folder(settings), settings.threads)
             LOG.info("engine ready", extra={"engine": self._engine.name, "precision": self._engine.precision})
+            if self._show_engine is not None:
+                self._show_engine(self._engine.name, self._engine.precision)
         return self._engine
 
 
@@ -186,9 +193,11 @@ def work_on_inference(settings: Settings, release: Release, owner: str | None = 
     holder = make_owner(owner)
     open_book(settings).close()
 
+    window = Window(release)
+
     def prepare() -> Work:
         # An app of its own: the parent's broker connections must not be used on this side of the fork.
-        desk = Desk(settings, release, make_app(settings), holder)
+        desk = Desk(settings, release, make_app(settings), holder, window.show_engine)
         desk.warm_up()
         return desk.infer
 
@@ -198,12 +207,14 @@ def work_on_inference(settings: Settings, release: Release, owner: str | None = 
     @app.task(name=INFER, acks_late=True, reject_on_worker_lost=False, ignore_result=True)
     def infer(case_id: str) -> None:
         try:
-            child.work_on(case_id, settings.time_limit_s)
+            with window.at_work(case_id):
+                child.work_on(case_id, settings.time_limit_s)
         except ChildLost as error:
             _charge(settings, case_id, holder, str(error))
 
-    # One thread hands the cases over and waits; the child works.
-    return _work(app, "inference", INFERENCE_QUEUE, concurrency=1)
+    with present(BookBetweenForks(open_book(settings), child.forking), Counts(), {"inference": window.describe}):
+        # One thread hands the cases over and waits; the child works.
+        return _work(app, "inference", INFERENCE_QUEUE, concurrency=1)
 
 
 def _charge(settings: Settings, case_id: str, owner: str, reason: str) -> None:
@@ -225,7 +236,9 @@ def _charge(settings: Settings, case_id: str, owner: str, reason: str) -> None:
 def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: str | None = None) -> int:
     """Run the outbox's sender until it is told to stop; gives its exit code."""
     app = make_app(settings)
-    sender = Sender(settings, open_book(settings), Store(settings.data_dir), make_owner(owner))
+    counts = Counts()
+    book = open_book(settings)
+    sender = Sender(settings, book, Store(settings.data_dir), make_owner(owner), counts)
 
     @app.task(name=DELIVER, acks_late=True, ignore_result=True)
     def deliver(case_id: str) -> None:
@@ -233,7 +246,8 @@ def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: 
 
     _sweep_outbox(settings, sender)
     # One thread may wait for each slow destination, and some are left for the others.
-    return _work(app, "delivery", DELIVERY_QUEUE, concurrency=concurrency or len(settings.destinations) + 2)
+    with present(book, counts, {"delivery": lambda: {"destinations": len(settings.destinations)}}):
+        return _work(app, "delivery", DELIVERY_QUEUE, concurrency=concurrency or len(settings.destinations) + 2)
 
 
 def _sweep_outbox(settings: Settings, sender: Sender) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -20,7 +20,7 @@ from service.api.page import page_routes
 from service.api.server import ApiServer, start_api
 from service.api.submission import submission_routes
 from service.api.waiting import Waiters
-from service.health import Check, Health, check_broker, check_database, check_store, check_workers
+from service.health import Check, Health, check_broker, check_database, check_delivery, check_listener, check_store, check_workers
 from service.intake import Intake
 from service.metrics import HttpCounts, Metrics
 from service.problems import ProblemDetails, answer_problems
@@ -39,7 +39,9 @@ ABOUT: Final = (
 )
 
 
-def make_api(settings: Settings, book: Book, store: Store, intake: Intake, *, checks: Mapping[str, Check] | None = None) -> FastAPI:
+def make_api(
+    settings: Settings, book: Book, store: Store, intake: Intake, *, checks: Mapping[str, Check] | None = None, own: Collection[str] = ()
+) -> FastAPI:
     """
     Build the app.
 
@@ -48,13 +50,18 @@ def make_api(settings: Settings, book: Book, store: Store, intake: Intake, *, ch
     checks
         What else readiness asks, by the name of the part (the release, the listener): functions that say how the part is, or
         raise Unavailable with the reason.
+    own
+        Which of the parts that are otherwise only told (listener, workers, delivery) this process is not ready without.
     """
     parts: dict[str, Check] = {
         "database": check_database(book),
         "store": check_store(store),
         "broker": check_broker(settings),
+        "listener": check_listener(book),
         "workers": check_workers(book),
+        "delivery": check_delivery(book, len(settings.destinations)),
     }
+    advisory = {"listener", "workers", "delivery"} - set(own)
     counts = HttpCounts()
     desk = Desk(
         settings=settings,
@@ -62,7 +69,7 @@ def make_api(settings: Settings, book: Book, store: Store, intake: Intake, *, ch
         store=store,
         intake=intake,
         guard=Guard(settings.tokens),
-        health=Health(parts | dict(checks or {}), advisory={"workers"}),
+        health=Health(parts | dict(checks or {}), advisory=advisory),
         metrics=Metrics(book, store, counts, product_version()),
         version=product_version(),
         limits=Limits.from_settings(settings),

@@ -31,11 +31,12 @@ from service.records.rows import (
     Receiving,
 )
 from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
+from service.records.upkeep import Part, Upkeep
 from service.records.work import Work
 from service.settings import Destination, Settings
 
 
-class Book(Arrivals, Work, Outbox, Reading):
+class Book(Arrivals, Work, Outbox, Reading, Upkeep):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -93,6 +94,7 @@ __all__ = [
     "Noted",
     "OutputRow",
     "Page",
+    "Part",
     "Receiving",
     "State",
     "UnknownCase",

@@ -11,10 +11,13 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import health
 from service.api import make_api, start_api
 from service.errors import Unavailable
 from service.health import Health
-from service.records import finished
+from service.metrics import SUMS
+from service.presence import Counts, Presence
+from service.records import finished, upkeep
 from tests.service.api.conftest import Host, make_series
 
 
@@ -37,9 +40,8 @@ def _of(seen: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str, **
 def test_ready_names_every_part(host: Host) -> None:
     answer = host.client.get("/health/ready")
     assert answer.status_code == 200
-    assert {name: part["ok"] for name, part in answer.json()["parts"].items()} == dict.fromkeys(
-        ("database", "store", "broker", "workers"), True
-    )
+    told = {name: part["ok"] for name, part in answer.json()["parts"].items()}
+    assert told == {"database": True, "store": True, "broker": True, "listener": False, "workers": False, "delivery": True}
     assert host.client.get("/health/live").json() == {"status": "alive"}
 
 
@@ -67,8 +69,50 @@ def test_a_broker_that_is_away_is_a_reason(make_host: Callable[..., Host]) -> No
     assert answer.json()["parts"]["broker"]["ok"] is False
 
 
+def parts_of(host: Host) -> dict[str, str]:
+    time.sleep(health.REMEMBERED_S)
+    return {name: part["reason"] for name, part in host.client.get("/health/ready").json()["parts"].items()}
+
+
+def test_an_api_alone_tells_where_the_other_parts_are(make_host: Callable[..., Host]) -> None:
+    host = make_host(destinations=[{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}])
+    reasons = parts_of(host)
+    assert reasons["listener"] == "no DICOM listener is alive"
+    assert reasons["workers"] == "no inference worker is alive"
+    assert reasons["delivery"] == "no delivery worker is alive; 0 to be sent, 0 given up"
+    working = {"release": "0.1.0 (abc)", "engine": "openvino-cpu bf16", "case_id": "c7", "since": "2026-01-02 03:04:05 UTC"}
+    tells = {
+        "listener": lambda: {"port": 11112, "associations": 2, "refuses": None},
+        "inference": lambda: working,
+        "delivery": dict,
+    }
+    presence = Presence(host.book, Counts(), tells)
+    presence.beat()
+    reasons = parts_of(host)
+    assert reasons["listener"].startswith("alive on ")
+    assert reasons["listener"].endswith("port 11112, 2 associations")
+    assert "release 0.1.0 (abc), openvino-cpu bf16, on case c7 since 2026-01-02 03:04:05 UTC" in reasons["workers"]
+    assert reasons["delivery"].endswith("0 to be sent, 0 given up")
+    tells["listener"] = lambda: {"port": 11112, "associations": 0, "refuses": "disk nearly full"}
+    Presence(host.book, Counts(), {"listener": tells["listener"]}).beat()
+    answer = parts_of(host)["listener"]
+    assert "takes none: disk nearly full" in answer
+    presence.leave()
+    time.sleep(health.REMEMBERED_S)
+    answer = host.client.get("/health/ready")
+    assert (answer.status_code, answer.json()["parts"]["listener"]["ok"]) == (200, False)
+
+
+def test_a_service_whose_own_listener_is_gone_is_not_ready(host: Host) -> None:
+    server = start_api(make_api(host.settings, host.book, host.store, host.intake, own={"listener"}), host.settings)
+    answer = httpx.get(server.url + "/health/ready", trust_env=False)
+    assert (answer.status_code, answer.json()["parts"]["listener"]["reason"]) == (503, "no DICOM listener is alive")
+    server.stop()
+
+
 def test_a_queue_that_nobody_works_on_is_told_but_uploads_still_come_in(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.health.STUCK_AFTER_S", 0.0)
+    Presence(host.book, Counts(), {"inference": dict}).beat()
     case_id = host.send(make_series())
     answer = host.client.get("/health/ready")
     assert answer.status_code == 200
@@ -133,6 +177,49 @@ def test_metrics_count_cases_stages_and_requests(host: Host, monkeypatch: pytest
         assert of("leukoscope_disk_free_bytes") > 0
         assert of("leukoscope_database_up") == 1
     assert "leukoscope_build_info{" in host.client.get("/metrics").text
+
+
+def test_sums_of_all_processes_are_told_by_any_api(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "SETTLED", finished.SETTLED * 0)
+    before = partial(_of, metrics_of(host))
+    assert before("leukoscope_received_bytes_total", door="dicom") == 0
+    assert before("leukoscope_associations_total", result="accepted") == 0
+    assert before("leukoscope_retention_cases_total") == 0
+    far, near = Counts(), Counts()
+    for counts, opened in ((far, 2), (near, 3)):
+        counts.add("associations", "accepted", by=opened)
+        counts.add("c_store_responses", "0xA700")
+        counts.add("delivery_attempts", "pacs, main", "failed")
+        Presence(host.book, counts, {"listener": lambda opened=opened: {"associations": opened}}).beat()
+    host.finish(host.send(make_series()))
+    of = partial(_of, metrics_of(host))
+    assert of("leukoscope_associations_open") == 5
+    assert of("leukoscope_associations_total", result="accepted") == 5
+    assert of("leukoscope_c_store_responses_total", status="0xA700") == 2
+    assert of("leukoscope_delivery_attempts_total", destination="pacs, main", result="failed") == 2
+    assert of("leukoscope_parts", kind="listener") == 2
+    assert of("leukoscope_parts", kind="inference") == 0
+    assert of("leukoscope_case_events_total", event="finish") == 1
+    assert of("leukoscope_case_events_total", event="put_back") == 0
+    assert of("leukoscope_deliveries_oldest_pending_seconds") == 0
+    assert of("leukoscope_disk_reserve_bytes") == 0
+
+
+def test_every_metric_is_named_as_prometheus_wants_it(host: Host) -> None:
+    host.send(make_series())
+    text = host.client.get("/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(text) if family.name.startswith("leukoscope_")}
+    for name, family in families.items():
+        assert family.documentation.strip(), name
+        assert family.type != "unknown", name
+        assert name == name.lower()
+        assert not name.endswith(("_total", "_ms", "_mb", "_kb")), name
+    assert {f"leukoscope_{name}" for name in SUMS} <= families.keys()
+    assert {families[f"leukoscope_{name}"].type for name in SUMS} == {"counter"}
+    lines = [line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    sums = {name for name in lines if name.removesuffix("_total") in families and families[name.removesuffix("_total")].type == "counter"}
+    assert len(sums) >= len(SUMS)
+    assert all(name.endswith("_total") for name in sums)
 
 
 def test_metrics_come_without_a_database(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
