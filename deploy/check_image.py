@@ -4,7 +4,7 @@ The base image is stood in for by a Debian made by debootstrap, with its Python 
 a chroot. What comes out is started as the image would be: its user, its entry point, its health check, a read-only root, no capabilities.
 Needs root, debootstrap and util-linux. The package index is whatever pip on this machine uses; nothing of that stays in the result.
 
-    python deploy/check_image.py [--target cpu] [--keep FOLDER]
+    python deploy/check_image.py [--target cpu] [--keep FOLDER] [--build-only]
 """
 
 from __future__ import annotations
@@ -252,6 +252,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--keep", type=Path, help="keep the folders here instead of a temporary place")
+    parser.add_argument("--build-only", action="store_true", help="do not start what was built (the target gpu, where there is no card)")
     chosen = parser.parse_args()
     missing = [program for program in ("debootstrap", "unshare", "setpriv", "chroot") if shutil.which(program) is None]
     if os.geteuid() != 0 or missing:
@@ -264,7 +265,8 @@ def main() -> int:
         root = Build(dockerfile, folder).make(chosen.target)
         program = root / "opt/leukoscope"
         print(f"the virtual environment: {_megabytes(program)} MB", flush=True)
-        try_out(dockerfile, chosen.target, root, folder / "data")
+        if not chosen.build_only:
+            try_out(dockerfile, chosen.target, root, folder / "data")
     except CheckFailed as error:
         print(error, file=sys.stderr)
         return 1
