@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -15,7 +16,6 @@ from tests.deploy.composing import VariableMissing, read_compose, read_env, seco
 SECRETS = {
     "POSTGRES_PASSWORD": "aaaa1111",
     "REDIS_PASSWORD": "bbbb2222",
-    "ORTHANC_PASSWORD": "cccc3333",
     "API_TOKENS": json.dumps([{"name": "test", "sha256": "0" * 64, "scopes": ["read"]}]),
 }
 SCHEMA = jsonschema.Draft201909Validator(json.loads((Path(__file__).parent / "compose-spec.json").read_text()))
@@ -88,7 +88,7 @@ def test_nothing_starts_without_its_secret(path, name):
 
 def test_the_example_of_an_env_file_names_every_secret_and_gives_none(path, root):
     example = read_env(root / "deploy/compose/example.env")
-    assert set(example) == set(SECRETS)
+    assert set(example) == {*SECRETS, "ORTHANC_PASSWORD"}
     assert not any(example.values())
     mentioned = set(re.findall(r"\$\{(\w+)", path.read_text()))
     documented = set(re.findall(r"^#?([A-Z_]+)=", (root / "deploy/compose/example.env").read_text(), flags=re.M))
@@ -151,6 +151,19 @@ def test_the_demo_pacs_and_the_service_know_each_other(compose, root, settings_o
     assert orthanc["RegisteredUsers"] == {"demo": "${ORTHANC_PASSWORD}"}
     mounted = {entry["target"] for entry in compose["services"]["orthanc"]["configs"]}
     assert {"/etc/orthanc/orthanc.json", *orthanc["LuaScripts"]} == mounted
+
+
+def test_the_demo_pacs_does_not_start_without_a_password(compose, tmp_path):
+    service = compose["services"]["orthanc"]
+    (tmp_path / "Orthanc").write_text("#!/bin/sh\necho started $1\n")
+    (tmp_path / "Orthanc").chmod(0o755)
+    command = [*service["entrypoint"], *service["command"]]
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    refused = subprocess.run(command, env=path | service["environment"], capture_output=True, text=True)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "ORTHANC_PASSWORD" in refused.stderr
+    started = subprocess.run(command, env=path | {"ORTHANC_PASSWORD": "x"}, capture_output=True, text=True)
+    assert started.stdout == "started /etc/orthanc/orthanc.json\n"
 
 
 def test_every_file_that_is_mounted_is_there(compose, root):
