@@ -26,6 +26,7 @@ from service import queue
 from service.admission import Hold, Refuse, Run, examine
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.commit import GroupCommit
+from service.comparisons import Comparisons
 from service.errors import Unavailable
 from service.headers import Header, Mismatch, read_file, read_header
 from service.presence import Counts
@@ -98,6 +99,7 @@ class Intake:
         *,
         name: str | None = None,
         submit: Callable[[Any, str], Any] = queue.submit,
+        submit_comparison: Callable[[Any, str], Any] = queue.submit_comparison,
         count_messages: Callable[[Any], int] = queue.count_messages,
         clock: Callable[[], float] = time.monotonic,
         counts: Counts | None = None,
@@ -112,6 +114,7 @@ class Intake:
         self._counts = counts if counts is not None else Counts()
         self._commit: GroupCommit[InstanceRow, Noted] = GroupCommit(book.note_instances)
         self._watches = Watches(settings.quiet_time_s, clock)
+        self._comparisons = Comparisons(lambda case_id: submit_comparison(app, case_id), clock)
         self._swept_at = float("-inf")
         self._name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
@@ -149,6 +152,8 @@ class Intake:
         noted = self._commit.put(self._keep(header, whole, sender) if wanted else _row(header, sender, whole, path=""))
         self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
         outcome = noted.outcome if wanted else "discarded"
+        if outcome == "conflict":
+            self._comparisons.note(sender.association, noted.case_id)
         door = "rest" if announced is None else "dicom"
         self._counts.add("received_instances", door, outcome)
         self._counts.add("received_bytes", door, by=len(whole))
@@ -176,6 +181,7 @@ class Intake:
         those wait for the quiet time. Where associations bring few instances each, it first waits a few times the usual gap.
         Never raises for a database that is away: the next tick tries again.
         """
+        self._comparisons.close(association)
         for watch, brought in self._watches.close(association, clean=clean):
             try:
                 self._judge_or_hold(watch, final=False, brought=brought)
@@ -189,6 +195,7 @@ class Intake:
         if moment - self._swept_at >= self._settings.sweep_s:
             self._sweep(now or utc_now())
             self._swept_at = moment
+        self._comparisons.ask_due()
         for watch, final in self._watches.due(moment):
             self._judge_or_hold(watch, final=final)
 
@@ -209,6 +216,7 @@ class Intake:
         for case_id in self._due(now):
             if not self._submit(case_id):
                 break  # each further try would wait for the same broker, and the quiet times with it
+        self._comparisons.ask_again(self._book.cases_to_compare(self._settings.quiet_time_s))
         for waiting in self._book.receiving():
             self._watches.adopt(waiting.study_uid, waiting.series_uid, waiting.case_id, waiting.instances)
 
@@ -236,26 +244,34 @@ class Intake:
 
     def _judge(self, watch: Watch, *, final: bool, brought: int | None = None) -> None:
         case_id, version = watch.case_id, watch.version
+        try:
+            standing = self._book.standing(case_id)
+        except UnknownCase:  # deleted
+            self._watches.rest(watch, version)
+            return
+        if standing.uncompared:  # a corrected instance changes what is judged
+            self._watches.look_again(watch, SHORTEST_GAP_WAIT_S)
+            return
         rows = self._book.headers(case_id)
         decision = examine([Header.from_json(row.header) for row in rows], self._settings, final=final)
         if isinstance(decision, Run) and brought is not None and brought <= FEW < len(rows) and not decision.counted:
             self._watches.look_again(watch, min(LONGEST_GAP_WAIT_S, max(SHORTEST_GAP_WAIT_S, GAPS_TO_WAIT * watch.gap)))
             return
         try:
-            settled = self._settle(case_id, decision, len(rows))
+            settled = self._settle(case_id, decision, len(rows), standing.fence)
         except (InvalidTransition, UnknownCase):
             settled = True  # another process, or a deletion, was faster
         if settled:
             self._watches.rest(watch, version)
 
-    def _settle(self, case_id: str, decision: object, seen: int) -> bool:
-        """Write the decision down; False when there is none yet, or more instances came since it was made."""
+    def _settle(self, case_id: str, decision: object, seen: int, fence: int) -> bool:
+        """Write the decision down; False when there is none yet, or instances came or were corrected since it was made."""
         if isinstance(decision, Refuse):
-            settled = self._book.refuse(case_id, decision.reason, decision.rule, seen=seen)
+            settled = self._book.refuse(case_id, decision.reason, decision.rule, seen=seen, fence=fence)
         elif isinstance(decision, Hold):
-            settled = self._book.hold(case_id, decision.reason, rule=decision.rule, seen=seen)
+            settled = self._book.hold(case_id, decision.reason, rule=decision.rule, seen=seen, fence=fence)
         elif isinstance(decision, Run):
-            settled = self._book.queue_case(case_id, decision.rule, decision.quality, rank=decision.rank, seen=seen)
+            settled = self._book.queue_case(case_id, decision.rule, decision.quality, rank=decision.rank, seen=seen, fence=fence)
         else:
             return False
         if settled:

@@ -16,10 +16,11 @@ from service.errors import Unavailable
 from service.settings import Settings
 
 INFER = "leukoscope.infer"
+COMPARE = "leukoscope.compare"
 DELIVER = "leukoscope.deliver"
 INFERENCE_QUEUE = "inference"
 DELIVERY_QUEUE = "delivery"
-ROUTES = {INFER: INFERENCE_QUEUE, DELIVER: DELIVERY_QUEUE}
+ROUTES = {INFER: INFERENCE_QUEUE, COMPARE: INFERENCE_QUEUE, DELIVER: DELIVERY_QUEUE}
 
 EMBEDDED = "sqla+sqlite://"
 _PUBLISH_RETRY = {"max_retries": 1, "interval_start": 0.1, "interval_step": 0.1, "interval_max": 0.2}
@@ -77,6 +78,11 @@ def renew_broker(settings: Settings) -> None:
 def submit(app: Celery, case_id: str) -> None:
     """Ask for a case to be worked on. Raises Unavailable; the case stays queued and the sweep asks again."""
     _send(app, INFER, case_id)
+
+
+def submit_comparison(app: Celery, case_id: str) -> None:
+    """Ask for the instances of a case that were set aside to be compared. Raises Unavailable; the sweep asks again."""
+    _send(app, COMPARE, case_id)
 
 
 def submit_delivery(app: Celery, case_id: str) -> None:

@@ -21,11 +21,16 @@ LOG = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _FORK = multiprocessing.get_context("fork")
 
-Work = Callable[[str], None]
+Work = Callable[[Any, Callable[[Any], None]], None]
+"""Called with what is to be done, and with a function that says a word to the parent meanwhile (never None)."""
 
 
 class ChildLost(Exception):
     """The child died while it worked, or was killed because it was late; it has been replaced."""
+
+    def __init__(self, reason: str, *, late: bool) -> None:
+        super().__init__(reason)
+        self.late = late
 
 
 class WorkChild:
@@ -33,7 +38,7 @@ class WorkChild:
 
     Parameters
     ----------
-    prepare : called in the child once, gives what is called there for every case
+    prepare : called in the child once, gives what is called there for every job
 
     Attributes
     ----------
@@ -60,8 +65,13 @@ class WorkChild:
         self._line = ours
         LOG.info("child started", extra={"pid": self._process.pid})
 
-    def work_on(self, case_id: str, limit_s: float) -> None:
-        """Have the child work on a case; one at a time.
+    def work_on(self, job: Any, limit_s: float, heard: Callable[[Any], None] | None = None) -> None:
+        """Have the child do a job, one at a time.
+
+        Parameters
+        ----------
+        limit_s : seconds it may take, and may let pass after each word that it says
+        heard : told each word
 
         Raises
         ------
@@ -72,15 +82,19 @@ class WorkChild:
             self.start()
             assert self._line is not None
             try:
-                self._line.send(case_id)
-                ready = wait([self._line, self._process.sentinel], timeout=limit_s)
-                if self._line in ready:
-                    self._line.recv()
-                    return
+                self._line.send(job)
+                while self._line in (ready := wait([self._line, self._process.sentinel], timeout=limit_s)):
+                    word = self._line.recv()
+                    if word is None:
+                        return
+                    if heard is not None:
+                        heard(word)
             except (EOFError, OSError):
                 ready = [self._process.sentinel]
             self._replace()
-        raise ChildLost("its process died while working on it" if ready else f"not done within {limit_s:g} s")
+        if not ready:
+            raise ChildLost(f"not done within {limit_s:g} s", late=True)
+        raise ChildLost("its process died while working on it", late=False)
 
     def _replace(self) -> None:
         self._process.kill()
@@ -106,7 +120,7 @@ def _attend(line: Connection, other_end: Connection, parent: int, prepare: Calla
     try:
         work = prepare()
         while True:
-            work(line.recv())
+            work(line.recv(), line.send)
             line.send(None)
     except EOFError:
         os._exit(0)

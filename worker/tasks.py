@@ -22,7 +22,6 @@ from model.release import Release
 from model.volume import UnusableVolume
 from service.errors import Rejected, Unavailable
 from service.presence import Counts, present
-from service.presence import Counts, present
 from service.queue import COMPARE, DELIVER, DELIVERY_QUEUE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
 from service.records import Book, Lease, LeaseLost, UnknownCase, open_book
 from service.settings import Settings
@@ -30,7 +29,6 @@ from service.store import Store
 from worker import pipeline
 from worker.child import ChildLost, Work, WorkChild
 from worker.deliver import Sender
-from worker.window import BookBetweenForks, Window
 from worker.keeping import FilesMissing, find_files, keep_outputs, keep_record
 from worker.resends import compare_resends, oversee
 from worker.window import BookBetweenForks, Window
@@ -56,12 +54,19 @@ class Desk:
         self._stage = "start"
 
     def warm_up(self) -> None:
-        """Load the engine now, so that the first case does not wait for it. A failure is met again, and told, by the first case."""
+        """Load the engine now, so that the first case does not wait for it. Without one this worker ends: no case could be done by it."""
         try:
             shapes = self._release.card.input.shapes
             self._open_engine().warm(shapes[(len(shapes) - 1) // 2])  # what an ordinary head takes
         except EngineUnavailable as error:
-            LOG.error("engine not available: %s", error)
+            LOG.critical("engine not available, this worker ends: %s", error)
+            os.kill(os.getppid(), signal.SIGTERM)  # cases stay queued for a worker that has one
+            os._exit(1)
+
+    def work(self, job: tuple[str, str], say: Callable[[int], None]) -> None:
+        """Do what the parent asks for: a task, and the case it is for."""
+        task, case_id = job
+        compare_resends(self._book, self._store, case_id, say) if task == COMPARE else self.infer(case_id)
 
     def infer(self, case_id: str) -> None:
         """Work on one case, if nobody else does."""
@@ -192,14 +197,13 @@ def work_on_inference(settings: Settings, release: Release, owner: str | None = 
     app = make_app(settings)
     holder = make_owner(owner)
     open_book(settings).close()
-
     window = Window(release)
 
     def prepare() -> Work:
         # An app of its own: the parent's broker connections must not be used on this side of the fork.
         desk = Desk(settings, release, make_app(settings), holder, window.show_engine)
         desk.warm_up()
-        return desk.infer
+        return desk.work
 
     child = WorkChild(prepare)
     child.start()
@@ -208,9 +212,14 @@ def work_on_inference(settings: Settings, release: Release, owner: str | None = 
     def infer(case_id: str) -> None:
         try:
             with window.at_work(case_id):
-                child.work_on(case_id, settings.time_limit_s)
+                child.work_on((INFER, case_id), settings.time_limit_s)
         except ChildLost as error:
             _charge(settings, case_id, holder, str(error))
+
+    @app.task(name=COMPARE, acks_late=True, reject_on_worker_lost=False, ignore_result=True)
+    def compare(case_id: str) -> None:
+        with window.at_work(case_id):
+            oversee(child, lambda: open_book(settings), case_id, settings.time_limit_s)
 
     with present(BookBetweenForks(open_book(settings), child.forking), Counts(), {"inference": window.describe}):
         # One thread hands the cases over and waits; the child works.

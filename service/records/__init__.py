@@ -17,18 +17,23 @@ from service.records.noting import patient_key
 from service.records.outbox import Outbox
 from service.records.reading import Reading
 from service.records.rekeying import check_secret
+from service.records.resends import Resends
 from service.records.rows import (
     Case,
     Delivery,
     DeliveryState,
     HistoryRow,
     InstanceRow,
+    Judged,
     Lease,
     LeaseLost,
     Noted,
     OutputRow,
     Page,
     Receiving,
+    Resend,
+    Standing,
+    Verdict,
 )
 from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
 from service.records.upkeep import Part, Upkeep
@@ -36,7 +41,7 @@ from service.records.work import Work
 from service.settings import Destination, Settings
 
 
-class Book(Arrivals, Work, Outbox, Reading, Upkeep):
+class Book(Arrivals, Resends, Work, Outbox, Reading, Upkeep):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -89,6 +94,7 @@ __all__ = [
     "HistoryRow",
     "InstanceRow",
     "InvalidTransition",
+    "Judged",
     "Lease",
     "LeaseLost",
     "Noted",
@@ -96,8 +102,11 @@ __all__ = [
     "Page",
     "Part",
     "Receiving",
+    "Resend",
+    "Standing",
     "State",
     "UnknownCase",
+    "Verdict",
     "open_book",
     "patient_key",
     "upgrade",

@@ -12,6 +12,7 @@ from service.records.database import Ledger
 from service.records.moves import lock_case, move, utc_now
 from service.records.noting import count_arrivals, note_all, open_cases
 from service.records.primary import settle_study
+from service.records.resends import resend_flags
 from service.records.rows import InstanceRow, Noted, Receiving
 from service.records.schema import cases, instances
 from service.records.states import Event, State
@@ -96,7 +97,14 @@ class Arrivals(Ledger):
         ]
 
     def queue_case(
-        self, case_id: str, rule: str | None, quality: Sequence[str] = (), *, rank: Sequence[Any] | None = None, seen: int | None = None
+        self,
+        case_id: str,
+        rule: str | None,
+        quality: Sequence[str] = (),
+        *,
+        rank: Sequence[Any] | None = None,
+        seen: int | None = None,
+        fence: int | None = None,
     ) -> bool:
         """Admit a complete series; the caller submits it next (the sweep does if the caller dies).
 
@@ -106,6 +114,8 @@ class Arrivals(Ledger):
             Compared among the accepted series of a study; the greatest is the primary, the earlier one on a tie.
         seen
             How many instances the decision was made on. If it has more by now nothing happens, and False is given.
+        fence
+            What `standing` gave before the decision was made; likewise, if an instance was corrected since.
 
         Raises
         ------
@@ -117,6 +127,7 @@ class Arrivals(Ledger):
             Event.ADMIT,
             None,
             seen,
+            fence,
             rule=rule,
             quality=list(quality),
             rank=list(rank) if rank is not None else [],
@@ -124,20 +135,22 @@ class Arrivals(Ledger):
             due_at=utc_now() + SUBMIT_GRACE,
         )
 
-    def hold(self, case_id: str, reason: str, *, rule: str | None = None, seen: int | None = None) -> bool:
+    def hold(self, case_id: str, reason: str, *, rule: str | None = None, seen: int | None = None, fence: int | None = None) -> bool:
         """Hold a wanted series that is not complete; a later instance or a retry takes it back to receiving."""
-        return self._decide(case_id, Event.HOLD, reason, seen, rule=rule, rank=None)
+        return self._decide(case_id, Event.HOLD, reason, seen, fence, rule=rule, rank=None)
 
-    def refuse(self, case_id: str, reason: str, rule: str | None = None, *, seen: int | None = None) -> bool:
+    def refuse(self, case_id: str, reason: str, rule: str | None = None, *, seen: int | None = None, fence: int | None = None) -> bool:
         """Record that the series is not wanted, and why."""
-        return self._decide(case_id, Event.REFUSE, reason, seen, rule=rule, rank=None)
+        return self._decide(case_id, Event.REFUSE, reason, seen, fence, rule=rule, rank=None)
 
-    def _decide(self, case_id: str, event: Event, reason: str | None, seen: int | None, **values: Any) -> bool:
+    def _decide(self, case_id: str, event: Event, reason: str | None, seen: int | None, fence: int | None, **values: Any) -> bool:
         now = utc_now()
         with self._writing() as connection:
             row = lock_case(connection, case_id)
-            if seen is not None and row["instances"] != seen:
+            if (seen is not None and row["instances"] != seen) or (fence is not None and row["fence"] != fence):
                 return False
+            if "quality" in values:
+                values["quality"] += resend_flags(connection, case_id)
             move(connection, row, event, now, reason=reason, **values)
             settle_study(connection, row["study_uid"], self._destinations, now)
         return True

@@ -7,19 +7,19 @@ import hashlib
 import hmac
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.records.moves import lock_studies, move, note_history, plain
-from service.records.rows import InstanceRow, Noted
+from service.records.rows import InstanceRow, Noted, Verdict
 from service.records.schema import cases, instances
 from service.records.states import SUBMITTED, Event, State
 
 Books = dict[tuple[str, str], dict[str, Any]]
-Digests = dict[tuple[str, str], dict[str, bool]]
 
 # Built once: making a statement costs more here than running it.
 _INSERT = insert(instances)
@@ -27,6 +27,12 @@ _COUNT = (
     update(cases)
     .where(cases.c.id == bindparam("b_id"))
     .values(instances=bindparam("b_instances"), last_received_at=bindparam("b_last"), changed_at=bindparam("b_now"))
+)
+_SENT_AGAIN = (
+    update(instances)
+    .where(instances.c.case_id == bindparam("b_case"), instances.c.digest == bindparam("b_digest"))
+    .where(instances.c.sop_instance_uid == bindparam("b_uid"))
+    .values(received_at=bindparam("b_at"), verdict=bindparam("b_verdict"))
 )
 _KEPT = (
     "sop_instance_uid",
@@ -113,53 +119,113 @@ def _new_case(row: InstanceRow, now: datetime, secret: bytes) -> dict[str, Any]:
     }
 
 
-def _known_digests(connection: Connection, books: Books, rows: Sequence[InstanceRow]) -> Digests:
-    """Give, by case and SOP Instance UID, the digests already there and whether each is set aside."""
+@dataclass
+class _Version:
+    """One of the files that came under one SOP Instance UID: the one in the series, or one set aside."""
+
+    aside: bool
+    verdict: str | None
+    received_at: datetime
+
+
+Versions = dict[tuple[str, str], dict[str, _Version]]
+
+# Bytes that were sent under these verdicts before are looked at again when they are sent again: which version is the series' has
+# changed since, or what kept them from being read may be over.
+_LOOK_AGAIN = frozenset({Verdict.SUPERSEDED.value, Verdict.UNREADABLE.value})
+_TICK = timedelta(microseconds=1)
+
+
+def _known_versions(connection: Connection, books: Books, rows: Sequence[InstanceRow]) -> Versions:
+    """Give, by case and SOP Instance UID, the versions already there, by their digests."""
     case_ids = {books[row.study_uid, row.series_uid]["id"] for row in rows}
     uids = {row.sop_instance_uid for row in rows}
-    chosen = select(instances.c.case_id, instances.c.sop_instance_uid, instances.c.digest, instances.c.aside).where(
-        instances.c.case_id.in_(case_ids), instances.c.sop_instance_uid.in_(uids)
+    found = instances.c
+    chosen = select(found.case_id, found.sop_instance_uid, found.digest, found.aside, found.verdict, found.received_at).where(
+        found.case_id.in_(case_ids), found.sop_instance_uid.in_(uids)
     )
-    known: Digests = defaultdict(dict)
-    for case_id, uid, digest, aside in connection.execute(chosen):
-        known[case_id, uid][digest] = aside
+    known: Versions = defaultdict(dict)
+    for case_id, uid, digest, aside, verdict, received_at in connection.execute(chosen):
+        known[case_id, uid][digest] = _Version(aside, verdict, received_at)
     return known
 
 
 def note_all(connection: Connection, books: Books, rows: Sequence[InstanceRow], now: datetime) -> list[Noted]:
     """Index instances under their locked cases, in one statement, and say what each was."""
-    known = _known_digests(connection, books, rows)
+    known = _known_versions(connection, books, rows)
     fresh: list[dict[str, Any]] = []
-    noted = [_note(connection, books[row.study_uid, row.series_uid], row, known, fresh, now) for row in rows]
+    again: list[dict[str, Any]] = []
+    noted = []
+    for row in rows:
+        case = books[row.study_uid, row.series_uid]
+        versions = known[case["id"], row.sop_instance_uid]
+        if row.digest in versions:
+            noted.append(_note_again(case, row, versions, again))
+        else:
+            noted.append(_note_fresh(connection, case, row, versions, fresh, now))
     if fresh:
         connection.execute(_INSERT, fresh)
+    if again:
+        connection.execute(_SENT_AGAIN, again)
     return noted
 
 
-def _note(
-    connection: Connection, case: dict[str, Any], row: InstanceRow, known: Digests, fresh: list[dict[str, Any]], now: datetime
+def _note_again(case: dict[str, Any], row: InstanceRow, versions: dict[str, _Version], again: list[dict[str, Any]]) -> Noted:
+    """Bytes that are known. Where others came under the UID too, it counts which were sent last."""
+    version = versions[row.digest]
+    if version.aside and version.verdict in _LOOK_AGAIN:
+        version.verdict = None
+    if len(versions) > 1:
+        version.received_at = _after_all(row, versions)
+        again.append(
+            {
+                "b_case": case["id"],
+                "b_uid": row.sop_instance_uid,
+                "b_digest": row.digest,
+                "b_at": version.received_at,
+                "b_verdict": version.verdict,
+            }
+        )
+    known = not version.aside or version.verdict == Verdict.SAME.value
+    return Noted(case["id"], "repeat" if known else "conflict", State(case["state"]))
+
+
+def _note_fresh(
+    connection: Connection,
+    case: dict[str, Any],
+    row: InstanceRow,
+    versions: dict[str, _Version],
+    fresh: list[dict[str, Any]],
+    now: datetime,
 ) -> Noted:
-    digests = known[case["id"], row.sop_instance_uid]
-    if row.digest in digests:
-        return Noted(case["id"], "conflict" if digests[row.digest] else "repeat", State(case["state"]))
-    aside = bool(digests)
-    digests[row.digest] = aside
-    values = {name: getattr(row, name) for name in _KEPT}
+    aside = bool(versions)
+    verdict = Verdict.DISCARDED.value if aside and not row.path else None
+    version = _Version(aside, verdict, _after_all(row, versions))
+    versions[row.digest] = version
+    values = {name: getattr(row, name) for name in _KEPT} | {"received_at": version.received_at, "verdict": verdict}
     fresh.append(values | {"case_id": case["id"], "source": plain(row.source), "aside": aside})
     if aside:
         return Noted(case["id"], "conflict", State(case["state"]))
     if State(case["state"]) is not State.RECEIVING:
-        _reopen(connection, case, now)
+        reopen(connection, case, now, Event.RECEIVE, "a late slice")
     return Noted(case["id"], "new", State.RECEIVING)
 
 
-def _reopen(connection: Connection, case: dict[str, Any], now: datetime) -> None:
-    """Take a case back to receiving; its worker, if any, finds its fence void."""
+def _after_all(row: InstanceRow, versions: dict[str, _Version]) -> datetime:
+    """The time of arrival, later than that of every other version even where the clock was set back."""
+    return max([row.received_at, *(version.received_at + _TICK for version in versions.values())])
+
+
+def reopen(connection: Connection, case: dict[str, Any], now: datetime, event: Event, reason: str, **values: Any) -> None:
+    """Take a locked case back to receiving; its worker, if any, finds its fence void.
+
+    The reason is written where work was submitted, and for a correction.
+    """
     submitted = State(case["state"]) in SUBMITTED
-    values: dict[str, Any] = {"fence": case["fence"] + 1, "lease_owner": None, "lease_until": None, "attempts": 0}
+    values |= {"fence": case["fence"] + 1, "lease_owner": None, "lease_until": None, "attempts": 0}
     if submitted:
         values |= {"revision": case["revision"] + 1, "findings": None, "model": None, "stages": {}}
-    move(connection, case, Event.RECEIVE, now, reason="a late slice" if submitted else None, **values)
+    move(connection, case, event, now, reason=reason if submitted or event is Event.CORRECT else None, **values)
     case["reopened"] = True
 
 

@@ -34,11 +34,51 @@ class InstanceRow:
 
 @dataclass(frozen=True)
 class Noted:
-    """What became of an instance. A "conflict" (same UID, other bytes) is kept aside and changes nothing."""
+    """What became of an instance. A "conflict" (same UID, other bytes) is kept aside; `Book.uncompared` says if a worker should look."""
 
     case_id: str
     outcome: Literal["new", "repeat", "conflict"]
     state: State
+
+
+class Verdict(StrEnum):
+    """What an instance that came again under a known UID is to the one in the series. Only "corrected" changes the series."""
+
+    SAME = "same"
+    CORRECTED = "corrected"  # same picture and place, other attributes: the one that was sent last is the series'
+    SUPERSEDED = "superseded"  # a corrected version, sent later, is in the series
+    OTHER_PIXELS = "other pixels"
+    OTHER_GEOMETRY = "other geometry"
+    UNREADABLE = "unreadable"  # nobody could compare it
+    DISCARDED = "discarded"  # of a class whose instances are not kept: there is nothing to compare
+
+
+@dataclass(frozen=True)
+class Resend:
+    """An instance set aside that nobody compared yet, and the one of its UID in the series; paths are relative to the store."""
+
+    number: int
+    sop_instance_uid: str
+    path: str
+    kept_path: str
+    kept_digest: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a comparison found; `changed` are keywords of attributes, never values."""
+
+    resend: Resend
+    verdict: Verdict
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a decision on a series is made on: void once `fence` changes, and not to be made while there is something to compare."""
+
+    fence: int
+    uncompared: bool
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Event(StrEnum):
     FAIL = "fail"  # the last attempt failed
     FINISH = "finish"  # results are committed
     RETRY = "retry"  # somebody asked
+    CORRECT = "correct"  # an instance came again with the same picture and other attributes, and took the other's place
 
 
 FINAL = frozenset({State.DONE, State.REJECTED, State.FAILED, State.HELD})
@@ -57,9 +58,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.DONE, Event.RECEIVE): State.RECEIVING,
     (State.FAILED, Event.RECEIVE): State.RECEIVING,
     (State.FAILED, Event.RETRY): State.QUEUED,
+    **{(state, Event.CORRECT): State.RECEIVING for state in State},
 }
 
-# A new instance in one of these makes a new revision: the set of instances that was submitted is no longer the series.
+# A new or corrected instance in one of these makes a new revision: the set of instances that was submitted is no longer the series.
 SUBMITTED = frozenset({State.QUEUED, State.RUNNING, State.DONE, State.FAILED})
 
 

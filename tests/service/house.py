@@ -33,6 +33,7 @@ class House:
         self.book = records.open_book(self.settings)
         self.store = Store(folder)
         self.submitted: list[str] = []
+        self.compared: list[str] = []
         self.now = 1000.0
         self.intake = self.new_intake()
 
@@ -45,6 +46,7 @@ class House:
             None,
             name="house",
             submit=lambda _, case_id: self.submitted.append(case_id),
+            submit_comparison=lambda _, case_id: self.compared.append(case_id),
             count_messages=lambda _: 0,
             clock=lambda: self.now,
         )

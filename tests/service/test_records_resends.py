@@ -1,0 +1,290 @@
+"""Instances that came again with other bytes, in the case book: which version is the series', which are kept apart, and what follows."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from service.records import Book, InstanceRow, Judged, LeaseLost, State, Verdict, utc_now
+from tests.service.casebook import FINDINGS, START, instance, output, queue, receive, run
+
+A, B, C, D = (letter * 64 for letter in "abcd")
+
+
+def version(number: int = 1, digest: str = A, *, name: str = "P/1", **fields: object) -> InstanceRow:
+    header = {"patient_id": name, "patient_id_issuer": "HOSPITAL", "series_description": f"FLAIR {name}"}
+    return instance(number, digest=digest, header=header, **{"received_at": utc_now(), **fields})
+
+
+def judge(book: Book, case_id: str, verdict: Verdict, *changed: str) -> int:
+    """Give everything that waits the same verdict."""
+    return book.judge_resends(case_id, [Judged(one, verdict, changed) for one in book.uncompared(case_id)])
+
+
+def current(book: Book, case_id: str) -> set[str]:
+    return {row.digest for row in book.headers(case_id)}
+
+
+def rows(book: Book, case_id: str) -> dict[str, tuple[bool, str | None]]:
+    with book._reading() as connection:
+        found = connection.execute(text("SELECT digest, aside, verdict FROM instances WHERE case_id = :id"), {"id": case_id})
+        return {digest: (bool(aside), verdict) for digest, aside, verdict in found}
+
+
+def test_other_bytes_wait_to_be_compared_with_the_one_in_the_series(book: Book) -> None:
+    case_id = book.note_instances([version(digest=A)])[0].case_id
+    assert book.uncompared(case_id) == []
+    (noted,) = book.note_instances([version(digest=B, path="instances/b.dcm")])
+    assert noted.outcome == "conflict"
+    (one,) = book.uncompared(case_id)
+    assert (one.path, one.kept_path, one.kept_digest) == ("instances/b.dcm", f"instances/1.2.3/{A}.dcm", A)
+    assert book.standing(case_id).uncompared
+
+
+def test_what_is_the_same_changes_nothing_and_is_known_from_then_on(book: Book) -> None:
+    case_id = queue(book, 1)
+    run(book, case_id)
+    before = book.case(case_id)
+    book.note_instances([version(digest=B)])
+    assert judge(book, case_id, Verdict.SAME) == 1
+    assert book.case(case_id) == before
+    assert [one.outcome for one in book.note_instances([version(digest=B)])] == ["repeat"]
+    assert not book.standing(case_id).uncompared
+
+
+@pytest.mark.parametrize("way", ["done", "running", "queued", "failed"])
+def test_a_correction_of_submitted_instances_makes_one_revision(book: Book, way: str) -> None:
+    case_id = book.note_instances([version(n, digest=f"{n:064x}") for n in (1, 2, 3)])[0].case_id
+    book.queue_case(case_id, "flair", rank=(1,))
+    lease = book.claim(case_id, "w") if way != "queued" else None
+    if lease and way == "done":
+        book.finish(lease, outputs=[output()], findings=FINDINGS)
+    while lease and way == "failed" and book.fail(lease, "boom") is not State.FAILED:
+        lease = book.claim(case_id, "w")
+    old_key = book.case(case_id).patient_key
+    book.note_instances([version(n, digest=f"{n + 10:064x}", name="P/2") for n in (1, 2, 3)])
+    assert judge(book, case_id, Verdict.CORRECTED, "PatientName", "PatientID") == 3
+    case = book.case(case_id)
+    assert (case.state, case.revision, case.instances, case.attempts) == (State.RECEIVING, 2, 3, 0)
+    assert (case.patient_id, case.patient_issuer, case.series_description) == ("P/2", "HOSPITAL", "FLAIR P/2")
+    assert case.patient_key != old_key
+    assert current(book, case_id) == {f"{n + 10:064x}" for n in (1, 2, 3)}
+    assert (case.history[-1].event, case.history[-1].reason) == ("correct", "corrected attributes: PatientID, PatientName")
+    assert [line.event for line in case.history].count("correct") == 1
+    if lease and way == "running":
+        with pytest.raises(LeaseLost):
+            book.finish(lease, outputs=[output()], findings=FINDINGS)
+
+
+@pytest.mark.parametrize("way", ["receiving", "held", "rejected"])
+def test_a_correction_of_what_was_not_submitted_is_judged_again_without_a_revision(book: Book, way: str) -> None:
+    case_id = book.note_instances([version(digest=A)])[0].case_id
+    if way == "held":
+        book.hold(case_id, "gap")
+    if way == "rejected":
+        book.refuse(case_id, "localizer")
+    book.note_instances([version(digest=B, name="P/2")])
+    judge(book, case_id, Verdict.CORRECTED, "PatientID")
+    case = book.case(case_id)
+    assert (case.state, case.revision, case.patient_id) == (State.RECEIVING, 1, "P/2")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "flag"),
+    [
+        (Verdict.OTHER_PIXELS, "other-pixels: 2 instances came again with other pixels, the first were used"),
+        (Verdict.OTHER_GEOMETRY, "other-geometry: 2 instances came again at another place, the first were used"),
+        (Verdict.UNREADABLE, "unreadable-copy: 2 instances came again and could not be compared, the first were used"),
+    ],
+)
+def test_what_is_kept_apart_is_a_flag_that_lasts(book: Book, verdict: Verdict, flag: str) -> None:
+    case_id = queue(book, 3)
+    run(book, case_id)
+    book.note_instances([version(n, digest=f"{n + 10:064x}", name="P/2") for n in (1, 2)])
+    before = book.case(case_id)
+    judge(book, case_id, verdict)
+    case = book.case(case_id)
+    assert case.quality == (*before.quality, flag)
+    assert (case.state, case.revision, case.patient_id) == (State.DONE, 1, "P/1")
+    assert len(rows(book, case_id)) == 5, "kept"
+    book.note_instances([instance(9)])
+    assert book.queue_case(case_id, "flair", ("thick slices",), rank=(1,))
+    run(book, case_id)
+    assert book.case(case_id).quality == ("thick slices", flag, "after contrast")
+    book.note_instances([version(3, digest=C)])
+    judge(book, case_id, verdict)
+    assert sum("came again" in one for one in book.case(case_id).quality) == 1
+
+
+def test_a_flag_is_one_for_each_uid_however_many_versions_came(book: Book) -> None:
+    case_id = book.note_instances([version(digest=A)])[0].case_id
+    book.note_instances([version(digest=B), version(digest=C)])
+    judge(book, case_id, Verdict.OTHER_PIXELS)
+    assert book.case(case_id).quality == ("other-pixels: 1 instance came again with other pixels, the first was used",)
+
+
+def test_the_last_sent_of_several_corrections_is_taken(book: Book) -> None:
+    case_id = book.note_instances([version(digest=A)])[0].case_id
+    book.note_instances([version(digest=B, name="P/2")])
+    book.note_instances([version(digest=C, name="P/3")])
+    judge(book, case_id, Verdict.CORRECTED)
+    assert current(book, case_id) == {C}
+    assert rows(book, case_id) == {A: (True, "superseded"), B: (True, "superseded"), C: (False, None)}
+
+
+def test_the_first_version_sent_again_is_the_last_sent(book: Book) -> None:
+    case_id = book.note_instances([version(digest=A, name="P/1")])[0].case_id
+    book.note_instances([version(digest=B, name="P/2")])
+    judge(book, case_id, Verdict.CORRECTED, "PatientID")
+    assert [one.outcome for one in book.note_instances([version(digest=A, name="P/1")])] == ["conflict"]
+    judge(book, case_id, Verdict.CORRECTED, "PatientID")
+    assert current(book, case_id) == {A}
+    assert book.case(case_id).patient_id == "P/1"
+
+
+def test_a_first_version_sent_again_before_the_comparison_stays(book: Book) -> None:
+    case_id = queue(book, 1)
+    (first,) = current(book, case_id)
+    book.note_instances([version(digest=B, name="P/2")])
+    book.note_instances([instance(1)])
+    judge(book, case_id, Verdict.CORRECTED, "PatientID")
+    assert current(book, case_id) == {first}
+    assert book.case(case_id).state is State.QUEUED
+    assert rows(book, case_id)[B] == (True, "superseded")
+
+
+def test_a_clock_that_was_set_back_does_not_change_which_came_last(book: Book) -> None:
+    late = utc_now() + timedelta(days=300)
+    case_id = book.note_instances([version(digest=A, received_at=late)])[0].case_id
+    book.note_instances([version(digest=B, name="P/2", received_at=START)])
+    judge(book, case_id, Verdict.CORRECTED)
+    assert current(book, case_id) == {B}
+
+
+def test_of_each_uid_one_version_is_the_series_whatever_comes_in_which_order(book: Book) -> None:
+    """Attributes by version: A and C say the same, B and D say the same; the last word is the series' in every order."""
+    says = {A: "P/1", C: "P/1", B: "P/2", D: "P/2"}
+    rng = random.Random(4)
+    case_id = book.note_instances([version(digest=A)])[0].case_id
+    for _ in range(60):
+        digest = rng.choice([A, B, C, D])
+        book.note_instances([version(digest=digest, name=says[digest])])
+        if rng.random() < 0.5:
+            continue
+        while waiting := book.uncompared(case_id):
+            word = {one.number: says[one.path.split("/")[-1][:64]] for one in waiting}
+            same = {one.number: word[one.number] == says[one.kept_digest] for one in waiting}
+            book.judge_resends(case_id, [Judged(one, Verdict.SAME if same[one.number] else Verdict.CORRECTED) for one in waiting])
+        (kept,) = current(book, case_id)
+        assert says[kept] == says[digest]
+        assert book.case(case_id).patient_id == says[digest]
+    assert book.case(case_id).instances == 1
+
+
+def test_what_was_unreadable_is_looked_at_again_when_it_is_sent_again(book: Book) -> None:
+    case_id = book.note_instances([version(digest=A)])[0].case_id
+    book.note_instances([version(digest=B)])
+    judge(book, case_id, Verdict.UNREADABLE)
+    book.note_instances([version(digest=B)])
+    judge(book, case_id, Verdict.SAME)
+    assert book.case(case_id).quality == ()
+
+
+@pytest.mark.parametrize("verdict", [Verdict.OTHER_PIXELS, Verdict.OTHER_GEOMETRY])
+def test_what_is_another_picture_is_not_compared_again(book: Book, verdict: Verdict) -> None:
+    case_id = book.note_instances([version(digest=A)])[0].case_id
+    book.note_instances([version(digest=B)])
+    judge(book, case_id, verdict)
+    book.note_instances([version(digest=B)])
+    assert book.uncompared(case_id) == []
+
+
+def test_a_verdict_counts_once_and_only_against_what_it_was_found_against(book: Book) -> None:
+    case_id = queue(book, 1)
+    book.note_instances([version(digest=B, name="P/2")])
+    found = [Judged(one, Verdict.CORRECTED, ("PatientID",)) for one in book.uncompared(case_id)]
+    assert book.judge_resends(case_id, found) == 1
+    book.queue_case(case_id, "flair", rank=(1,))
+    assert book.judge_resends(case_id, found) == 0, "a second worker did the same"
+    assert (book.case(case_id).state, book.case(case_id).revision) == (State.QUEUED, 2)
+
+    book.note_instances([version(digest=C, name="P/3"), version(digest=D, name="P/4")])
+    against_b = {one.path[-68:-4]: one for one in book.uncompared(case_id)}
+    book.judge_resends(case_id, [Judged(against_b[C], Verdict.CORRECTED)])
+    assert book.judge_resends(case_id, [Judged(against_b[D], Verdict.SAME)]) == 0, "B is not the series' any more"
+    assert [one.kept_digest for one in book.uncompared(case_id)] == [C]
+
+
+def test_verdicts_on_a_case_that_is_gone_are_nothing(book: Book) -> None:
+    case_id = book.note_instances([version(digest=A)])[0].case_id
+    book.note_instances([version(digest=B)])
+    found = [Judged(one, Verdict.CORRECTED) for one in book.uncompared(case_id)]
+    assert book.judge_resends("nobody", found) == 0
+
+
+def test_a_decision_made_before_a_correction_is_void(book: Book) -> None:
+    case_id = book.note_instances([version(digest=A)])[0].case_id
+    standing = book.standing(case_id)
+    book.note_instances([version(digest=B, name="P/2")])
+    judge(book, case_id, Verdict.CORRECTED)
+    assert book.hold(case_id, "more than one patient", seen=1, fence=standing.fence) is False
+    assert book.queue_case(case_id, "flair", seen=1, fence=standing.fence) is False
+    assert book.queue_case(case_id, "flair", seen=1, fence=book.standing(case_id).fence) is True
+
+
+def test_what_was_not_delivered_of_the_old_revision_is_withheld(book: Book) -> None:
+    case_id = queue(book, 1)
+    run(book, case_id)
+    assert book.due_deliveries()
+    book.note_instances([version(digest=B, name="P/2")])
+    judge(book, case_id, Verdict.CORRECTED)
+    assert book.due_deliveries() == []
+
+
+def test_the_sweep_finds_what_waits_once_it_has_been_quiet(book: Book) -> None:
+    case_id = receive(book)
+    assert book.cases_to_compare(0.0) == []
+    book.note_instances([version(digest=B)])
+    assert book.cases_to_compare(30.0) == []
+    assert book.cases_to_compare(30.0, now=utc_now() + timedelta(seconds=31)) == [case_id]
+    assert book.cases_to_compare(30.0, now=utc_now() - timedelta(days=1)) == [case_id], "the clock was set back"
+    judge(book, case_id, Verdict.SAME)
+    assert book.cases_to_compare(0.0, now=utc_now() + timedelta(seconds=31)) == []
+
+
+def test_what_is_not_kept_is_not_compared(book: Book) -> None:
+    case_id = book.note_instances([version(digest=A, path="")])[0].case_id
+    book.note_instances([version(digest=B, path="")])
+    assert book.uncompared(case_id) == []
+    assert not book.standing(case_id).uncompared
+    assert rows(book, case_id)[B] == (True, "discarded")
+
+
+def test_the_sweeps_look_uses_the_index_of_what_waits(sqlite_book: Book) -> None:
+    statements: list[str] = []
+    from sqlalchemy import event
+
+    event.listen(sqlite_book._engine, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+    sqlite_book.cases_to_compare(1.0)
+    sqlite_book.uncompared("x")
+    asked = [one for one in statements if "FROM instances" in one[0]]
+    with sqlite_book._reading() as connection:
+        for statement, values in asked:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+            assert any("ix_instances_unjudged" in str(line) for line in plan), plan
+
+
+def test_swaps_of_many_instances_keep_one_of_each_in_the_series(book: Book) -> None:
+    numbers: Sequence[int] = range(1, 41)
+    case_id = book.note_instances([version(n, digest=f"{n:064x}") for n in numbers])[0].case_id
+    for turn in itertools.count(1):
+        book.note_instances([version(n, digest=f"{n + 100 * turn:064x}", name=f"P/{turn}") for n in numbers])
+        judge(book, case_id, Verdict.CORRECTED, "PatientID")
+        assert current(book, case_id) == {f"{n + 100 * turn:064x}" for n in numbers}
+        if turn == 3:
+            break
