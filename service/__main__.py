@@ -26,6 +26,8 @@ APP = typer.Typer(
 )
 RELEASES_APP = typer.Typer(help="The models that can be served.", no_args_is_help=True)
 APP.add_typer(RELEASES_APP, name="releases")
+INDEX_APP = typer.Typer(help="The case book and the files it is about.", no_args_is_help=True)
+APP.add_typer(INDEX_APP, name="index")
 
 _SEGMENT_STEPS = 7  # the engine, and the six stages of worker.pipeline
 _NODE = re.compile(r"(?P<title>[^@]{1,16})@(?P<host>\[[0-9a-fA-F:]+\]|[^:@]+):(?P<port>\d{1,5})")
@@ -206,6 +208,18 @@ def migrate(
     settings = _settings()
     records.upgrade_book(settings, new_keys=new_keys)
     typer.echo("the case book is up to date")
+
+
+@INDEX_APP.command("rebuild")
+def index_rebuild(
+    delivered: Annotated[
+        bool, typer.Option("--delivered", help="The destinations have the results that come back; otherwise they are sent again.")
+    ] = False,
+) -> None:
+    """Make the case book anew from the files, or complete a restored one. Every part of the service is stopped first."""
+    from service import rebuild
+
+    raise typer.Exit(0 if rebuild.run(_settings(), delivered=delivered) else 1)
 
 
 @RELEASES_APP.command("list")

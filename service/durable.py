@@ -15,6 +15,8 @@ _DISK_TROUBLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
 )
 
+_BLOCK = 1 << 20
+
 
 def write_durably(path: Path, parts: tuple[bytes, ...], mode: int = 0o640) -> None:
     """Write a new file and wait until the disk has it."""
@@ -27,6 +29,22 @@ def write_durably(path: Path, parts: tuple[bytes, ...], mode: int = 0o640) -> No
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def holds(path: Path, parts: tuple[bytes, ...]) -> bool:
+    """Tell whether a file is there with exactly these bytes: one that was damaged since is to be written again."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != sum(map(len, parts)):
+                return False
+            return all(file.read(len(block)) == block for part in parts for block in _blocks(part))
+    except FileNotFoundError:
+        return False
+
+
+def _blocks(part: bytes) -> Iterator[memoryview]:
+    view = memoryview(part)
+    return (view[start : start + _BLOCK] for start in range(0, len(view), _BLOCK))
 
 
 def fsync_folder(folder: Path) -> None:

@@ -67,7 +67,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
     with ExitStack() as stack:
         _make_folder(settings.data_dir)
         if workers:
-            stack.enter_context(_only_one(settings.data_dir))
+            stack.enter_context(only_one(settings.data_dir))
             renew_broker(settings)
         if settings.database_url is None:
             records.upgrade_book(settings)
@@ -151,7 +151,7 @@ def _make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path) -> Iterator[None]:
     """Hold the lock of the data folder; the kernel lets it go however this process ends."""
     with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
         try:

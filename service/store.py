@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from service.durable import FolderSync, disk_trouble, write_durably
+from service.durable import FolderSync, disk_trouble, holds, write_durably
 from service.errors import Unavailable
 
 INSTANCES = "instances"
@@ -105,6 +105,11 @@ class Store:
         for folder in sorted((self.root / INSTANCES).iterdir()):
             yield from sorted(folder.glob("*.dcm"))
 
+    def every_output(self, kind: str = "") -> Iterator[Path]:
+        """Walk over all stored results, of one kind or all, case by case."""
+        for folder in sorted((self.root / OUTPUTS).iterdir()):
+            yield from sorted(folder.glob(f"{_safe(kind)}-*" if kind else "*"))
+
     def path_of(self, relative: str) -> Path:
         """Give the file of a path handed out earlier; ValueError for one that leads outside."""
         path = self.root / relative
@@ -153,7 +158,7 @@ class Store:
     def _put(self, folder: str, name: str, parts: tuple[bytes, ...]) -> bool:
         target = self.root / folder / name
         with disk_trouble():
-            if target.exists():
+            if holds(target, parts):
                 # Another process may have renamed it a moment ago: durable only after the folder's fsync.
                 self._make_folder(target.parent)
                 self._folders.sync(target.parent)

@@ -16,6 +16,7 @@ from service.records.moves import UnknownCase, utc_now
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
 from service.records.reading import Reading
+from service.records.rebuilding import Rebuilding
 from service.records.rekeying import check_secret
 from service.records.resends import Resends
 from service.records.rows import (
@@ -41,7 +42,7 @@ from service.records.work import Work
 from service.settings import Destination, Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Upkeep):
+class Book(Arrivals, Resends, Work, Outbox, Reading, Rebuilding, Upkeep):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters

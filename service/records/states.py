@@ -31,6 +31,7 @@ class Event(StrEnum):
     FAIL = "fail"  # the last attempt failed
     FINISH = "finish"  # results are committed
     RETRY = "retry"  # somebody asked
+    REBUILD = "rebuild"  # its results were found on disk when the case book was made anew
     CORRECT = "correct"  # an instance came again with the same picture and other attributes, and took the other's place
 
 
@@ -42,6 +43,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.RECEIVING, Event.ADMIT): State.QUEUED,
     (State.RECEIVING, Event.HOLD): State.HELD,
     (State.RECEIVING, Event.REFUSE): State.REJECTED,
+    (State.RECEIVING, Event.REBUILD): State.DONE,
     (State.HELD, Event.RECEIVE): State.RECEIVING,
     (State.HELD, Event.RETRY): State.RECEIVING,
     (State.REJECTED, Event.RECEIVE): State.RECEIVING,

@@ -37,8 +37,9 @@ def test_what_is_not_in_the_table_raises() -> None:
                     next_state(state, event)
 
 
-def test_only_a_worker_gives_results() -> None:
-    assert [state for (state, _), end in TRANSITIONS.items() if end is State.DONE] == [State.RUNNING]
+def test_only_a_worker_gives_results_or_its_files_when_the_book_is_made_anew() -> None:
+    done = {key for key, end in TRANSITIONS.items() if end is State.DONE}
+    assert done == {(State.RUNNING, Event.FINISH), (State.RECEIVING, Event.REBUILD)}
     assert State.RUNNING not in FINAL
 
 

@@ -67,6 +67,25 @@ def test_the_same_bytes_again_are_the_same_file(store: Store) -> None:
     assert len(store.files_of("1.2.3")) == 1
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:-1] + b"?", lambda data: data + b"\0"])
+def test_the_same_bytes_again_mend_a_damaged_file(store: Store, damage) -> None:
+    first = put(store, encoded())
+    path = store.path_of(first.path)
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert put(store, encoded()).fresh
+    assert path.read_bytes() == whole
+    assert not put(store, encoded()).fresh
+
+
+def test_a_large_file_is_compared_to_its_end(store: Store) -> None:
+    data = os.urandom(3 << 20)
+    path = store.path_of(store.put_output("c", "k", data))
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    store.put_output("c", "k", data)
+    assert path.read_bytes() == data
+
+
 def test_other_bytes_and_other_encodings_are_other_files(store: Store) -> None:
     put(store, encoded())
     put(store, encoded(name="C^D"))

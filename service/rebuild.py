@@ -1,0 +1,292 @@
+"""`leukoscope index rebuild`: the case book from the files alone, or a restored one completed with what the files know more.
+
+Instances go through the same door as those that arrive, in the order in which they came, so the same rules hold. A series whose
+results are there and were made from exactly its instances is done without running; every other is judged by the service at its
+next start. Nothing is moved, changed or deleted on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from io import BytesIO
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from service.errors import Rejected
+from service.headers import Unreadable, read_file
+from service.installation import KEY_FILE
+from service.records import Book, InstanceRow, OutputRow, State, open_book, upgrade_book
+from service.records.rebuilding import Found
+from service.records.result_record import RECORD, NotARecord, ResultRecord
+from service.serve import only_one
+from service.settings import Settings
+from service.store import INSTANCES, Store, series_key
+
+_BATCH: Final = 500
+_SOURCE: Final = "index rebuild"
+
+Step = Callable[[], None]
+"""Told after every instance."""
+
+
+@dataclass
+class Tally:
+    """What was found.
+
+    Attributes
+    ----------
+    counts : series; instances new, known, aside (other bytes under a known UID); cases restored (done by their results), again (done, to
+        be run again because results are gone); orphans (results of no case)
+    damaged : files that are not what their name says, or cannot be read, and why; they were left alone and out
+    missing : by case, how many files the case book knows of are not there
+    lost : done cases of which results are gone, and files they were made from too
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    damaged: dict[str, str] = field(default_factory=dict)
+    missing: Counter[str] = field(default_factory=Counter)
+    lost: set[str] = field(default_factory=set)
+
+    @property
+    def is_sound(self) -> bool:
+        """Tell whether every file was what it should be, and there."""
+        return not (self.damaged or self.missing or self.lost)
+
+
+def demand_stillness(book: Book) -> None:
+    """Raise Rejected while any part of the installation is alive."""
+    living = book.living_parts()
+    if living:
+        named = ", ".join(f"{part.kind} on {part.detail.get('host', '?')} (process {part.detail.get('pid', '?')})" for part in living)
+        raise Rejected(f"still running: {named}; stop every part first (SIGTERM; one that was killed is forgotten after 30 s)")
+
+
+def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = lambda: None) -> Tally:
+    """
+    Index what the files know and the case book does not. Repeated, or begun again after an interruption, it gives the same.
+
+    Parameters
+    ----------
+    delivered : mark the results that come back as sent; otherwise they are sent again, and a PACS takes them as what it has already
+
+    Raises
+    ------
+    Unavailable
+        The database is away.
+    """
+    tally = Tally()
+    results = _read_results(store, tally)
+    for folder, paths in groupby(store.every_instance(), key=lambda path: path.parent):
+        _note_series(book, store, tally, folder, list(paths), step)
+    for study_uid, of_study in groupby(sorted(results.items()), key=lambda one: one[0][0]):
+        found = [one for _, files in of_study if (one := _choose(store, files, tally))]
+        tally.counts["restored"] += book.restore_results(study_uid, found, delivered=delivered)
+    _look_for_gaps(book, store, tally)
+    return tally
+
+
+Results = dict[tuple[str, str], list[tuple[int, Path]]]
+"""By study and series: the revisions there are records of, and these; the newest first."""
+
+
+def _read_results(store: Store, tally: Tally) -> Results:
+    found: Results = defaultdict(list)
+    for path in store.every_output(RECORD):
+        record = _read_record(store, path, tally)
+        if record is not None:
+            found[record.study_uid, record.series_uid].append((record.revision, path))
+    for files in found.values():
+        files.sort(key=lambda one: (one[0], one[1].stat().st_mtime, one[1].name), reverse=True)
+    return found
+
+
+def _read_record(store: Store, path: Path, tally: Tally) -> ResultRecord | None:
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != path.name.rpartition("-")[2]:
+            raise NotARecord("not what its name says")
+        return ResultRecord.from_bytes(data)
+    except (OSError, NotARecord) as error:
+        tally.damaged[store.relative(path)] = _why(error)
+        return None
+
+
+def _choose(store: Store, files: Sequence[tuple[int, Path]], tally: Tally) -> Found | None:
+    """Give the newest results that are all there and undamaged."""
+    for revision, path in files:
+        record = _read_record(store, path, tally)
+        if record is not None and all(_is_whole(store, row, tally) for row in record.outputs):
+            data = path.read_bytes()
+            own = OutputRow(RECORD, "application/json", store.relative(path), path.name.rpartition("-")[2], len(data), revision)
+            return Found(record, own, _written_at(path), files[0][0])
+    return None
+
+
+def _is_whole(store: Store, row: OutputRow, tally: Tally) -> bool:
+    try:
+        with store.open_output(row.path) as file:
+            if hashlib.sha256(file.read()).hexdigest() == row.sha256:
+                return True
+        tally.damaged[row.path] = "not what its name says"
+    except FileNotFoundError:
+        pass  # told by the case that is run again for it
+    except (OSError, ValueError) as error:
+        tally.damaged[row.path] = _why(error)
+    return False
+
+
+def _note_series(book: Book, store: Store, tally: Tally, folder: Path, paths: Sequence[Path], step: Step) -> None:
+    """Note what is not known yet, in the order in which it came: noting it again would count as sent again."""
+    rows: list[InstanceRow] = []
+    for path in paths:
+        row = _read_instance(store, folder, path, tally)
+        if row is not None:
+            rows.append(row)
+        step()
+    series = {(row.study_uid, row.series_uid) for row in rows}
+    known = {key: book.indexed_digests(*key) for key in series}
+    fresh = [row for row in rows if row.digest not in known[row.study_uid, row.series_uid]]
+    fresh.sort(key=lambda row: (row.received_at, row.digest))
+    tally.counts.update(series=len(series), known=len(rows) - len(fresh))
+    for start in range(0, len(fresh), _BATCH):
+        tally.counts.update(
+            "aside" if noted.outcome == "conflict" else "new" for noted in book.note_instances(fresh[start : start + _BATCH])
+        )
+
+
+def _read_instance(store: Store, folder: Path, path: Path, tally: Tally) -> InstanceRow | None:
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != path.stem:
+            raise Unreadable("not what its name says")
+        header, _ = read_file(BytesIO(data))
+        if series_key(header.series_uid) != folder.name:
+            raise Unreadable("in the folder of another series")
+        received_at = _written_at(path)
+    except (OSError, Unreadable) as error:
+        tally.damaged[store.relative(path)] = _why(error)
+        return None
+    return InstanceRow(
+        study_uid=header.study_uid,
+        series_uid=header.series_uid,
+        sop_instance_uid=header.sop_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        digest=path.stem,
+        path=store.relative(path),
+        size=len(data),
+        header=header.as_json(),
+        patient_id=header.patient_id,
+        patient_issuer=header.patient_id_issuer,
+        series_description=header.series_description,
+        source=_SOURCE,
+        association=_SOURCE,
+        received_at=received_at,
+    )
+
+
+def _look_for_gaps(book: Book, store: Store, tally: Tally) -> None:
+    """Files without rows among the results, and rows without files."""
+    tally.missing.update(case_id for case_id, path in book.indexed_instances() if not store.path_of(path).is_file())
+    known = set()
+    gone = set()
+    for case_id, path, is_current in book.indexed_outputs():
+        known.add(path)
+        if is_current and not store.path_of(path).is_file():
+            gone.add(case_id)
+    tally.counts["orphans"] = sum(store.relative(path) not in known for path in _results_on_disk(store))
+    for case_id in sorted(gone):
+        if case_id in tally.missing:
+            tally.lost.add(case_id)
+        else:
+            tally.counts["again"] += book.run_again(case_id)
+
+
+def _results_on_disk(store: Store) -> Iterator[Path]:
+    return (path for path in store.every_output() if path.is_file())
+
+
+def _written_at(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or "cannot be read" if isinstance(error, OSError) else str(error)
+
+
+def run(settings: Settings, *, delivered: bool = False) -> bool:
+    """
+    Rebuild with a progress bar and print what came of it; gives whether every file was sound.
+
+    Raises
+    ------
+    Rejected
+        There are no files, or a part of the service is alive.
+    Misconfigured, Unavailable
+    """
+    if not (settings.data_dir / INSTANCES).is_dir():
+        raise Rejected(f"no instances in {settings.data_dir}; set LEUKOSCOPE_DATA_DIR to the service's data folder")
+    new_key = not (settings.data_dir / KEY_FILE).exists()
+    with only_one(settings.data_dir):
+        if settings.database_url is None:
+            upgrade_book(settings)
+        book = open_book(settings)
+        try:
+            demand_stillness(book)
+            tally = _with_progress(book, Store(settings.data_dir), delivered)
+            _print(tally, book.count_cases(), new_key)
+        finally:
+            book.close()
+    return tally.is_sound
+
+
+def _with_progress(book: Book, store: Store, delivered: bool) -> Tally:
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("instances", total=sum(1 for _ in store.every_instance()))
+        return rebuild(book, store, delivered=delivered, step=lambda: progress.advance(bar))
+
+
+_LINES: Final = {
+    "series": "series",
+    "new": "instances indexed",
+    "known": "instances known already",
+    "aside": "set aside: other bytes under a known UID",
+    "restored": "cases done, with their results",
+    "again": "cases whose results are gone, to be run again",
+    "orphans": "results of no case or of an older revision, left alone",
+}
+
+
+def _print(tally: Tally, states: Mapping[State, int], new_key: bool) -> None:
+    console = Console()
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, words in _LINES.items():
+        table.add_row(words, str(tally.counts[name]))
+    table.add_row("cases to be judged and run by the service", str(states[State.RECEIVING]))
+    table.add_row("files damaged or not readable, left alone", str(len(tally.damaged)))
+    table.add_row("files missing", str(tally.missing.total()))
+    console.print(table)
+    for path, why in sorted(tally.damaged.items()):
+        console.print(f"{path}: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
+    for case_id, count in sorted(tally.missing.items()):
+        lost = ", and results too" if case_id in tally.lost else ""
+        advice = "send the series again, then retry the case"
+        console.print(f"case {case_id}: {count} files missing{lost}; {advice}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if new_key:
+        console.print(f"{KEY_FILE} was not there: a new one was made, and new cases and all patients have other addresses", style="yellow")
+    console.print(_GONE, highlight=False)
+
+
+_GONE: Final = (
+    "Not in the files, and not back in a case book made anew: who sent what, classes that were discarded, what was refused or held and why "
+    "(judged again at the next start), attempts and history, deliveries (results are sent again unless --delivered was given)."
+)
