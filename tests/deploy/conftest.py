@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
-from click import Command, Group
 
 from service.__main__ import APP
 from service.settings import CONFIG, PREFIX, Settings
@@ -23,16 +23,16 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def demand_command() -> Callable[[Sequence[str]], None]:
     """Fail unless `leukoscope WORDS…` is a command line that the program understands."""
-    program = typer.main.get_command(APP)
+    program: Any = typer.main.get_command(APP)
 
     def demand(words: Sequence[str]) -> None:
-        command: Command = program
-        rest = list(words)
-        while isinstance(command, Group):
+        command, rest = program, list(words)
+        while hasattr(command, "commands"):
             assert rest, f"{words}: a command is missing"
             name = rest.pop(0)
             assert name in command.commands, f"{words}: {name} is none of {sorted(command.commands)}"
             command = command.commands[name]
+        assert command is not program, "the program has no commands"
         command.make_context(command.name, rest)
 
     return demand

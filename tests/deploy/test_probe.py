@@ -79,9 +79,12 @@ def test_a_listener_that_refuses_the_probe_is_alive(ask):
     assert answer.returncode == 0, answer.stderr
 
 
-def test_something_else_on_the_port_is_no_listener(ask):
+@pytest.mark.parametrize(
+    "words", [b"SSH-2.0-OpenSSH_9.2\r\n", bytes.fromhex("07000000000400000200"), b""], ids=["SSH", "A-ABORT", "nothing"]
+)
+def test_something_else_on_the_port_is_no_listener(ask, words):
     with socket.create_server(("127.0.0.1", 0)) as other:
-        thread = threading.Thread(target=lambda: other.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.2\r\n"))
+        thread = threading.Thread(target=lambda: other.accept()[0].sendall(words))
         thread.start()
         answer = ask("listener", "--timeout", "1", LEUKOSCOPE_DICOM_PORT=str(other.getsockname()[1]))
         thread.join()
