@@ -71,7 +71,8 @@ class Receipt:
 
     Attributes
     ----------
-    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside) or "discarded" (a class not wanted)
+    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares) or "discarded" (a class
+        not wanted)
     """
 
     case_id: str
@@ -249,9 +250,8 @@ class Intake:
         except UnknownCase:  # deleted
             self._watches.rest(watch, version)
             return
-        if standing.uncompared:  # a corrected instance changes what is judged
-            self._watches.look_again(watch, SHORTEST_GAP_WAIT_S)
-            return
+        if standing.uncompared:
+            return  # a corrected instance changes what is judged; looked at again when the quiet time is over, and from then on
         rows = self._book.headers(case_id)
         decision = examine([Header.from_json(row.header) for row in rows], self._settings, final=final)
         if isinstance(decision, Run) and brought is not None and brought <= FEW < len(rows) and not decision.counted:

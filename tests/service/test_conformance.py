@@ -9,6 +9,7 @@ from service.admission.refusals import MR_IMAGE_CLASSES
 from service.admission.rules import RULE_NAMES
 from service.contexts import TRANSFER_SYNTAXES
 from service.listener import MAXIMUM_PDU, STATUSES
+from service.records.resends import FLAGS
 
 STATEMENT = (Path(__file__).resolve().parents[2] / "deploy" / "conformance.md").read_text(encoding="utf-8")
 
@@ -34,6 +35,10 @@ def test_statuses() -> None:
 
 def test_rules_in_their_order() -> None:
     assert tuple(name.strip("`") for name, _ in rows("### 4.4 ")) == RULE_NAMES
+
+
+def test_flags_of_what_came_again() -> None:
+    assert set(re.findall(r"flag `([a-z-]+)`", STATEMENT)) == {code for code, _ in FLAGS.values()}
 
 
 def test_largest_pdu() -> None:
