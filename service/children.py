@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 LOG = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
-_HEALTHY_AFTER_S = 60.0
+_LONGEST_PAUSE_S = 10.0
+_HEALTHY_AFTER_S = 20.0
 PARENT_VARIABLE = "CHILD_OF_LEUKOSCOPE"
 
 

@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,12 @@ class Service:
 
     def family(self) -> list[psutil.Process]:
         raise NotImplementedError
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Start again what dies, as an orchestrator would."""
+        raise NotImplementedError
+        yield
 
     @property
     def database(self) -> str:
@@ -180,6 +188,24 @@ class Running(Service):
         assert self.process is not None
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Start the service again whenever it has died; it needs ports of its own for that."""
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(0.1):
+                if self.process is not None and self.process.poll() is not None:
+                    self.start()
+
+        thread = threading.Thread(target=keep, name="keeper")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def kill(self) -> None:
         """SIGKILL the supervisor only; everything below it has to go with it."""

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -79,7 +80,12 @@ class Separate(Service):
         command = [sys.executable, "-m", "service", *PARTS[name]]
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                command, env=self.environ | ports, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_the_tests
+                command,
+                env=self.environ | ports,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_the_tests,  # noqa: PLW1509
             )
 
     def family(self) -> list[psutil.Process]:
@@ -91,6 +97,11 @@ class Separate(Service):
             except psutil.NoSuchProcess:
                 continue
         return found
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """They always are."""
+        yield
 
     def kill(self) -> None:
         """SIGKILL every part; what they started has to go with them."""
