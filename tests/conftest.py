@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -54,12 +55,15 @@ def shared_data() -> Path:
 
 
 def find_port() -> int:
-    """Give the number of a port nobody listens on, never the same twice."""
+    """Give the number of a port nobody listens on, never the same twice, below those the system lends to outgoing connections."""
     while True:
+        port = random.randrange(20000, 32000)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
         if port not in _GIVEN:
             _GIVEN.add(port)
             return port
