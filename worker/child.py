@@ -51,6 +51,7 @@ class WorkChild:
         self.forking = threading.Lock()
         self._process: Any = None
         self._line: Connection | None = None
+        self._ready = False
 
     def start(self) -> None:
         """Fork the child, if there is none that lives. The thread that does must live as long as the child should."""
@@ -62,7 +63,7 @@ class WorkChild:
         with self.forking:
             self._process.start()
         theirs.close()
-        self._line = ours
+        self._line, self._ready = ours, False
         LOG.info("child started", extra={"pid": self._process.pid})
 
     def work_on(self, job: Any, limit_s: float, heard: Callable[[Any], None] | None = None) -> None:
@@ -70,7 +71,7 @@ class WorkChild:
 
         Parameters
         ----------
-        limit_s : seconds it may take, and may let pass after each word that it says
+        limit_s : seconds it may take, and may let pass after each word that it says; a new child has as long again to make itself ready
         heard : told each word
 
         Raises
@@ -82,19 +83,29 @@ class WorkChild:
             self.start()
             assert self._line is not None
             try:
+                if not self._ready:
+                    self._hear(self._line, limit_s)
+                    self._ready = True
                 self._line.send(job)
-                while self._line in (ready := wait([self._line, self._process.sentinel], timeout=limit_s)):
-                    word = self._line.recv()
-                    if word is None:
-                        return
+                while (word := self._hear(self._line, limit_s)) is not None:
                     if heard is not None:
                         heard(word)
+                return
+            except TimeoutError:
+                lost = ChildLost(f"not {'done' if self._ready else 'ready'} within {limit_s:g} s", late=True)
             except (EOFError, OSError):
-                ready = [self._process.sentinel]
+                lost = ChildLost(f"its process died while {'working on it' if self._ready else 'it started'}", late=False)
             self._replace()
+        raise lost
+
+    def _hear(self, line: Connection, limit_s: float) -> Any:
+        """Wait for the child's next word. Raises TimeoutError; EOFError when the child is dead."""
+        ready = wait([line, self._process.sentinel], timeout=limit_s)
         if not ready:
-            raise ChildLost(f"not done within {limit_s:g} s", late=True)
-        raise ChildLost("its process died while working on it", late=False)
+            raise TimeoutError
+        if line not in ready:
+            raise EOFError
+        return line.recv()
 
     def _replace(self) -> None:
         self._process.kill()
@@ -119,6 +130,7 @@ def _attend(line: Connection, other_end: Connection, parent: int, prepare: Calla
     other_end.close()
     try:
         work = prepare()
+        line.send(None)
         while True:
             work(line.recv(), line.send)
             line.send(None)
