@@ -28,6 +28,8 @@ RELEASES_APP = typer.Typer(help="The models that can be served.", no_args_is_hel
 APP.add_typer(RELEASES_APP, name="releases")
 INDEX_APP = typer.Typer(help="The case book and the files it is about.", no_args_is_help=True)
 APP.add_typer(INDEX_APP, name="index")
+TOKENS_APP = typer.Typer(help="API tokens; the settings keep only their SHA-256.", no_args_is_help=True)
+APP.add_typer(TOKENS_APP, name="tokens")
 
 _SEGMENT_STEPS = 7  # the engine, and the six stages of worker.pipeline
 _NODE = re.compile(r"(?P<title>[^@]{1,16})@(?P<host>\[[0-9a-fA-F:]+\]|[^:@]+):(?P<port>\d{1,5})")
@@ -220,6 +222,59 @@ def index_rebuild(
     from service import rebuild
 
     raise typer.Exit(0 if rebuild.run(_settings(), delivered=delivered) else 1)
+
+
+@APP.command()
+def retention(
+    apply: Annotated[bool, typer.Option("--apply", help="Remove; without it only shown.")] = False,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Also files that no row names. Never after a database was lost or restored.")
+    ] = False,
+) -> None:
+    """Show, and with --apply remove, what the settings no longer keep (keep_days, keep_refused_days, keep_free_mb under retention)."""
+    from service import administer
+
+    administer.clean_up(_settings(), apply=apply, orphans=orphans)
+
+
+@APP.command()
+def resend(
+    case_id: Annotated[str | None, typer.Argument(metavar="[CASE]", show_default=False)] = None,
+    destination: Annotated[str | None, typer.Option(metavar="NAME", help="Only to this destination.")] = None,
+) -> None:
+    """Send again what was given up: of all cases, or of one."""
+    from service import administer
+
+    administer.resend(_settings(), case_id, destination)
+
+
+@TOKENS_APP.command("new")
+def tokens_new(
+    name: Annotated[str, typer.Argument(help="What the log calls it.")],
+    scope: Annotated[list[str] | None, typer.Option(help="read, submit or admin; may be given several times.")] = None,
+) -> None:
+    """Make a token: shown once, with the lines for the settings."""
+    from service import administer
+
+    administer.new_token(name, scope or ["read", "submit"])
+
+
+@TOKENS_APP.command("list")
+def tokens_list() -> None:
+    """Show the names and scopes in the settings."""
+    from service import administer
+
+    administer.list_tokens(_settings())
+
+
+@TOKENS_APP.command("check")
+def tokens_check(
+    token: Annotated[str | None, typer.Argument(help="Without it, read from standard input: not shown in the list of processes.")] = None,
+) -> None:
+    """Tell what a token may do."""
+    from service import administer
+
+    administer.check_token(_settings(), token if token is not None else sys.stdin.readline())
 
 
 @RELEASES_APP.command("list")

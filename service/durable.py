@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,13 +68,17 @@ def disk_trouble() -> Iterator[None]:
         raise
 
 
+_TICK_NS = 20_000_000
+_KNOWN_AT_MOST = 10_000
+
+
 class FolderSync:
     """One fsync of a folder serves every rename that finished before it began (group commit)."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._turns: dict[Path, _Turn] = {}
-        self._known: set[Path] = set()
+        self._known: dict[Path, int] = {}
 
     def sync(self, folder: Path) -> None:
         """Return when every entry that is in `folder` now is durable."""
@@ -95,11 +100,19 @@ class FolderSync:
                     self._turns.pop(folder, None)
 
     def sync_once(self, parent: Path, folder: Path) -> None:
-        """Make the entry of `folder` in `parent` durable, the first time this process meets it."""
-        if folder in self._known:
+        """Make the entry of `folder` in `parent` durable, unless this process did, and `parent` is unchanged since.
+
+        Call it when something is in `folder` already: from then on nobody removes it and makes another of its name.
+        """
+        stamp = parent.stat().st_mtime_ns
+        if self._known.get(folder) == stamp:
             return
         self.sync(parent)
-        self._known.add(folder)
+        # Changes within one tick of the file system's clock look like one: remember only what is older than any tick.
+        if time.time_ns() - stamp > _TICK_NS:
+            if len(self._known) >= _KNOWN_AT_MOST:
+                self._known.clear()
+            self._known[folder] = stamp
 
 
 class _Turn:

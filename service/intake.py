@@ -150,7 +150,10 @@ class Intake:
         whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
         wanted = header.sop_class_uid in MR_IMAGE_CLASSES
-        noted = self._commit.put(self._keep(header, whole, sender) if wanted else _row(header, sender, whole, path=""))
+        row = self._keep(header, whole, sender) if wanted else _row(header, sender, whole, path="")
+        noted = self._commit.put(row)
+        if wanted and not self._store.has_file(row.path):  # the retention was faster: see its third rule
+            self._keep(header, whole, sender)
         self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
         outcome = noted.outcome if wanted else "discarded"
         if outcome == "conflict":

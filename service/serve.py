@@ -30,6 +30,7 @@ from service.listener import Listener, start_listener
 from service.presence import Counts, Describe, present
 from service.queue import make_app, renew_broker
 from service.records import Book, open_book
+from service.retention import keeping
 from service.settings import Settings
 from service.store import Store
 
@@ -93,6 +94,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
             tells["api"] = partial(dict, address=settings.http_host, port=doors.http_port)
         if tells:
             stack.enter_context(present(book, counts, tells))
+            stack.enter_context(keeping(settings, book, store, counts))
             stack.enter_context(_ticking(intake, stop))
         stack.callback(_ask_to_end, children)  # the last one in is the first to be done
         _supervise(settings, doors, children, stop)

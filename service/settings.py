@@ -110,6 +110,26 @@ class Token(_Frozen):
     scopes: tuple[Literal["read", "submit", "admin"], ...] = ("read", "submit")
 
 
+class Retention(_Frozen):
+    """When cases and their files are removed; what is not given is never a reason. service.retention has the rules.
+
+    Attributes
+    ----------
+    keep_days : remove what was last touched so many days ago
+    keep_refused_days : the same for series that were refused, which are most of what a PACS routes
+    keep_free_mb : remove the oldest while less than this is free
+    """
+
+    keep_days: Annotated[float, Field(ge=1, le=36500)] | None = None
+    keep_refused_days: Annotated[float, Field(ge=1, le=36500)] | None = None
+    keep_free_mb: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Tell whether anything is ever to be removed."""
+        return any(value is not None for value in (self.keep_days, self.keep_refused_days, self.keep_free_mb))
+
+
 class Settings(_Frozen):
     """Everything an installation can choose, frozen. A relative data folder counts from the working folder at the start."""
 
@@ -142,6 +162,7 @@ class Settings(_Frozen):
     sweep_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
 
     minimum_free_mb: Annotated[int, Field(ge=0)] = 512
+    retention: Retention = Retention()
     maximum_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
     maximum_upload_files: Annotated[int, Field(ge=1)] = 5000
     maximum_series_bytes: Annotated[int, Field(ge=1)] = 512 * 1024**2  # decoded
@@ -168,6 +189,15 @@ class Settings(_Frozen):
             raise ValueError(f"dicom_host {self.dicom_host} is open to the network: list the senders under [[calling_ae]]")
         if not is_loopback(self.http_host) and not self.tokens:
             raise ValueError(f"http_host {self.http_host} is open to the network: add API tokens under [[tokens]]")
+        return self
+
+    @model_validator(mode="after")
+    def _check_retention(self) -> Self:
+        wanted_mb = self.retention.keep_free_mb
+        if wanted_mb is not None and wanted_mb <= self.minimum_free_mb:
+            raise ValueError(
+                f"retention.keep_free_mb {wanted_mb}: give more than minimum_free_mb {self.minimum_free_mb}, where nothing comes in"
+            )
         return self
 
     @property
@@ -230,7 +260,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-_LISTS = frozenset({"admission", "calling_ae", "tokens", "destinations"})
+_LISTS = frozenset({"admission", "calling_ae", "tokens", "destinations", "retention"})
 
 
 def _parse_list(variable: str, text: str) -> Any:

@@ -11,6 +11,7 @@ All paths handed out are relative to the root, so that a moved or restored data 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -19,8 +20,8 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -145,6 +146,29 @@ class Store:
         if free < self._minimum_free:
             raise Unavailable(f"disk nearly full: {free // 1024**2} MiB free, {self._minimum_free // 1024**2} MiB kept in reserve")
 
+    def remove(self, paths: Sequence[str]) -> int:
+        """Unlink files, and their folders where these are empty then; gives how many files there were. Raises Unavailable."""
+        count = 0
+        with disk_trouble():
+            for path in map(self.path_of, paths):
+                with suppress(FileNotFoundError):
+                    path.unlink()
+                    count += 1
+            for folder in {(self.root / path).parent for path in paths}:
+                with suppress(FileNotFoundError), _unless_filled():
+                    folder.rmdir()
+        return count
+
+    def has_file(self, path: str) -> bool:
+        """Tell whether a file is there; it is opened, since a shared file system may answer a mere look from memory."""
+        try:
+            os.close(os.open(self.root / path, os.O_RDONLY))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise Unavailable(f"the object store: {error.strerror}") from error
+        return True
+
     def clean_leftovers(self) -> int:
         """Remove half-written files of processes that are gone; living processes keep theirs. Returns how many."""
         count = 0
@@ -156,41 +180,27 @@ class Store:
         return count
 
     def _put(self, folder: str, name: str, parts: tuple[bytes, ...]) -> bool:
-        target = self.root / folder / name
-        with disk_trouble():
-            if holds(target, parts):
-                # Another process may have renamed it a moment ago: durable only after the folder's fsync.
-                self._make_folder(target.parent)
-                self._folders.sync(target.parent)
-                return False
+        for _ in range(_RENAMES):
+            with disk_trouble(), suppress(FileNotFoundError):  # the retention removes files and folders at any moment
+                return self._put_once(self.root / folder / name, parts)
+        raise Unavailable("the object store: its folders vanish")
+
+    def _put_once(self, target: Path, parts: tuple[bytes, ...]) -> bool:
+        fresh = not holds(target, parts)
+        if fresh:
             self.check_space()
             temporary = self.upload_file()
             try:
                 write_durably(temporary, parts)
-                self._rename(temporary, target)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary.rename(target)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            self._folders.sync(target.parent)
-        return True
-
-    def _rename(self, temporary: Path, target: Path) -> None:
-        """Give a file its final name; its folder may be cleaned away by another process at any moment."""
-        for _ in range(_RENAMES):
-            self._make_folder(target.parent)
-            try:
-                temporary.rename(target)
-            except FileNotFoundError:
-                continue
-            return
-        raise Unavailable("the object store: its folders vanish")
-
-    def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
-            self._folders.sync_once(folder.parent, folder)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._folders.sync(folder.parent)
+        # Also of a file that was there: another process may have renamed it a moment ago.
+        self._folders.sync(target.parent)
+        self._folders.sync_once(target.parent.parent, target.parent)
+        return fresh
 
 
 def encode_file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -229,6 +239,15 @@ def _safe(name: str) -> str:
     if not cleaned.strip("."):
         raise ValueError("not a name for a file")
     return cleaned
+
+
+@contextmanager
+def _unless_filled() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
 
 
 def _temporary_name() -> str:

@@ -23,7 +23,7 @@ def print_cases(settings: Settings, state: str | None, limit: int) -> None:
     """Print the newest cases, one a line."""
     if state is not None and state not in set(State):
         raise Rejected(f"--state {state}: one of {', '.join(State)}")
-    page = _open(settings).find_cases(state=State(state) if state else None, limit=limit)
+    page = open_existing_book(settings).find_cases(state=State(state) if state else None, limit=limit)
     table = Table(box=None, pad_edge=False)
     for heading in ("case", "received (UTC)", "state", "series", "slices", "lesions", "ml", "why"):
         table.add_column(heading, justify="right" if heading in {"slices", "lesions", "ml"} else "left")
@@ -44,7 +44,7 @@ def print_cases(settings: Settings, state: str | None, limit: int) -> None:
 
 def print_case(settings: Settings, case_id: str) -> None:
     """Print everything about one case. Raises Rejected when there is none."""
-    book = _open(settings)
+    book = open_existing_book(settings)
     case = book.case(case_id)
     if case is None:
         raise Rejected(f"no case {case_id}")
@@ -99,7 +99,7 @@ def _rows(book: Book, case: Case) -> Table:
     return table
 
 
-def _open(settings: Settings) -> Book:
+def open_existing_book(settings: Settings) -> Book:
     """Open the book for reading; a folder without one is told, never made."""
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():

@@ -18,6 +18,7 @@ from service.records.outbox import Outbox
 from service.records.reading import Reading
 from service.records.rebuilding import Rebuilding
 from service.records.rekeying import check_secret
+from service.records.removal import Removal
 from service.records.resends import Resends
 from service.records.rows import (
     Case,
@@ -42,7 +43,7 @@ from service.records.work import Work
 from service.settings import Destination, Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Rebuilding, Upkeep):
+class Book(Arrivals, Resends, Work, Outbox, Reading, Rebuilding, Upkeep, Removal):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters

@@ -238,12 +238,13 @@ def count_arrivals(connection: Connection, books: Books, rows: Sequence[Instance
         last[one.case_id] = max(last.get(one.case_id, row.received_at), row.received_at)
     for case in books.values():
         case_id = case["id"]
-        if case_id in last and (new[case_id] or case["state"] == State.RECEIVING.value):
+        if case_id in last:
             case["instances"] += new[case_id]
+            changed = new[case_id] or case["state"] == State.RECEIVING.value
             values = {
                 "b_instances": case["instances"],
                 "b_last": max(case["last_received_at"], last[case_id]),
-                "b_now": now,
+                "b_now": now if changed else case["changed_at"],
                 "b_id": case_id,
             }
-            connection.execute(_COUNT, values)
+            connection.execute(_COUNT, values)  # what came again too: the retention does not take it away the next moment

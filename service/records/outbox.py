@@ -100,12 +100,14 @@ class Outbox(Ledger):
         values = {"state": DeliveryState.DEAD.value, "last_error": error, "next_attempt_at": None, "lease_owner": None, "lease_until": None}
         self._settle(delivery_id, fence, values)
 
-    def resend(self, case_id: str | None = None, now: datetime | None = None) -> int:
-        """Make dead deliveries (of one case, or all) due again, with a week of their own; gives how many."""
+    def resend(self, case_id: str | None = None, now: datetime | None = None, *, destinations: Sequence[str] | None = None) -> int:
+        """Make dead deliveries (of one case or all, to some destinations or all) due again, with a week of their own; gives how many."""
         now = now or utc_now()
         dead = update(deliveries).where(deliveries.c.state == DeliveryState.DEAD.value)
         if case_id is not None:
             dead = dead.where(deliveries.c.case_id == case_id)
+        if destinations is not None:
+            dead = dead.where(deliveries.c.destination.in_(list(destinations)))
         with self._writing() as connection:
             return connection.execute(
                 dead.values(state=DeliveryState.PENDING.value, next_attempt_at=now, created_at=now, changed_at=now)

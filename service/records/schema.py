@@ -204,3 +204,13 @@ counters = Table(
     Column("label", String(128), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
+
+# Files of cases whose rows are gone; forgotten when the files are gone too.
+removals = Table(
+    "removals",
+    metadata,
+    Column("case_id", String(40), primary_key=True),
+    Column("study_uid", Uid, nullable=False),
+    Column("instances", JSON, nullable=False),
+    Column("outputs", JSON, nullable=False),
+)

@@ -198,7 +198,10 @@ class Work(Ledger):
 
 def _fenced(connection: Connection, lease: Lease) -> dict[str, Any]:
     """Lock the case and make sure that the lease is still the one that counts."""
-    row = lock_case(connection, lease.case_id)
+    try:
+        row = lock_case(connection, lease.case_id)
+    except UnknownCase:  # removed meanwhile
+        raise LeaseLost(lease.case_id) from None
     if row["fence"] != lease.fence or row["state"] != State.RUNNING.value:
         raise LeaseLost(lease.case_id)
     return row

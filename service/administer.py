@@ -1,0 +1,121 @@
+"""The administrator's commands in a terminal: clean-up, API tokens, dead letters."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from service import retention
+from service.errors import Rejected
+from service.presence import Counts
+from service.records import Book
+from service.settings import Settings
+from service.store import Store
+from service.tables import open_existing_book
+
+_SHOWN: Final = 50
+_MIB: Final = 1024**2
+_TOKEN_BYTES: Final = 32
+_SCOPES: Final = ("read", "submit", "admin")
+
+
+def clean_up(settings: Settings, *, apply: bool, orphans: bool) -> None:
+    """Show what the retention would remove, and remove it where `apply` says so."""
+    book = open_existing_book(settings)
+    store = Store(settings.data_dir, settings.minimum_free_mb)
+    console = Console()
+    plan = retention.make_plan(settings, book, store)
+    _print_plan(console, settings, plan, store.free_bytes())
+    found = retention.find_orphans(book, store) if orphans else None
+    if found is not None:
+        console.print(f"{found.files} files a day old that no row names, {found.size_bytes / _MIB:.1f} MiB", highlight=False)
+    if not apply:
+        console.print("nothing was removed; --apply does it")
+        return
+    counts = Counts()
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("removing", total=len(plan.going))
+        number = retention.apply_plan(plan, book, store, counts, lambda: progress.advance(bar))
+    if found is not None:
+        retention.remove_orphans(found, book, store)
+    book.beat([], counts.take())
+    console.print(f"{number} cases removed, {store.free_bytes() / _MIB:.0f} MiB free", highlight=False)
+
+
+def _print_plan(console: Console, settings: Settings, plan: retention.Plan, free_bytes: int) -> None:
+    if not settings.retention.asks:
+        console.print("the settings keep everything: [retention] names neither keep_days, keep_refused_days nor keep_free_mb", markup=False)
+        return
+    table = Table("case", "received (UTC)", "state", "MiB", "why", box=None, pad_edge=False)
+    for one in islice(plan.going, _SHOWN):
+        case = one.case
+        table.add_row(case.case_id, f"{case.received_at:%Y-%m-%d %H:%M:%S}", case.state.value, f"{case.size_bytes / _MIB:.1f}", one.why)
+    console.print(table)
+    if len(plan.going) > _SHOWN:
+        console.print(f"and {len(plan.going) - _SHOWN} more")
+    console.print(
+        f"{len(plan.going)} cases would go, {plan.size_bytes / _MIB:.1f} MiB; {free_bytes / _MIB:.0f} MiB are free", highlight=False
+    )
+    for why, number in plan.reasons.most_common():
+        console.print(f"kept back: {number} ({escape(why)})", highlight=False)
+    if plan.missing_bytes:
+        console.print(f"{plan.missing_bytes / _MIB:.0f} MiB would still be missing", style="yellow", highlight=False)
+
+
+def new_token(name: str, scopes: Sequence[str]) -> None:
+    """Make a token, show it once, and the lines for the settings; nothing is kept here."""
+    unknown = [scope for scope in scopes if scope not in _SCOPES]
+    if unknown:
+        raise Rejected(f"--scope {unknown[0]}: one of {', '.join(_SCOPES)}")
+    if not name.strip() or len(name) > 64 or not name.isprintable() or {'"', "\\"} & set(name):
+        raise Rejected("the name: 1 to 64 printable characters, no quotes or backslashes")
+    token = f"lks_{secrets.token_urlsafe(_TOKEN_BYTES)}"
+    listed = ", ".join(f'"{scope}"' for scope in dict.fromkeys(scopes))
+    Console(stderr=True).print("the token, shown this once, for the client; the lines below for the settings of every API process:")
+    typer.echo(token)
+    typer.echo(f'\n[[tokens]]\nname = "{name}"\nsha256 = "{_digest(token)}"\nscopes = [{listed}]')
+
+
+def list_tokens(settings: Settings) -> None:
+    """Show the names and scopes of the tokens in the settings."""
+    table = Table("name", "scopes", "sha256 begins", box=None, pad_edge=False)
+    for token in settings.tokens:
+        table.add_row(escape(token.name), " ".join(token.scopes), token.sha256[:12])
+    Console().print(table if settings.tokens else "no tokens: every call is allowed, on the loopback address only")
+
+
+def check_token(settings: Settings, token: str) -> None:
+    """Tell what a token may do. Raises Rejected where the settings do not have it."""
+    found = [one for one in settings.tokens if hmac.compare_digest(one.sha256, _digest(token.strip()))]
+    if not found:
+        raise Rejected("not a token of these settings")
+    typer.echo(f"{found[-1].name}: {' '.join(found[-1].scopes)}")
+
+
+def resend(settings: Settings, case_id: str | None, destination: str | None) -> None:
+    """Make dead deliveries due again. Raises Rejected for a case or destination that is not there."""
+    if destination is not None and destination not in {one.name for one in settings.destinations}:
+        raise Rejected(f"--destination {destination}: not in the settings")
+    book: Book = open_existing_book(settings)
+    if case_id is not None and book.case(case_id) is None:
+        raise Rejected(f"no case {case_id}")
+    names = [one.name for one in settings.destinations]
+    number = book.resend(case_id, destinations=[destination] if destination is not None else names)
+    typer.echo(f"{number} given-up deliveries are due again")
+    left = book.count_deliveries()["dead"]
+    if left and case_id is None and destination is None:
+        typer.echo(f"{left} stay given up: their destinations are not in the settings")
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

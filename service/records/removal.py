@@ -1,0 +1,191 @@
+"""Cases that may go, and how their rows go. The order and its reasons are in service.retention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, and_, delete, func, insert, select
+
+from service.records.database import Ledger
+from service.records.moves import lock_studies
+from service.records.rows import DeliveryState
+from service.records.schema import cases, deliveries, instances, outputs, removals
+from service.records.states import FINAL, State
+
+YOUNG: Final = "young"
+_PAGE: Final = 1000
+_UNDELIVERED: Final = (DeliveryState.PENDING.value, DeliveryState.DEAD.value)
+
+
+@dataclass(frozen=True)
+class Cutoff:
+    """Only what was last touched before these moments may go, by the kind of its end; None: never."""
+
+    finished: datetime | None
+    refused: datetime | None
+    held: datetime | None
+
+    def of(self, state: State) -> datetime | None:
+        """Give the one for a final state."""
+        return self.refused if state is State.REJECTED else self.held if state is State.HELD else self.finished
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A case before the retention: `kept` says why it stays, or is empty."""
+
+    case_id: str
+    study_uid: str
+    state: State
+    received_at: datetime
+    size_bytes: int
+    kept: str
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A case whose rows are gone; its files, relative to the store, are not yet, and the case book remembers them until they are."""
+
+    case_id: str
+    study_uid: str
+    instances: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Removal(Ledger):
+    """Rows out."""
+
+    def studies_before(self, moment: datetime) -> list[str]:
+        """Give the studies whose first series came before `moment`, the oldest first."""
+        first = func.min(cases.c.received_at)
+        chosen = select(cases.c.study_uid).group_by(cases.c.study_uid).having(first < moment).order_by(first, cases.c.study_uid)
+        with self._reading() as connection:
+            return list(connection.execute(chosen).scalars())
+
+    def standings(self, study_uid: str, cutoff: Cutoff) -> list[Standing]:
+        """Judge every case of a study."""
+        with self._reading() as connection:
+            rows = [dict(row) for row in connection.execute(select(cases).where(cases.c.study_uid == study_uid)).mappings()]
+            kept = _judge(connection, rows, cutoff)
+            sizes = _sizes(connection, [row["id"] for row in rows])
+        return [Standing(row["id"], study_uid, State(row["state"]), row["received_at"], sizes[row["id"]], kept[row["id"]]) for row in rows]
+
+    def remove(self, study_uid: str, case_ids: Collection[str], cutoff: Cutoff) -> list[Removed]:
+        """Delete the rows of those of the cases that may still go, judged again under the lock of their study, in one transaction."""
+        with self._writing() as connection:
+            rows = lock_studies(connection, [study_uid])
+            kept = _judge(connection, rows, cutoff)
+            going = [row for row in rows if row["id"] in case_ids and not kept[row["id"]]]
+            if _breaks_up(rows, going):
+                going = [row for row in going if row["state"] == State.REJECTED.value]
+            removed = [_removed(connection, row) for row in going]
+            for one in removed:
+                values = {"case_id": one.case_id, "study_uid": study_uid, "instances": one.instances, "outputs": one.outputs}
+                connection.execute(insert(removals).values(values))
+            connection.execute(delete(cases).where(cases.c.id.in_([row["id"] for row in going])))
+        return removed
+
+    def unfinished_removals(self) -> list[Removed]:
+        """Give the cases whose rows went and whose files may still be there: a process was killed, or is at it."""
+        with self._reading() as connection:
+            rows = connection.execute(select(removals).order_by(removals.c.case_id)).all()
+        return [Removed(row.case_id, row.study_uid, tuple(row.instances), tuple(row.outputs)) for row in rows]
+
+    def end_removal(self, case_id: str) -> None:
+        """The files of a removed case are gone, or stay because a row names them again."""
+        with self._writing() as connection:
+            connection.execute(delete(removals).where(removals.c.case_id == case_id))
+
+    def without_rows(self, study_uid: str, paths: Sequence[str], remove: Callable[[list[str]], object]) -> None:
+        """Have those instance files removed that no row of their study names, while no row of the study can come or go."""
+        with self._writing() as connection:
+            lock_studies(connection, [study_uid])
+            named = select(instances.c.path).join(cases).where(cases.c.study_uid == study_uid, instances.c.path.in_(list(paths)))
+            taken = set(connection.execute(named).scalars())
+            remove([path for path in paths if path not in taken])
+
+    def without_output_rows(self, case_id: str, paths: Sequence[str], remove: Callable[[list[str]], object]) -> None:
+        """Have those result files removed that no row names, while no worker can be about to name them."""
+        with self._writing() as connection:
+            study_uid = connection.execute(select(cases.c.study_uid).where(cases.c.id == case_id)).scalar()
+            found = lock_studies(connection, [study_uid]) if study_uid is not None else []
+            if any(row["id"] == case_id and row["state"] == State.RUNNING.value for row in found):
+                return
+            taken = set(connection.execute(select(outputs.c.path).where(outputs.c.case_id == case_id)).scalars())
+            remove([path for path in paths if path not in taken])
+
+    def every_series(self) -> Iterator[tuple[str, str]]:
+        """Give (case id, Series Instance UID) of all cases."""
+        last = ""
+        while True:
+            chosen = select(cases.c.id, cases.c.series_uid).where(cases.c.id > last).order_by(cases.c.id).limit(_PAGE)
+            with self._reading() as connection:
+                rows = connection.execute(chosen).all()
+            yield from ((row.id, row.series_uid) for row in rows)
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1].id
+
+    def files_of_cases(self, case_ids: Sequence[str]) -> set[str]:
+        """Give the paths of the instances and results that rows of these cases name."""
+        with self._reading() as connection:
+            named = set(connection.execute(select(instances.c.path).where(instances.c.case_id.in_(list(case_ids)))).scalars())
+            return named | set(connection.execute(select(outputs.c.path).where(outputs.c.case_id.in_(list(case_ids)))).scalars())
+
+
+def _removed(connection: Connection, row: dict[str, Any]) -> Removed:
+    stored = select(instances.c.path).where(instances.c.case_id == row["id"], instances.c.path != "")
+    results = select(outputs.c.path).where(outputs.c.case_id == row["id"])
+    return Removed(row["id"], row["study_uid"], tuple(connection.execute(stored).scalars()), tuple(connection.execute(results).scalars()))
+
+
+def _judge(connection: Connection, rows: Sequence[dict[str, Any]], cutoff: Cutoff) -> dict[str, str]:
+    """Say for each case of one study why it stays, or nothing.
+
+    What is not refused goes only together: were the study's result removed alone, another series would take its place and be sent.
+    """
+    case_ids = [row["id"] for row in rows]
+    of_newest = and_(deliveries.c.case_id == cases.c.id, deliveries.c.revision == cases.c.revision)
+    waiting = select(cases.c.id).join(deliveries, of_newest).where(cases.c.id.in_(case_ids), deliveries.c.state.in_(_UNDELIVERED))
+    undelivered = set(connection.execute(waiting).scalars())
+    unjudged = select(instances.c.case_id).where(instances.c.case_id.in_(case_ids), instances.c.aside, instances.c.verdict.is_(None))
+    compared = set(connection.execute(unjudged).scalars())
+    kept = {row["id"]: _why_kept(row, cutoff, undelivered, compared) for row in rows}
+    whole = [row["id"] for row in rows if row["state"] != State.REJECTED.value]
+    staying = [kept[case_id] for case_id in whole if kept[case_id]]
+    for case_id in whole:
+        if staying and not kept[case_id]:
+            kept[case_id] = YOUNG if set(staying) == {YOUNG} else "another series of its study stays"
+    return kept
+
+
+def _why_kept(row: dict[str, Any], cutoff: Cutoff, undelivered: Collection[str], compared: Collection[str]) -> str:
+    state = State(row["state"])
+    if state not in FINAL:
+        return f"is {state}"
+    if row["id"] in undelivered:
+        return "results not delivered"
+    if row["id"] in compared:
+        return "an instance that came again is not compared yet"
+    before = cutoff.of(state)
+    return "" if before is not None and max(row["changed_at"], row["last_received_at"]) < before else YOUNG
+
+
+def _breaks_up(rows: Sequence[dict[str, Any]], going: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether of the series that are not refused some would go and some stay (one came since the plan was made)."""
+    whole = {row["id"] for row in rows if row["state"] != State.REJECTED.value}
+    return bool(whole & {row["id"] for row in going}) and not whole <= {row["id"] for row in going}
+
+
+def _sizes(connection: Connection, case_ids: Sequence[str]) -> dict[str, int]:
+    sizes = dict.fromkeys(case_ids, 0)
+    for table in (instances, outputs):
+        chosen = select(table.c.case_id, func.sum(table.c.size)).where(table.c.case_id.in_(list(case_ids)))
+        if table is instances:
+            chosen = chosen.where(instances.c.path != "")
+        for case_id, size in connection.execute(chosen.group_by(table.c.case_id)):
+            sizes[case_id] += int(size or 0)
+    return sizes

@@ -1,0 +1,295 @@
+"""Old cases out: by age and by free space, never what is undelivered or at work; nothing, unless the settings say so.
+
+The order, and why nothing acknowledged is lost:
+
+1. Rows first. In one transaction, under the lock of the study, the case is judged again and its rows go. Killed after that, its files
+   are rubbish that the next run sweeps; a row without a file cannot come of it.
+2. Files after, and only those that no row names. The same series may be sent again at any moment: `Store.put_instance` finds the old
+   file in its place and writes none, and the row comes later. So the files of a study are unlinked inside a transaction that holds the
+   study's lock, which `note_instances` needs too. A row is either there before, and its file stays, or comes after.
+3. If it comes after, the file may be gone by then: the intake looks once more when the row is committed, and writes the file again
+   before it answers (`Intake.receive`). From then on a row names the file, and 2 never removes it. Should the process be killed between
+   row and file, nothing was acknowledged, and the sender repeats.
+4. A series that is sent again is young again (`last_received_at`), so the judgement in 1 keeps what was just acknowledged.
+
+5. What 1 took is remembered in the same transaction until 2 is done: the next run finishes what a kill left in the middle.
+
+The lock is the database's, so it holds between hosts, whatever their shared file system makes of file locks. Files that no row names
+for other reasons (an instance whose row could not be written, results of a worker that lost its lease) are swept only when asked for,
+and when a day old: where a database was lost or restored from an old back-up, every file looks like that, and `leukoscope index
+rebuild` needs them. Their study, and with it the lock, is read from the file itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from service.errors import Rejected, Unavailable
+from service.headers import read_file
+from service.presence import Counts
+from service.records import Book, utc_now
+from service.records.removal import YOUNG, Cutoff, Removed, Standing
+from service.settings import Settings
+from service.store import INSTANCES, OUTPUTS, Store, series_key
+
+LOG = logging.getLogger(__name__)
+NEVER_BEFORE: Final = timedelta(days=1)
+"""For want of space nothing goes that is younger: its results may not have been fetched yet."""
+HELD_NEVER_BEFORE: Final = timedelta(days=7)
+ORPHAN_AGE_S: Final = 24 * 3600.0
+EVERY_S: Final = 3600.0
+AGAIN_WHEN_LOW_S: Final = 600.0
+TICK_S: Final = 20.0
+TURN: Final = "retention"
+TURN_S: Final = 900.0
+END_LIMIT_S: Final = 5.0
+_AT_ONCE: Final = 200  # files unlinked in one transaction: others wait for it
+
+
+@dataclass(frozen=True)
+class Going:
+    """A case that would go, and why."""
+
+    case: Standing
+    why: str
+    cutoff: Cutoff
+
+
+@dataclass
+class Plan:
+    """What would go, in this order, and how many cases stay for which reason (those that are only young are not counted)."""
+
+    going: list[Going] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+    missing_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What it would free."""
+        return sum(one.case.size_bytes for one in self.going)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many cases are kept back, by reason."""
+        return Counter(self.kept.values())
+
+
+def make_plan(settings: Settings, book: Book, store: Store, now: datetime | None = None) -> Plan:
+    """Say what would go now. Changes nothing. Raises Unavailable."""
+    now = now or utc_now()
+    chosen = settings.retention
+    plan = Plan()
+    if chosen.keep_days is not None or chosen.keep_refused_days is not None:
+        _by_age(plan, book, _cutoff_of_age(settings, now))
+    if chosen.keep_free_mb is not None:
+        _by_space(plan, book, chosen.keep_free_mb * 1024**2 - store.free_bytes(), now)
+    gone = {one.case.case_id for one in plan.going}
+    plan.kept = {case_id: why for case_id, why in plan.kept.items() if case_id not in gone}
+    return plan
+
+
+def _cutoff_of_age(settings: Settings, now: datetime) -> Cutoff:
+    chosen = settings.retention
+    finished = None if chosen.keep_days is None else now - timedelta(days=chosen.keep_days)
+    refused = finished if chosen.keep_refused_days is None else now - timedelta(days=chosen.keep_refused_days)
+    return Cutoff(finished, refused, finished)
+
+
+def _by_age(plan: Plan, book: Book, cutoff: Cutoff) -> None:
+    latest = max(moment for moment in (cutoff.finished, cutoff.refused) if moment is not None)
+    for study_uid in book.studies_before(latest):
+        for case in book.standings(study_uid, cutoff):
+            if not case.kept:
+                plan.going.append(Going(case, "age", cutoff))
+            elif case.kept != YOUNG:
+                plan.kept[case.case_id] = case.kept
+
+
+def _by_space(plan: Plan, book: Book, missing_bytes: int, now: datetime) -> None:
+    """Add the oldest studies until enough is free."""
+    planned = {one.case.case_id for one in plan.going}
+    missing_bytes -= plan.size_bytes
+    cutoff = Cutoff(now - NEVER_BEFORE, now - NEVER_BEFORE, now - HELD_NEVER_BEFORE)
+    for study_uid in book.studies_before(now - NEVER_BEFORE) if missing_bytes > 0 else ():
+        for case in book.standings(study_uid, cutoff):
+            if not case.kept and case.case_id not in planned:
+                plan.going.append(Going(case, "space", cutoff))
+                missing_bytes -= case.size_bytes
+            elif case.kept:
+                plan.kept[case.case_id] = case.kept
+        if missing_bytes <= 0:
+            break
+    plan.missing_bytes = max(0, missing_bytes)
+
+
+def apply_plan(plan: Plan, book: Book, store: Store, counts: Counts, on_case: Callable[[], None] = lambda: None) -> int:
+    """
+    Remove what may still go of a plan, study by study; gives how many cases went.
+
+    Raises
+    ------
+    Unavailable
+        The database went away in the middle; the next run goes on.
+    """
+    finish_removals(book, store)
+    studies: dict[tuple[str, Cutoff], list[Going]] = defaultdict(list)
+    for one in plan.going:
+        studies[one.case.study_uid, one.cutoff].append(one)
+    number = 0
+    for (study_uid, cutoff), group in studies.items():
+        cases = {one.case.case_id: one.case for one in group}
+        for removed in book.remove(study_uid, cases.keys(), cutoff):
+            _remove_files(book, store, removed)
+            case = cases[removed.case_id]
+            number += 1
+            counts.add("retention_cases")
+            counts.add("retention_bytes", by=case.size_bytes)
+            LOG.info("case removed", extra={"case_id": case.case_id, "state": case.state.value, "bytes": case.size_bytes})
+        for _ in group:
+            on_case()
+    return number
+
+
+def finish_removals(book: Book, store: Store) -> None:
+    """Remove the files of cases whose rows went before a process was killed. Raises Unavailable."""
+    for removed in book.unfinished_removals():
+        _remove_files(book, store, removed)
+
+
+def _remove_files(book: Book, store: Store, removed: Removed) -> None:
+    for some in _batches(removed.instances):
+        book.without_rows(removed.study_uid, some, store.remove)
+    store.remove(removed.outputs)
+    book.end_removal(removed.case_id)
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """Files a day old that no row names: instances by their study (None: not readable, so never taken in as they are), results by case."""
+
+    instances: dict[str | None, list[str]]
+    outputs: dict[str, list[str]]
+    size_bytes: int
+
+    @property
+    def files(self) -> int:
+        """How many there are."""
+        return sum(map(len, (*self.instances.values(), *self.outputs.values())))
+
+
+def find_orphans(book: Book, store: Store, now_s: float | None = None) -> Orphans:
+    """Look through the whole store. Changes nothing. Raises Unavailable."""
+    before_s = (time.time() if now_s is None else now_s) - ORPHAN_AGE_S
+    cases_of: dict[str, list[str]] = defaultdict(list)
+    for case_id, series_uid in book.every_series():
+        cases_of[series_key(series_uid)].append(case_id)
+        cases_of[case_id].append(case_id)
+    found: dict[str, dict[str | None, list[str]]] = {INSTANCES: defaultdict(list), OUTPUTS: defaultdict(list)}
+    size_bytes = 0
+    for kind, by_owner in found.items():
+        for folder in _folders(store.root / kind):
+            old = _old_files(folder, before_s)
+            named = book.files_of_cases(cases_of[folder.name]) if old and folder.name in cases_of else set()
+            for path in (path for path in old if store.relative(path) not in named):
+                by_owner[_study_of(path) if kind == INSTANCES else folder.name].append(store.relative(path))
+                size_bytes += path.stat().st_size
+    return Orphans(dict(found[INSTANCES]), {str(name): paths for name, paths in found[OUTPUTS].items()}, size_bytes)
+
+
+def remove_orphans(orphans: Orphans, book: Book, store: Store) -> None:
+    """Remove those that no row names meanwhile. Raises Unavailable."""
+    for study_uid, paths in orphans.instances.items():
+        for some in _batches(paths):
+            book.without_rows(study_uid or "", some, store.remove)
+    for case_id, paths in orphans.outputs.items():
+        book.without_output_rows(case_id, paths, store.remove)
+    LOG.info("files without a row removed", extra={"files": orphans.files, "bytes": orphans.size_bytes})
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    with os.scandir(root) as entries:
+        yield from (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def _old_files(folder: Path, before_s: float) -> list[Path]:
+    found = []
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < before_s:
+                    found.append(Path(entry.path))
+    return found
+
+
+def _study_of(path: Path) -> str | None:
+    """Read the study of a file; one that cannot be read was never taken in as it is, and is nobody's."""
+    try:
+        with path.open("rb") as stream:
+            return read_file(stream)[0].study_uid
+    except (Rejected, OSError):
+        return None
+
+
+def _batches(paths: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(paths), _AT_ONCE):
+        yield paths[start : start + _AT_ONCE]
+
+
+class Keeper:
+    """Runs the retention by itself: every hour, and when the disk falls below what is to be kept free."""
+
+    def __init__(self, settings: Settings, book: Book, store: Store, counts: Counts, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._book, self._store, self._counts, self._clock = settings, book, store, counts, clock
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._ran_at = float("-inf")
+
+    def tick(self) -> int:
+        """Run if it is time and no other process of the installation has the turn; gives how many cases went. Raises Unavailable."""
+        passed_s = self._clock() - self._ran_at
+        if passed_s < (AGAIN_WHEN_LOW_S if self._is_low() else EVERY_S) or not self._book.take_turn(TURN, self._name, TURN_S):
+            return 0
+        self._ran_at = self._clock()
+        plan = make_plan(self._settings, self._book, self._store)
+        if plan.missing_bytes:
+            LOG.error("less is free than is to be kept free, and nothing more may go", extra={"bytes": plan.missing_bytes})
+        return apply_plan(plan, self._book, self._store, self._counts)
+
+    def _is_low(self) -> bool:
+        wanted_mb = self._settings.retention.keep_free_mb
+        return wanted_mb is not None and self._store.free_bytes() < wanted_mb * 1024**2
+
+
+@contextmanager
+def keeping(settings: Settings, book: Book, store: Store, counts: Counts) -> Iterator[None]:
+    """Let a `Keeper` work while the block runs, where the settings ask for one."""
+    if not settings.retention.asks:
+        yield
+        return
+    keeper, over = Keeper(settings, book, store, counts), threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(TICK_S):
+            try:
+                keeper.tick()
+            except Unavailable as error:
+                LOG.warning("retention put off: %s", error)
+
+    thread = threading.Thread(target=go_on, name="retention", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(END_LIMIT_S)
