@@ -54,7 +54,7 @@ def start(root, tmp_path, free_port):
     for process in started:
         process.send_signal(signal.SIGCONT)
         process.terminate()
-        process.wait(60)
+        process.wait(75)  # past a minute the service ends itself by force
 
 
 @pytest.mark.parametrize(("command", "part"), [("listen", "listener"), ("api", "api")])
