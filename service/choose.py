@@ -54,6 +54,8 @@ def choose_series(folder: Path, settings: Settings, series_uid: str | None = Non
     if series_uid is not None:
         return _take_named(found, series_uid)
     usable = {uid: one.decision for uid, one in found.items() if isinstance(one.decision, Run)}
+    if not usable and len(found) == 1:
+        raise Rejected(f"no series can be used: {next(iter(found.values())).decision.reason}")
     if not usable:
         raise Rejected("no series can be used:\n" + _list(found.values()))
     best = max(decision.rank for decision in usable.values())

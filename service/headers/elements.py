@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 _BINARY: Final = {"FD": "d", "FL": "f", "US": "H", "UL": "I", "SS": "h", "SL": "i"}
 _ESCAPE: Final = b"\x1b"
+_GB2312_ESCAPE: Final = "\x1b$)A"  # pydicom leaves it in the text it decodes (PS3.5 6.1.2.5.3)
 
 
 def raw(dataset: Dataset, keyword: str) -> bytes:
@@ -86,7 +87,7 @@ def repertoires(dataset: Dataset) -> tuple[str, ...]:
 def decode(value: bytes, encodings: Sequence[str]) -> str:
     """Decode text; what the declared repertoires cannot decode is read as UTF-8, and failing that as Latin-1."""
     if _ESCAPE in value:
-        return decode_bytes(value, list(encodings), set())
+        return decode_bytes(value, list(encodings), set()).replace(_GB2312_ESCAPE, "")
     for encoding in (encodings[0], "utf-8"):
         try:
             return value.decode("latin-1" if encoding == "iso8859" else encoding)

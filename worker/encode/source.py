@@ -77,6 +77,7 @@ _VR = dict.fromkeys((*PATIENT, *STUDY, *SERIES, *EQUIPMENT), "LO") | {
 }
 _SEVERAL = ("SoftwareVersions", "LossyImageCompressionRatio", "LossyImageCompressionMethod")  # value multiplicity 1-n
 _UNREADABLE = "\x00"
+_GB2312_ESCAPE = "\x1b$)A"  # pydicom leaves it in the text it decodes (PS3.5 6.1.2.5.3)
 _ENUMERATED = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES", "NO")}
 
 
@@ -157,7 +158,7 @@ def _read(dataset: Dataset, keyword: str) -> str | None:
         return None
     several = isinstance(value, MultiValue | list | tuple)
     text = "\\".join(str(one) for one in value) if several else str(value)
-    return text.strip(" \x00") or None
+    return text.replace(_GB2312_ESCAPE, "").strip(" \x00") or None
 
 
 def normalised(keyword: str, text: str) -> str:
