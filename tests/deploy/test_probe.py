@@ -14,6 +14,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
+from deploy import probe
 from service.records import upgrade
 
 PARTS = ("listener", "api")
@@ -99,10 +100,13 @@ def test_a_part_that_is_not_there_is_unwell(ask, free_port, part):
     assert "refused" in answer.stderr
 
 
-def test_the_wait_for_the_case_book_ends_when_the_migration_is_done(ask, root, tmp_path):
-    variables = {"LEUKOSCOPE_DATABASE_URL": f"sqlite:///{tmp_path / 'book.sqlite'}", "PYTHONPATH": str(root)}
-    early = ask("book", **variables)
-    assert early.returncode == 1
-    assert "leukoscope migrate" in early.stderr
-    upgrade(variables["LEUKOSCOPE_DATABASE_URL"])
-    assert ask("book", "--wait", "10", **variables).returncode == 0
+def test_the_wait_for_the_case_book_ends_when_the_migration_is_done(monkeypatch, tmp_path):
+    url = f"sqlite:///{tmp_path / 'book.sqlite'}"
+    monkeypatch.setenv("LEUKOSCOPE_DATABASE_URL", url)
+    monkeypatch.setenv("LEUKOSCOPE_DATA_DIR", str(tmp_path))
+    with pytest.raises(probe.Unwell, match="leukoscope migrate"):
+        probe.wait_for_book(0.0)
+    migration = threading.Timer(0.3, upgrade, (url,))
+    migration.start()
+    probe.wait_for_book(60.0)
+    migration.join()
