@@ -221,7 +221,7 @@ def index_rebuild(
     """Make the case book anew from the files, or complete a restored one. Every part of the service is stopped first."""
     from service import rebuild
 
-    raise typer.Exit(0 if rebuild.run(_settings(), delivered=delivered) else 1)
+    raise typer.Exit(0 if index.run(_settings(), delivered=delivered) else 1)
 
 
 @APP.command()

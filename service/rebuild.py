@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
@@ -17,19 +17,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-
-from service.errors import Rejected
 from service.headers import Unreadable, read_file
-from service.installation import KEY_FILE
-from service.records import Book, InstanceRow, OutputRow, State, open_book, upgrade_book
+from service.records import Book, InstanceRow, OutputRow
 from service.records.rebuilding import Found
 from service.records.result_record import RECORD, NotARecord, ResultRecord
-from service.serve import only_one
-from service.settings import Settings
-from service.store import INSTANCES, Store, series_key
+from service.store import Store, series_key
 
 _BATCH: Final = 500
 _SOURCE: Final = "index rebuild"
@@ -60,14 +52,6 @@ class Tally:
     def is_sound(self) -> bool:
         """Tell whether every file was what it should be, and there."""
         return not (self.damaged or self.missing or self.lost)
-
-
-def demand_stillness(book: Book) -> None:
-    """Raise Rejected while any part of the installation is alive."""
-    living = book.living_parts()
-    if living:
-        named = ", ".join(f"{part.kind} on {part.detail.get('host', '?')} (process {part.detail.get('pid', '?')})" for part in living)
-        raise Rejected(f"still running: {named}; stop every part first (SIGTERM; one that was killed is forgotten after 30 s)")
 
 
 def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = lambda: None) -> Tally:
@@ -221,72 +205,3 @@ def _written_at(path: Path) -> datetime:
 
 def _why(error: Exception) -> str:
     return error.strerror or "cannot be read" if isinstance(error, OSError) else str(error)
-
-
-def run(settings: Settings, *, delivered: bool = False) -> bool:
-    """
-    Rebuild with a progress bar and print what came of it; gives whether every file was sound.
-
-    Raises
-    ------
-    Rejected
-        There are no files, or a part of the service is alive.
-    Misconfigured, Unavailable
-    """
-    if not (settings.data_dir / INSTANCES).is_dir():
-        raise Rejected(f"no instances in {settings.data_dir}; set LEUKOSCOPE_DATA_DIR to the service's data folder")
-    new_key = not (settings.data_dir / KEY_FILE).exists()
-    with only_one(settings.data_dir):
-        if settings.database_url is None:
-            upgrade_book(settings)
-        book = open_book(settings)
-        try:
-            demand_stillness(book)
-            tally = _with_progress(book, Store(settings.data_dir), delivered)
-            _print(tally, book.count_cases(), new_key)
-        finally:
-            book.close()
-    return tally.is_sound
-
-
-def _with_progress(book: Book, store: Store, delivered: bool) -> Tally:
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("instances", total=sum(1 for _ in store.every_instance()))
-        return rebuild(book, store, delivered=delivered, step=lambda: progress.advance(bar))
-
-
-_LINES: Final = {
-    "series": "series",
-    "new": "instances indexed",
-    "known": "instances known already",
-    "aside": "set aside: other bytes under a known UID",
-    "restored": "cases done, with their results",
-    "again": "cases whose results are gone, to be run again",
-    "orphans": "results of no case or of an older revision, left alone",
-}
-
-
-def _print(tally: Tally, states: Mapping[State, int], new_key: bool) -> None:
-    console = Console()
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, words in _LINES.items():
-        table.add_row(words, str(tally.counts[name]))
-    table.add_row("cases to be judged and run by the service", str(states[State.RECEIVING]))
-    table.add_row("files damaged or not readable, left alone", str(len(tally.damaged)))
-    table.add_row("files missing", str(tally.missing.total()))
-    console.print(table)
-    for path, why in sorted(tally.damaged.items()):
-        console.print(f"{path}: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
-    for case_id, count in sorted(tally.missing.items()):
-        lost = ", and results too" if case_id in tally.lost else ""
-        advice = "send the series again, then retry the case"
-        console.print(f"case {case_id}: {count} files missing{lost}; {advice}", style="red", markup=False, highlight=False, soft_wrap=True)
-    if new_key:
-        console.print(f"{KEY_FILE} was not there: a new one was made, and new cases and all patients have other addresses", style="yellow")
-    console.print(_GONE, highlight=False)
-
-
-_GONE: Final = (
-    "Not in the files, and not back in a case book made anew: who sent what, classes that were discarded, what was refused or held and why "
-    "(judged again at the next start), attempts and history, deliveries (results are sent again unless --delivered was given)."
-)

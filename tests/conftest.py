@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # programs that are not on PATH under their own name
 _ELSEWHERE = {
     name: tuple(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True))
-    for name in ("initdb", "postgres", "pg_ctl", "pg_dump", "psql")
+    for name in ("initdb", "postgres", "pg_ctl", "pg_dump", "pg_restore", "psql")
 }
 
 

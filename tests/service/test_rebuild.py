@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +16,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from service.errors import Misconfigured, Rejected, Unavailable
-from service.rebuild import Tally, demand_stillness, rebuild, run
+from service.index import demand_stillness, run
+from service.rebuild import Tally, rebuild
 from service.records import Case, DeliveryState, Part, State, open_book, upgrade_book
 from service.records.rebuilding import Rebuilding
 from service.serve import only_one
@@ -400,9 +403,14 @@ def test_it_refuses_while_a_part_is_alive(clinic: Clinic) -> None:
     clinic.book.leave([part.name], {})
     with only_one(settings.data_dir), pytest.raises(Misconfigured, match="already runs on the data folder"):
         run(settings)
-    killed = Part(part.name, "listener", now, now - timedelta(seconds=31), {})
-    clinic.book.beat([killed], {})
-    demand_stillness(clinic.book)
+    for dead in ({"host": "radiology-1", "seen_at": now - timedelta(seconds=31)}, {"host": socket.gethostname(), "seen_at": now}):
+        child = subprocess.Popen(["true"])
+        child.wait()
+        clinic.book.beat([Part(part.name, "listener", now, dead.pop("seen_at"), {**dead, "pid": child.pid})], {})
+        demand_stillness(clinic.book)
+    clinic.book.beat([Part(part.name, "listener", now, now, {"host": socket.gethostname(), "pid": os.getpid()})], {})
+    with pytest.raises(Rejected, match=f"process {os.getpid()}"):
+        demand_stillness(clinic.book)
 
 
 def test_the_command_says_what_it_found(clinic: Clinic, capsys: pytest.CaptureFixture[str]) -> None:
