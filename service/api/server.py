@@ -11,6 +11,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.connection import PatientProtocol
 from service.errors import Misconfigured
 from service.settings import Settings
 
@@ -98,7 +99,7 @@ def bind(host: str, port: int) -> socket.socket:
 def _configuration(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=PatientProtocol,
         ws="none",
         loop="asyncio",
         log_config=None,  # configure_logging has set up the one formatter
