@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
 
 from service.records import Book, InstanceRow, Judged, LeaseLost, State, Verdict, utc_now
-from tests.service.casebook import FINDINGS, START, instance, output, queue, receive, run
+from tests.service.casebook import FINDINGS, SECRET, START, instance, output, queue, receive, run
 
 A, B, C, D = (letter * 64 for letter in "abcd")
 
@@ -52,7 +54,8 @@ def test_what_is_the_same_changes_nothing_and_is_known_from_then_on(book: Book) 
     before = book.case(case_id)
     book.note_instances([version(digest=B)])
     assert judge(book, case_id, Verdict.SAME) == 1
-    assert book.case(case_id) == before
+    after = book.case(case_id)
+    assert replace(after, last_received_at=before.last_received_at) == before
     assert [one.outcome for one in book.note_instances([version(digest=B)])] == ["repeat"]
     assert not book.standing(case_id).uncompared
 
@@ -171,7 +174,7 @@ def test_of_each_uid_one_version_is_the_series_whatever_comes_in_which_order(boo
     says = {A: "P/1", C: "P/1", B: "P/2", D: "P/2"}
     rng = random.Random(4)
     case_id = book.note_instances([version(digest=A)])[0].case_id
-    for _ in range(60):
+    for _ in range(30):
         digest = rng.choice([A, B, C, D])
         book.note_instances([version(digest=digest, name=says[digest])])
         if rng.random() < 0.5:
@@ -218,6 +221,47 @@ def test_a_verdict_counts_once_and_only_against_what_it_was_found_against(book: 
     book.judge_resends(case_id, [Judged(against_b[C], Verdict.CORRECTED)])
     assert book.judge_resends(case_id, [Judged(against_b[D], Verdict.SAME)]) == 0, "B is not the series' any more"
     assert [one.kept_digest for one in book.uncompared(case_id)] == [C]
+
+
+def test_a_verdict_that_stands_is_not_changed_by_one_that_comes_late(book: Book) -> None:
+    case_id = book.note_instances([version(digest=A)])[0].case_id
+    book.note_instances([version(digest=B)])
+    found = book.uncompared(case_id)
+    judge(book, case_id, Verdict.OTHER_PIXELS)
+    assert book.judge_resends(case_id, [Judged(one, Verdict.CORRECTED) for one in found]) == 0
+    assert rows(book, case_id) == {A: (False, None), B: (True, "other pixels")}
+
+
+def test_two_comparisons_a_finish_and_a_late_slice_at_once_make_one_revision_each(book_url: str) -> None:
+    books = [Book(book_url, secret=SECRET) for _ in range(4)]
+    try:
+        for turn in range(5):
+            series = f"1.9.{turn}"
+            case_id = books[0].note_instances([version(n, digest=f"{n:064x}", series=series) for n in (1, 2)])[0].case_id
+            books[0].queue_case(case_id, "flair", rank=(1,))
+            lease = books[0].claim(case_id, "w")
+            assert lease is not None
+            books[0].note_instances([version(n, digest=f"{n + 10:064x}", series=series, name="P/2") for n in (1, 2)])
+            found = [Judged(one, Verdict.CORRECTED, ("PatientID",)) for one in books[0].uncompared(case_id)]
+            calls = [
+                lambda book, found=found, case_id=case_id: book.judge_resends(case_id, found),
+                lambda book, found=found, case_id=case_id: book.judge_resends(case_id, found),
+                lambda book, lease=lease: book.finish(lease, outputs=[output()], findings=FINDINGS),
+                lambda book, series=series: book.note_instances([version(3, digest=C, series=series)]),
+            ]
+            with ThreadPoolExecutor(4) as pool:
+                done = [pool.submit(call, book) for call, book in zip(calls, books, strict=True)]
+            assert sorted([done[0].result(), done[1].result()]) == [0, 2]
+            assert done[2].exception() is None or isinstance(done[2].exception(), LeaseLost)
+            case = books[0].case(case_id)
+            assert case is not None
+            assert (case.state, case.revision, case.instances, case.patient_id) == (State.RECEIVING, 2, 3, "P/2")
+            assert [line.event for line in case.history].count("correct") == 1
+            assert current(books[0], case_id) == {f"{11:064x}", f"{12:064x}", C}
+            assert len(books[0].outputs(case_id)) == (done[2].exception() is None)
+    finally:
+        for book in books:
+            book.close()
 
 
 def test_verdicts_on_a_case_that_is_gone_are_nothing(book: Book) -> None:
