@@ -30,6 +30,8 @@ MALFORMED = (
     LookupError,
     EOFError,
     NotImplementedError,
+    RecursionError,
+    OSError,
     struct.error,
 )
 _UNREADABLE = (InvalidDicomError, zlib.error, *MALFORMED)
@@ -216,6 +218,8 @@ def _read(path: Path) -> Dataset:
         missing = [word for word in ("SOPClassUID", "SOPInstanceUID") if not dataset.get(word)]
         dataset.get("SeriesInstanceUID")
     except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's; pydicom raises it without one for what ends too early
+            raise
         raise Rejected(f"a file is not readable DICOM: {type(error).__name__}") from error
     if missing:
         raise Rejected(f"an instance has no {missing[0]}")

@@ -6,42 +6,25 @@ pydicom's own conversions warn or raise on much of it.
 
 from __future__ import annotations
 
-import struct
 import zlib
 from dataclasses import asdict, dataclass, fields
 from typing import Any, BinaryIO, Final
 
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from service.errors import Rejected
+from service.headers.damage import Unreadable, unreadable
 from service.headers.elements import number, numbers, raw, repertoires, sequence, text, texts, uid, whole
 from service.headers.inflating import Bomb, inflate
 from service.headers.pixel_length import check_pixel_data
 
+__all__ = ["ENHANCED", "Frame", "Header", "Mismatch", "Unreadable", "read_file", "read_header"]
+
 ENHANCED: Final = frozenset({"1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.3", "1.2.840.10008.5.1.4.1.1.4.4"})
 _PIXEL_TAGS: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
-# What pydicom raises on bytes that are no data set; sequences nested without end exhaust the stack.
-_DAMAGE: Final = (
-    BytesLengthException,
-    InvalidDicomError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    NotImplementedError,
-    RecursionError,
-    struct.error,
-)
-
-
-class Unreadable(Rejected):
-    """The bytes are no DICOM object, or end too early. Answered with 0xC000 or 422 and never kept."""
 
 
 class Mismatch(Rejected):
@@ -137,18 +120,14 @@ def read_header(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
         stream, beyond = _inflate(stream)
     implicit = transfer_syntax_uid == ImplicitVRLittleEndian
     little = transfer_syntax_uid != ExplicitVRBigEndian
-    try:
+    with unreadable("not a DICOM dataset in its transfer syntax"):
         dataset = read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=None)
-    except _DAMAGE as error:
-        raise Unreadable("not a DICOM dataset in its transfer syntax") from error
     missing = [name for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID") if not uid(dataset, name)]
     if missing:
         raise Unreadable(f"{', '.join(missing)} missing: not an instance, or cut short")
-    try:
+    with unreadable("damaged header"):
         has_pixels = check_pixel_data(stream, dataset, implicit=implicit, little=little, beyond=beyond)
         return _summarise(dataset, transfer_syntax_uid, has_pixels)
-    except _DAMAGE as error:
-        raise Unreadable(str(error) if isinstance(error, EOFError) else "damaged header") from error
 
 
 def read_file(stream: BinaryIO) -> tuple[Header, int]:
@@ -169,10 +148,8 @@ def read_file(stream: BinaryIO) -> tuple[Header, int]:
     """
     if stream.read(132)[128:] != b"DICM":
         raise Unreadable("not a DICOM file")
-    try:
+    with unreadable("damaged file meta information"):
         meta = read_dataset(stream, False, True, stop_when=_after_meta)
-    except _DAMAGE as error:
-        raise Unreadable("damaged file meta information") from error
     transfer_syntax_uid = uid(meta, "TransferSyntaxUID")
     if not transfer_syntax_uid:
         raise Unreadable("no transfer syntax in the file meta information")
