@@ -78,15 +78,12 @@ def _print(tally: Tally, states: Mapping[State, int], new_key: bool) -> None:
     for path, why in sorted(tally.damaged.items()):
         console.print(f"{path}: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
     for case_id, count in sorted(tally.missing.items()):
-        lost = case_id in tally.lost
-        advice = "and its results; send the series again, then rebuild again" if lost else "send the series again, then retry the case"
-        console.print(
-            f"case {case_id}: {count} files missing{' ' if lost else '; '}{advice}",
-            style="red",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        said = f"case {case_id}: {count} files missing"
+        if case_id in tally.lost:
+            said += " and its results; send the series again, then rebuild again"
+        else:
+            said += "; send the series again, then retry the case if it failed"
+        console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
     if new_key:
         console.print(f"{KEY_FILE} was not there: a new one was made, and new cases and all patients have other addresses", style="yellow")
     console.print(_GONE, highlight=False)

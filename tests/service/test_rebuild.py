@@ -424,7 +424,7 @@ def test_the_command_says_what_it_found(clinic: Clinic, capsys: pytest.CaptureFi
     clinic.store.path_of(clinic.book.instance_paths(case.id)[0]).unlink()
     (clinic.store.root / "installation.key").chmod(0o600)
     assert not run(clinic.settings)
-    assert f"case {case.id}: 1 files missing; send the series again, then retry the case" in capsys.readouterr().out
+    assert f"case {case.id}: 1 files missing; send the series again, then retry the case if it failed" in capsys.readouterr().out
 
 
 def test_a_folder_without_instances_is_told_and_nothing_is_made(tmp_path: Path) -> None:
