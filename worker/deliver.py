@@ -138,7 +138,7 @@ class Sender:
             self._postpone(delivery, str(error), fields)
             return
         if answer.category == "Failure":
-            self._postpone(delivery, _describe(answer), fields)
+            self._postpone(delivery, _describe(answer), fields | {"dimse_status": answer.status}, shown="refused")
             return
         warning = _describe(answer) if answer.category == "Warning" else None
         self._book.delivered(delivery.id, warning=warning, fence=delivery.fence)
@@ -152,11 +152,14 @@ class Sender:
             raise Unavailable("the result is not in the store")
         return send(peer, files)[0]
 
-    def _postpone(self, delivery: Delivery, why: str, fields: dict[str, object]) -> None:
+    def _postpone(self, delivery: Delivery, why: str, fields: dict[str, object], *, shown: str = "") -> None:
+        """What the peer says in its Error Comment may name a patient: the case book keeps it, the log does not."""
         self._counts.add("delivery_attempts", delivery.destination, "failed")
         pause_s = pause_after(delivery.attempts)
         state = self._book.delivery_failed(delivery.id, why, utc_now() + timedelta(seconds=pause_s), fence=delivery.fence)
-        LOG.warning("not delivered: %s", why, extra=fields | {"state": state.value, "attempt": delivery.attempts + 1, "seconds": pause_s})
+        LOG.warning(
+            "not delivered: %s", shown or why, extra=fields | {"state": state.value, "attempt": delivery.attempts + 1, "seconds": pause_s}
+        )
 
 
 def pause_after(attempts: int) -> float:
