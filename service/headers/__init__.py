@@ -122,7 +122,7 @@ def read_header(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
     little = transfer_syntax_uid != ExplicitVRBigEndian
     with unreadable("not a DICOM dataset in its transfer syntax"):
         dataset = read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=None)
-    missing = [name for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID") if not uid(dataset, name)]
+        missing = [name for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID") if not uid(dataset, name)]
     if missing:
         raise Unreadable(f"{', '.join(missing)} missing: not an instance, or cut short")
     with unreadable("damaged header"):
@@ -150,10 +150,11 @@ def read_file(stream: BinaryIO) -> tuple[Header, int]:
         raise Unreadable("not a DICOM file")
     with unreadable("damaged file meta information"):
         meta = read_dataset(stream, False, True, stop_when=_after_meta)
-    transfer_syntax_uid = uid(meta, "TransferSyntaxUID")
+        transfer_syntax_uid = uid(meta, "TransferSyntaxUID")
+        directory = uid(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
     if not transfer_syntax_uid:
         raise Unreadable("no transfer syntax in the file meta information")
-    if uid(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+    if directory:
         raise Unreadable("a DICOMDIR, not an instance")
     start = stream.tell()
     return read_header(stream, transfer_syntax_uid), start

@@ -170,6 +170,13 @@ def test_a_deflated_bomb_is_no_more_than_counted() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10, "kilobytes"
 
 
+def test_an_element_of_no_representation_is_refused() -> None:
+    content = part10(one())
+    at = content.index(b"\x08\x00\x18\x00UI", 300)
+    with pytest.raises(Unreadable):
+        read_file(BytesIO(content[: at + 4] + b"U\x03" + bytes(4) + content[at + 10 :]))
+
+
 def test_sequences_nested_without_end_are_refused() -> None:
     begin = b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     with pytest.raises(Unreadable, match="not a DICOM dataset"):
