@@ -117,6 +117,9 @@ def test_what_is_wrong_is_said_in_one_line(environ: dict[str, str], line: str) -
         ("[[calling_ae]]\ntitle='A'\naddress='somewhere'", "calling_ae.0.address: "),
         ("[[tokens]]\nname='a'\nsha256='hunter2'", "tokens.0.sha256: "),
         ("http_port = ", "leukoscope.toml: "),
+        ("[retention]\nkeep_days = 0", "retention.keep_days: "),
+        ("[retention]\nkeep_dayz = 3", "retention.keep_dayz is not a setting"),
+        ("[retention]\nkeep_free_mb = 512", "give more than minimum_free_mb 512, where nothing comes in"),
     ],
 )
 def test_a_bad_file_is_named_with_its_key(toml, text: str, part: str) -> None:
@@ -138,6 +141,12 @@ def test_open_doors_with_locks_are_accepted(toml) -> None:
 )
 def test_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_everything_is_kept_unless_a_rule_is_given(toml) -> None:
+    assert not load_settings({}).retention.asks
+    assert load_settings(toml("[retention]\nkeep_refused_days = 30\n")).retention.asks
+    assert load_settings({"LEUKOSCOPE_RETENTION": '{"keep_days": 365}'}).retention.keep_days == 365
 
 
 def test_settings_cannot_be_changed() -> None:
