@@ -75,7 +75,7 @@ class Frame:
         vendors write it there only.
         """
         for group in self.groups:
-            item = group[sequence].value if sequence is not None and sequence in group else None
+            item = value_of(group, sequence) if sequence is not None else None
             value = value_of(item[0], keyword) if item else None
             if value is not None:
                 return value
@@ -118,7 +118,7 @@ def read_frames(files: Sequence[Path], limits: Limits) -> tuple[Frame, ...]:
         raise Rejected("no files in the series")
     if len({str(dataset.get("SeriesInstanceUID", "")) for dataset in datasets}) > 1:
         raise Rejected("files of more than one series")
-    classes = {dataset.SOPClassUID for dataset in datasets}
+    classes = {str(dataset.SOPClassUID) for dataset in datasets}
     if len(classes) > 1:
         raise Rejected(f"objects of different classes in one series: {', '.join(sorted(UID(one).name for one in classes))}")
     try:

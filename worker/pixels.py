@@ -61,7 +61,9 @@ _DECODED = frozenset(
 _LOSSY_ALWAYS = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
 _LOSSY_PERHAPS = frozenset({JPEG2000, JPEG2000MC, HTJ2K})
 # What the decoders raise on damaged data; nothing else is taken for the data's fault.
-_DAMAGE = (ValueError, RuntimeError, AttributeError, TypeError, IndexError, KeyError, EOFError, OSError)
+_DAMAGE = (ValueError, RuntimeError, AttributeError, TypeError, IndexError, KeyError, EOFError, OSError, struct.error)
+# What pydicom raises on an element that does not hold what its representation says.
+_MALFORMED = (BytesLengthException, TypeError, ValueError, AttributeError, NotImplementedError, struct.error)
 # pydicom turns what its plugins raise into text; a MemoryError often has none.
 _SHORT_OF_MEMORY = re.compile(
     r"unable to allocate|cannot allocate|bad_alloc|out of memory|MemoryError|^\s*[\w-]+:\s*$", re.IGNORECASE | re.MULTILINE
@@ -82,7 +84,10 @@ def frame_count(dataset: Dataset) -> int:
 
 def is_lossy(dataset: Dataset) -> bool:
     """Whether the values were compressed with loss, now (transfer syntax) or at any time before (PS3.3 C.7.6.1.1.5)."""
-    declared = str(dataset.get("LossyImageCompression", ""))
+    try:
+        declared = str(dataset.get("LossyImageCompression", ""))
+    except _MALFORMED:
+        declared = ""
     syntax = transfer_syntax(dataset)
     return declared == "01" or syntax in _LOSSY_ALWAYS or (syntax in _LOSSY_PERHAPS and declared != "00")
 
@@ -183,7 +188,7 @@ def _integer(dataset: Dataset, keyword: str) -> int | None:
     """The value of an element that may be US or SS; its sign follows Pixel Representation whatever it was written as."""
     try:
         value = int(dataset.get(keyword))
-    except (BytesLengthException, TypeError, ValueError, AttributeError, NotImplementedError, struct.error):
+    except _MALFORMED:
         return None
     width = 1 << int(dataset.BitsAllocated)
     value %= width
@@ -192,7 +197,10 @@ def _integer(dataset: Dataset, keyword: str) -> int | None:
 
 def _view(dataset: Dataset, name: str) -> Stored:
     """Uncompressed little-endian values, without a copy."""
-    raw = bytes(dataset.PixelData)
+    try:
+        raw = memoryview(dataset.PixelData)
+    except _MALFORMED as error:
+        raise Rejected(f"pixel data of {name} is no pixel data") from error
     expected = decoded_bytes(dataset)
     if len(raw) < expected:
         raise Rejected(f"pixel data of {name} is truncated: {len(raw)} bytes, expected {expected}")
