@@ -219,7 +219,7 @@ def index_rebuild(
     ] = False,
 ) -> None:
     """Make the case book anew from the files, or complete a restored one. Every part of the service is stopped first."""
-    from service import rebuild
+    from service import index
 
     raise typer.Exit(0 if index.run(_settings(), delivered=delivered) else 1)
 
