@@ -101,6 +101,11 @@ class Child:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
 
+    def kill(self) -> None:
+        """End a process that does not react; `check` notices and starts it again."""
+        if self.process is not None:
+            self._kill_group()
+
     def _kill_group(self) -> None:
         assert self.process is not None
         try:

@@ -33,6 +33,7 @@ from service.records import Book, open_book
 from service.retention import keeping
 from service.settings import Settings
 from service.store import Store
+from service.watchdog import Watchdog
 
 LOG = logging.getLogger(__name__)
 ALL_PARTS = ("listener", "api", "inference", "delivery")
@@ -97,13 +98,13 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
             stack.enter_context(keeping(settings, book, store, counts))
             stack.enter_context(_ticking(intake, stop))
         stack.callback(_ask_to_end, children)  # the last one in is the first to be done
-        _supervise(settings, doors, children, stop)
+        _supervise(settings, doors, children, Watchdog(book), stop)
         LOG.info("stopping")
         _end_by_force(2 * _STOP_LIMIT_S)
     return 0
 
 
-def _supervise(settings: Settings, doors: _Doors, children: Sequence[Child], stop: threading.Event) -> None:
+def _supervise(settings: Settings, doors: _Doors, children: Sequence[Child], watchdog: Watchdog, stop: threading.Event) -> None:
     """Keep the children alive and the ports file true. The children are forked from this thread, which outlives them."""
     ports = settings.data_dir / PORTS_FILE
     written = ""
@@ -112,6 +113,7 @@ def _supervise(settings: Settings, doors: _Doors, children: Sequence[Child], sto
         while not stop.is_set():
             for child in children:
                 child.check()
+            watchdog.look(children)
             text = _describe(settings, doors, children)
             if text != written:
                 _write_atomically(ports, text)

@@ -22,6 +22,7 @@ class Modality:
         self._limit_s = limit_s
         self.acknowledged: dict[str, Path] = {}
         self.refusals = 0
+        self.broken = 0
         self.errors: list[BaseException] = []
 
     def push(self, files: Sequence[Path]) -> None:
@@ -41,6 +42,7 @@ class Modality:
             try:
                 send(self._service.node, waiting, on_answer)
             except (Unavailable, OSError, RuntimeError):
+                self.broken += 1
                 time.sleep(0.2)
             waiting = [file for file in waiting if names[file.path] not in self.acknowledged]
             if waiting:

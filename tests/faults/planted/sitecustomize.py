@@ -7,6 +7,7 @@ The product knows nothing of this. PLANTED_FAULTS holds a JSON list of {"at": "m
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import functools
 import importlib.abc
@@ -106,6 +107,24 @@ class Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+def shift_clock(offset: Path) -> None:
+    """Let the time of day be off by the seconds in a file, from the moment they are written there (libfaketime breaks time.sleep)."""
+    true_time, true_datetime = time.time, dt.datetime
+
+    def shifted() -> float:
+        return true_time() + float(offset.read_text())
+
+    class Shifted(true_datetime):  # type: ignore[misc, valid-type]
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> Shifted:
+            return cls.fromtimestamp(shifted(), tz)
+
+    time.time = shifted
+    dt.datetime = Shifted  # type: ignore[misc]
+
+
+if "PLANTED_CLOCK" in os.environ:
+    shift_clock(Path(os.environ["PLANTED_CLOCK"]))
 if FAULTS:
     words = " ".join(sys.orig_argv)
     FAULTS = [fault for fault in FAULTS if fault["role"] in words]
