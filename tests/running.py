@@ -186,8 +186,11 @@ class Running(Service):
 
     def family(self) -> list[psutil.Process]:
         assert self.process is not None
-        parent = psutil.Process(self.process.pid)
-        return [parent, *parent.children(recursive=True)]
+        try:
+            parent = psutil.Process(self.process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     @contextmanager
     def kept_alive(self) -> Iterator[None]:
