@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import shutil
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,18 +12,12 @@ import pytest
 
 from tests.running import Running, Service
 from tests.separate import Separate
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import PostgresServer, RedisServer, find_port, find_program
 
 if TYPE_CHECKING:
     from model.phantom import Phantom
 
-_GIVEN: set[int] = set()
 ROOT = Path(__file__).resolve().parent.parent
-# programs that are not on PATH under their own name
-_ELSEWHERE = {
-    name: tuple(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True))
-    for name in ("initdb", "postgres", "pg_ctl", "pg_dump", "pg_restore", "psql")
-}
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +25,7 @@ def peer() -> Callable[[str], str]:
     """Give the path of a real program; without it the test skips with the reason, and with CI=true it fails."""
 
     def find(name: str) -> str:
-        found = shutil.which(name) or next((str(path) for path in _ELSEWHERE.get(name, ())), None)
+        found = find_program(name)
         if found is None:
             reason = f"{name} is not installed (make peers installs it where apt-get is there)"
             if os.environ.get("CI") == "true":
@@ -52,21 +43,6 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data, which is not here")
     return folder
-
-
-def find_port() -> int:
-    """Give the number of a port nobody listens on, never the same twice, below those the system lends to outgoing connections."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in _GIVEN:
-            _GIVEN.add(port)
-            return port
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +19,28 @@ import redis
 from sqlalchemy import create_engine, text
 
 Find = Callable[[str], str]
+_GIVEN: set[int] = set()
+
+
+def find_program(name: str) -> str | None:
+    """Give the path of a program; Debian keeps PostgreSQL's off PATH."""
+    elsewhere = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
+    return shutil.which(name) or next((str(path) for path in elsewhere), None)
+
+
+def find_port() -> int:
+    """Give the number of a port nobody listens on, never the same twice, below those the system lends to outgoing connections."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port
 
 
 class RedisServer:
