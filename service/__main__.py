@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service import administrator
+
 if TYPE_CHECKING:
     from model.release import Release
     from service.settings import Settings
@@ -26,10 +28,6 @@ APP = typer.Typer(
 )
 RELEASES_APP = typer.Typer(help="The models that can be served.", no_args_is_help=True)
 APP.add_typer(RELEASES_APP, name="releases")
-INDEX_APP = typer.Typer(help="The case book and the files it is about.", no_args_is_help=True)
-APP.add_typer(INDEX_APP, name="index")
-TOKENS_APP = typer.Typer(help="API tokens; the settings keep only their SHA-256.", no_args_is_help=True)
-APP.add_typer(TOKENS_APP, name="tokens")
 
 _SEGMENT_STEPS = 7  # the engine, and the six stages of worker.pipeline
 _NODE = re.compile(r"(?P<title>[^@]{1,16})@(?P<host>\[[0-9a-fA-F:]+\]|[^:@]+):(?P<port>\d{1,5})")
@@ -200,81 +198,7 @@ def demo(
     raise typer.Exit(show.run(results, seed, show.Cast(make_phantom, write_series, push_files)))
 
 
-@APP.command()
-def migrate(
-    new_keys: Annotated[bool, typer.Option("--new-keys", help="Give every patient a new key: installation.key was lost.")] = False,
-) -> None:
-    """Bring the case book's tables up to this version."""
-    from service import records
-
-    settings = _settings()
-    records.upgrade_book(settings, new_keys=new_keys)
-    typer.echo("the case book is up to date")
-
-
-@INDEX_APP.command("rebuild")
-def index_rebuild(
-    delivered: Annotated[
-        bool, typer.Option("--delivered", help="The destinations have the results that come back; otherwise they are sent again.")
-    ] = False,
-) -> None:
-    """Make the case book anew from the files, or complete a restored one. Every part of the service is stopped first."""
-    from service import index
-
-    raise typer.Exit(0 if index.run(_settings(), delivered=delivered) else 1)
-
-
-@APP.command()
-def retention(
-    apply: Annotated[bool, typer.Option("--apply", help="Remove; without it only shown.")] = False,
-    orphans: Annotated[
-        bool, typer.Option("--orphans", help="Also files that no row names. Never after a database was lost or restored.")
-    ] = False,
-) -> None:
-    """Show, and with --apply remove, what the settings no longer keep (keep_days, keep_refused_days, keep_free_mb under retention)."""
-    from service import administer
-
-    administer.clean_up(_settings(), apply=apply, orphans=orphans)
-
-
-@APP.command()
-def resend(
-    case_id: Annotated[str | None, typer.Argument(metavar="[CASE]", show_default=False)] = None,
-    destination: Annotated[str | None, typer.Option(metavar="NAME", help="Only to this destination.")] = None,
-) -> None:
-    """Send again what was given up: of all cases, or of one."""
-    from service import administer
-
-    administer.resend(_settings(), case_id, destination)
-
-
-@TOKENS_APP.command("new")
-def tokens_new(
-    name: Annotated[str, typer.Argument(help="What the log calls it.")],
-    scope: Annotated[list[str] | None, typer.Option(help="read, submit or admin; may be given several times.")] = None,
-) -> None:
-    """Make a token: shown once, with the lines for the settings."""
-    from service import administer
-
-    administer.new_token(name, scope or ["read", "submit"])
-
-
-@TOKENS_APP.command("list")
-def tokens_list() -> None:
-    """Show the names and scopes in the settings."""
-    from service import administer
-
-    administer.list_tokens(_settings())
-
-
-@TOKENS_APP.command("check")
-def tokens_check(
-    token: Annotated[str | None, typer.Argument(help="Without it, read from standard input: not shown in the list of processes.")] = None,
-) -> None:
-    """Tell what a token may do."""
-    from service import administer
-
-    administer.check_token(_settings(), token if token is not None else sys.stdin.readline())
+administrator.add_to(APP)
 
 
 @RELEASES_APP.command("list")

@@ -1,4 +1,4 @@
-"""Takes instances in and lets series go to work: durable first, indexed next, then judged when their sender is done.
+"""Takes instances in: durable first, indexed next, then judged when their sender is done.
 
 Shared by the listener and the API. What must survive is in the store and the case book; what is kept in memory here (who is
 still sending, how long it has been quiet) is made anew after a restart, when every series in receiving waits for the quiet time.
@@ -15,7 +15,6 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -23,25 +22,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from service import queue
-from service.admission import Hold, Refuse, Run, examine
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.commit import GroupCommit
 from service.comparisons import Comparisons
 from service.errors import Unavailable
 from service.headers import Header, Mismatch, read_file, read_header
+from service.judge import SHORTEST_GAP_WAIT_S, Judge
 from service.presence import Counts
-from service.records import Book, InstanceRow, InvalidTransition, Noted, State, UnknownCase, utc_now
+from service.records import Book, InstanceRow, Noted, State, utc_now
 from service.settings import Settings
 from service.store import Store
-from service.watches import Watch, Watches
+from service.watches import Watches
 
 LOG = logging.getLogger(__name__)
-
-# A sender that opens an association for each few instances makes every release look like the end: see `Intake.close_source`.
-FEW: Final = 3
-GAPS_TO_WAIT: Final = 4
-LONGEST_GAP_WAIT_S: Final = 5.0
-SHORTEST_GAP_WAIT_S: Final = 0.5
 
 SWEEP: Final = "sweep"
 SWEEPS_TO_A_TURN: Final = 3
@@ -115,6 +108,7 @@ class Intake:
         self._counts = counts if counts is not None else Counts()
         self._commit: GroupCommit[InstanceRow, Noted] = GroupCommit(book.note_instances)
         self._watches = Watches(settings.quiet_time_s, clock)
+        self._judge = Judge(settings, book, self._watches, self._submit)
         self._comparisons = Comparisons(lambda case_id: submit_comparison(app, case_id), clock)
         self._swept_at = float("-inf")
         self._name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -188,7 +182,7 @@ class Intake:
         self._comparisons.close(association)
         for watch, brought in self._watches.close(association, clean=clean):
             try:
-                self._judge_or_hold(watch, final=False, brought=brought)
+                self._judge.judge(watch, final=False, brought=brought)
             except Unavailable:
                 LOG.warning("a finished series could not be judged yet", extra={"case_id": watch.case_id, "association": association})
                 self._watches.look_again(watch, SHORTEST_GAP_WAIT_S)
@@ -201,7 +195,7 @@ class Intake:
             self._swept_at = moment
         self._comparisons.ask_due()
         for watch, final in self._watches.due(moment):
-            self._judge_or_hold(watch, final=final)
+            self._judge.judge(watch, final=final)
 
     def retry(self, case_id: str) -> State:
         """Run a failed case again, or look at a held one again. Raises UnknownCase, InvalidTransition, Unavailable."""
@@ -210,7 +204,7 @@ class Intake:
             self._submit(case_id)
         elif (case := self._book.case(case_id)) is not None:
             watch = self._watches.adopt(case.study_uid, case.series_uid, case_id, case.instances)
-            self._judge_or_hold(watch, final=True)
+            self._judge.judge(watch, final=True)
         return state
 
     def _sweep(self, now: datetime) -> None:
@@ -232,57 +226,6 @@ class Intake:
         except Unavailable:
             LOG.warning("the broker is away; what is due waits for the next sweep")
             return []
-
-    def _judge_or_hold(self, watch: Watch, *, final: bool, brought: int | None = None) -> None:
-        """One series that breaks the rules' code must not stop the others: it is held, and logged as the defect it is."""
-        try:
-            self._judge(watch, final=final, brought=brought)
-        except Unavailable:
-            raise
-        except Exception:
-            LOG.exception("a series could not be judged", extra={"case_id": watch.case_id})
-            version = watch.version
-            with suppress(InvalidTransition, UnknownCase):
-                self._book.hold(watch.case_id, "internal error while its headers were judged")
-            self._watches.rest(watch, version)
-
-    def _judge(self, watch: Watch, *, final: bool, brought: int | None = None) -> None:
-        case_id, version = watch.case_id, watch.version
-        try:
-            standing = self._book.standing(case_id)
-        except UnknownCase:  # deleted
-            self._watches.rest(watch, version)
-            return
-        if standing.uncompared:
-            return  # a corrected instance changes what is judged; looked at again when the quiet time is over, and from then on
-        rows = self._book.headers(case_id)
-        decision = examine([Header.from_json(row.header) for row in rows], self._settings, final=final)
-        if isinstance(decision, Run) and brought is not None and brought <= FEW < len(rows) and not decision.counted:
-            self._watches.look_again(watch, min(LONGEST_GAP_WAIT_S, max(SHORTEST_GAP_WAIT_S, GAPS_TO_WAIT * watch.gap)))
-            return
-        try:
-            settled = self._settle(case_id, decision, len(rows), standing.fence)
-        except (InvalidTransition, UnknownCase):
-            settled = True  # another process, or a deletion, was faster
-        if settled:
-            self._watches.rest(watch, version)
-
-    def _settle(self, case_id: str, decision: object, seen: int, fence: int) -> bool:
-        """Write the decision down; False when there is none yet, or instances came or were corrected since it was made."""
-        if isinstance(decision, Refuse):
-            settled = self._book.refuse(case_id, decision.reason, decision.rule, seen=seen, fence=fence)
-        elif isinstance(decision, Hold):
-            settled = self._book.hold(case_id, decision.reason, rule=decision.rule, seen=seen, fence=fence)
-        elif isinstance(decision, Run):
-            settled = self._book.queue_case(case_id, decision.rule, decision.quality, rank=decision.rank, seen=seen, fence=fence)
-        else:
-            return False
-        if settled:
-            kind = type(decision).__name__.lower()
-            LOG.info("series judged: %s", kind, extra={"case_id": case_id, "rule": getattr(decision, "rule", None), "instances": seen})
-        if settled and isinstance(decision, Run):
-            self._submit(case_id)
-        return settled
 
     def _submit(self, case_id: str) -> bool:
         """The case book knows that the case is queued: where the broker is away, the sweep submits it later."""

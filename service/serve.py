@@ -67,41 +67,53 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
     faulthandler.register(signal.SIGUSR1)  # kill -USR1 shows where every thread is, and no value of any variable
     workers = [name for name in parts if name in {"inference", "delivery"}]
     with ExitStack() as stack:
-        _make_folder(settings.data_dir)
-        if workers:
-            stack.enter_context(only_one(settings.data_dir))
-            renew_broker(settings)
-        if settings.database_url is None:
-            records.upgrade_book(settings)
-        book = open_book(settings)
-        stack.callback(book.close)
-        store = Store(settings.data_dir, settings.minimum_free_mb)
-        store.clean_leftovers()
-        if workers:
-            _reclaim(settings, book)
-        app = make_app(settings)
-        # Only one `serve` runs on a data folder: a new one is the old one's successor.
-        counts = Counts()
-        intake = Intake(settings, store, book, app, name=_owner_prefix(settings) if workers else None, counts=counts)
+        book, store = _open(settings, stack, alone=bool(workers))
         children = [_worker(name, settings, book) for name in workers]
         stack.callback(_wait_for_end, children)
-        doors = _Doors()
-        tells: dict[str, Describe] = {}
-        if "listener" in parts:
-            listener = stack.enter_context(_listening(settings, intake, counts))
-            doors.dicom_port, tells["listener"] = listener.port, listener.describe
-        if "api" in parts:
-            doors.http_port = stack.enter_context(_answering(settings, book, store, intake, own=tells))
-            tells["api"] = partial(dict, address=settings.http_host, port=doors.http_port)
-        if tells:
-            stack.enter_context(present(book, counts, tells))
-            stack.enter_context(keeping(settings, book, store, counts))
-            stack.enter_context(_ticking(intake, stop))
+        doors = _open_doors(settings, book, store, parts, stop, stack)
         stack.callback(_ask_to_end, children)  # the last one in is the first to be done
         _supervise(settings, doors, children, Watchdog(book), stop)
         LOG.info("stopping")
         _end_by_force(2 * _STOP_LIMIT_S)
     return 0
+
+
+def _open(settings: Settings, stack: ExitStack, *, alone: bool) -> tuple[Book, Store]:
+    """Open the case book and the store; `alone`: nobody else may run on this data folder, and what its last service left is taken over."""
+    _make_folder(settings.data_dir)
+    if alone:
+        stack.enter_context(only_one(settings.data_dir))
+        renew_broker(settings)
+    if settings.database_url is None:
+        records.upgrade_book(settings)
+    book = open_book(settings)
+    stack.callback(book.close)
+    store = Store(settings.data_dir, settings.minimum_free_mb)
+    store.clean_leftovers()
+    if alone:
+        _reclaim(settings, book)
+    return book, store
+
+
+def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[str], stop: threading.Event, stack: ExitStack) -> _Doors:
+    """Let series in by the doors among `parts`, with what goes on behind them."""
+    counts = Counts()
+    # Only one `serve` runs on a data folder: a new one is the old one's successor.
+    name = _owner_prefix(settings) if set(parts) == set(ALL_PARTS) else None
+    intake = Intake(settings, store, book, make_app(settings), name=name, counts=counts)
+    doors = _Doors()
+    tells: dict[str, Describe] = {}
+    if "listener" in parts:
+        listener = stack.enter_context(_listening(settings, intake, counts))
+        doors.dicom_port, tells["listener"] = listener.port, listener.describe
+    if "api" in parts:
+        doors.http_port = stack.enter_context(_answering(settings, book, store, intake, own=tells))
+        tells["api"] = partial(dict, address=settings.http_host, port=doors.http_port)
+    if tells:
+        stack.enter_context(present(book, counts, tells))
+        stack.enter_context(keeping(settings, book, store, counts))
+        stack.enter_context(_ticking(intake, stop))
+    return doors
 
 
 def _supervise(settings: Settings, doors: _Doors, children: Sequence[Child], watchdog: Watchdog, stop: threading.Event) -> None:

@@ -12,7 +12,7 @@ STORE, ARRIVALS, WORK = "service.store:Store", "service.records.arrivals:Arrival
 CHILD, PARENT = "worker --queue inference", "worker --queue inference"
 
 INTAKE = [
-    Fault(f"{STORE}._rename", "kill", call=3),  # the file is half there
+    Fault("service.store:write_durably", "kill", "after", call=3),  # the file has not got its name yet
     Fault(f"{STORE}.put_instance", "kill", "after", call=4),  # the file is there, the row is not
     Fault(f"{ARRIVALS}.note_instances", "kill", "after", call=5),  # the row is there, the answer is not
     Fault("service.intake:Intake.close_source", "kill"),  # everything answered, nothing judged
