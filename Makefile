@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo serve test check bench check-image peers lock clean
+.PHONY: help demo serve test check bench soak check-image peers lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ PEERS := orthanc dcmtk redis-server postgresql dicom3tools poppler-utils rsync s
 PEER_PROGRAMS := Orthanc storescu redis-server dciodvfy pdftoppm rsync sqlite3
 
 help:
-	@echo "make demo | serve | test | check | bench"
+	@echo "make demo | serve | test | check | bench | soak"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,7 +53,14 @@ check: $(VENV)/.ready-to-develop
 	$(BIN)/lint-imports
 
 test: peers check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# An hour of faults: every cell of the fault matrix on both sets, hundreds of kills, a hundred series, ten thousand changed files and PDUs.
+soak: peers $(VENV)/.ready-to-develop
+	$(BIN)/python -m pytest -m soak
+	for set in embedded full; do for victim in everything something; do \
+		$(BIN)/python -m tests.soak.kills --set $$set --victim $$victim --kills 50; done; $(BIN)/python -m tests.soak.hundred --set $$set; done
+	$(BIN)/python -m tests.soak.mutations
 
 bench: peers $(VENV)/.ready-to-develop
 	TCP_NODELAY=1 $(BIN)/python -m tests.bench

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,22 +89,31 @@ def redis_server(peer: Callable[[str], str], free_port: Callable[[], int]) -> It
         server.stop()
 
 
-@pytest.fixture(scope="session", params=["embedded", "full"])
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, peer: Callable[[str], str]) -> Iterator[Service]:
-    """Run one service for all tests that do not break it, on each set of parts: short quiet time, no destination."""
-    folder = tmp_path_factory.mktemp("service")
-    with ExitStack() as stack:
-        service: Service
-        if request.param == "embedded":
-            service = Running(folder / "data", quiet_time_s=1.5)
-        else:
-            broker = RedisServer(peer("redis-server"), find_port()).start()
-            stack.callback(broker.stop)
-            postgresql = request.getfixturevalue("postgresql")
-            parts = {"database_url": postgresql.create_database("running"), "broker_url": broker.url}
-            service = Separate(folder / "data", find_port, quiet_time_s=1.5, **parts)
-        yield service.start()
-        assert service.stop() == 0, service.last_words()
+@pytest.fixture(scope="session")
+def embedded_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Run `serve` for all tests that do not break it: short quiet time, no destination."""
+    service = Running(tmp_path_factory.mktemp("embedded") / "data", quiet_time_s=1.5)
+    yield service.start()
+    assert service.stop() == 0, service.last_words()
+
+
+@pytest.fixture(scope="session")
+def full_service(tmp_path_factory: pytest.TempPathFactory, peer: Callable[[str], str], postgresql: PostgresServer) -> Iterator[Service]:
+    """Run the same on the full set, every part alone."""
+    broker = RedisServer(peer("redis-server"), find_port()).start()
+    parts = {"database_url": postgresql.create_database("running"), "broker_url": broker.url}
+    service = Separate(tmp_path_factory.mktemp("full") / "data", find_port, quiet_time_s=1.5, **parts)
+    yield service.start()
+    code = service.stop()
+    broker.stop()
+    assert code == 0, service.last_words()
+
+
+@pytest.fixture(params=["embedded", "full"])
+def running(request: pytest.FixtureRequest) -> Service:
+    """Give a service that no test breaks, on each set of parts."""
+    service: Service = request.getfixturevalue(f"{request.param}_service")
+    return service
 
 
 @pytest.fixture(params=["embedded", "full"])

@@ -20,6 +20,7 @@ from sqlalchemy import create_engine, text
 
 Find = Callable[[str], str]
 _GIVEN: set[int] = set()
+_RANDOM = random.SystemRandom()  # Hypothesis seeds the other one, and tests run side by side
 
 
 def find_program(name: str) -> str | None:
@@ -31,7 +32,7 @@ def find_program(name: str) -> str | None:
 def find_port() -> int:
     """Give the number of a port nobody listens on, never the same twice, below those the system lends to outgoing connections."""
     while True:
-        port = random.randrange(20000, 32000)
+        port = _RANDOM.randrange(20000, 32000)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -11,6 +11,7 @@ import pytest
 from tests.faults.books import book_of, wait_for_all
 from tests.faults.modality import Modality
 from tests.faults.plan import Fault, Plan
+from tests.faults.sets import on
 from tests.provider import provider
 
 ROLE = "worker --queue delivery"
@@ -22,6 +23,7 @@ SENDING = [
 
 
 @pytest.mark.timeout(400)
+@on("embedded", soak="full")
 def test_the_delivery_worker_dies_at_every_step_of_a_sending(make_fragile, write_small, tmp_path):
     with provider() as pacs:
         destinations = [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}]

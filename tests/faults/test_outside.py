@@ -16,6 +16,7 @@ from service.records import utc_now
 from tests.faults.books import assert_balance, book_of, history, wait_for_all
 from tests.faults.modality import Modality
 from tests.faults.plan import Fault, Plan
+from tests.faults.sets import on
 from tests.running import Running, series_uid
 from tests.servers import PostgresServer
 
@@ -54,7 +55,7 @@ def test_a_flushed_broker_loses_no_case(make_fragile, write_small, request):
 
 
 @LONG
-@pytest.mark.parametrize("make_service", ["full"], indirect=True)
+@on("full")
 def test_a_broker_that_dies_and_comes_back_empty_loses_no_case(make_fragile, write_small, redis_server):
     service = make_fragile().start()
     series = write_small(3)
@@ -83,7 +84,7 @@ def own_postgresql(peer):
 
 
 @LONG
-@pytest.mark.parametrize("make_service", ["full"], indirect=True)
+@on("full")
 @pytest.mark.parametrize("way", ["gone", "frozen"])
 def test_a_database_that_is_away_is_answered_with_out_of_resources_and_waited_for(make_fragile, write_small, own_postgresql, way):
     service = make_fragile(database_url=own_postgresql.create_database("fragile")).start()
@@ -100,7 +101,7 @@ def test_a_database_that_is_away_is_answered_with_out_of_resources_and_waited_fo
 
 
 @LONG
-@pytest.mark.parametrize("make_service", ["embedded"], indirect=True)
+@on("embedded")
 def test_a_database_locked_by_somebody_else_is_waited_for(make_fragile, write_small):
     service = make_fragile().start()
     series = write_small(2)
@@ -132,7 +133,9 @@ def small_disk(tmp_path):
 
 
 @LONG
-@pytest.mark.parametrize("reserve_mb", [0, 16], ids=["to the last byte", "to the reserve"])
+@pytest.mark.parametrize(
+    "reserve_mb", [pytest.param(0, id="to the last byte"), pytest.param(16, id="to the reserve", marks=pytest.mark.soak)]
+)
 def test_a_full_disk_refuses_keeps_and_recovers(tiny_release, write_small, small_disk, free_port, reserve_mb):
     service = Running(
         small_disk / "data",
@@ -177,6 +180,7 @@ def fill(path: Path, leave_mb: int) -> None:
 
 
 @LONG
+@on("full", soak="embedded")
 def test_a_listener_that_stands_still_loses_nothing(make_fragile, write_small):
     service = make_fragile().start()
     series = write_small(2)
@@ -191,7 +195,7 @@ def test_a_listener_that_stands_still_loses_nothing(make_fragile, write_small):
 
 
 @LONG
-@pytest.mark.parametrize("make_service", ["full"], indirect=True)
+@on("full")
 def test_a_worker_that_stood_still_finds_its_case_taken_and_its_writes_void(make_fragile, write_small, tmp_path):
     plan = Plan(tmp_path / "flags", [Fault("worker.pipeline:run", "slow", role="--queue inference")])
     service = make_fragile(time_limit_s=60)
@@ -217,7 +221,7 @@ def test_a_worker_that_stood_still_finds_its_case_taken_and_its_writes_void(make
 
 
 @LONG
-@pytest.mark.parametrize("make_service", ["embedded"], indirect=True)
+@on("embedded")
 def test_a_clock_set_back_or_ahead_stops_nothing(make_fragile, write_small, tmp_path):
     offset = tmp_path / "offset"
     offset.write_text("0")

@@ -7,6 +7,7 @@ import pytest
 from tests.faults.books import assert_balance, wait_for_all
 from tests.faults.modality import Modality
 from tests.faults.plan import Fault, Plan
+from tests.faults.sets import on
 
 STORE, ARRIVALS, WORK = "service.store:Store", "service.records.arrivals:Arrivals", "service.records.work:Work"
 CHILD, PARENT = "worker --queue inference", "worker --queue inference"
@@ -73,6 +74,7 @@ def test_the_listener_dies_at_every_step_of_taking_a_series_in(under):
 
 
 @pytest.mark.timeout(400)
+@on("embedded", soak="full")
 def test_the_worker_s_child_fails_at_every_step_of_a_case(under):
     under(DOING)
 

@@ -8,12 +8,14 @@ from service.store import series_key
 from tests.faults.books import wait_for_all
 from tests.faults.modality import Modality
 from tests.faults.plan import Fault, Plan
+from tests.faults.sets import on
 from tests.running import series_uid
 
-WAYS = {"kill": "its process died while working on it", "hang": "not done within 8 s", "defect": "RuntimeError in the stage"}
+WAYS = {"kill": "its process died while working on it", "hang": "not done within 5 s", "defect": "RuntimeError in the stage"}
 
 
 @pytest.mark.timeout(400)
+@on("embedded", soak="full")
 def test_three_poison_cases_in_a_queue_of_ten_fail_and_the_others_are_done(make_fragile, write_small, tmp_path):
     series = write_small(10)
     poisonous = dict(zip(WAYS, (series[1], series[4], series[7]), strict=True))
@@ -24,7 +26,7 @@ def test_three_poison_cases_in_a_queue_of_ten_fail_and_the_others_are_done(make_
             for do, files in poisonous.items()
         ],
     )
-    service = make_fragile(time_limit_s=8)
+    service = make_fragile(time_limit_s=5)
     service.extra = plan.environ
     service.start()
     for number in range(len(plan.faults)):
@@ -44,7 +46,7 @@ def test_three_poison_cases_in_a_queue_of_ten_fail_and_the_others_are_done(make_
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("make_service", ["embedded"], indirect=True)
+@on("embedded")
 def test_a_failed_case_runs_again_when_asked(make_fragile, write_small, tmp_path):
     (files,) = write_small(1)
     plan = Plan(tmp_path / "flags", [Fault("worker.pipeline:run", "defect", role="--queue inference")] * 3)

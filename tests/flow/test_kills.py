@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 
@@ -49,27 +47,6 @@ def test_a_killed_service_leaves_no_process_and_finishes_once_after_its_restart(
     other = running.wait_until(series_uid(files), "done")
     mine, theirs = fragile.outputs(case), running.outputs(other)
     assert [name for name in mine if mine[name] != theirs[name]] == []
-
-
-def test_a_killed_worker_is_replaced_and_its_case_done_once(fragile, write_phantom):
-    files = write_phantom("kill-worker")
-    fragile.push(files)
-    fragile.wait_until(series_uid(files), "running")
-    os.kill(worker_of(fragile, "inference").pid, signal.SIGKILL)
-    case = fragile.wait_until(series_uid(files), "done")
-    assert history(fragile, case).count("finish") == 1
-
-
-def test_a_killed_child_counts_against_its_case(fragile, write_phantom):
-    files = write_phantom("kill-child")
-    fragile.push(files)
-    fragile.wait_until(series_uid(files), "running")
-    (child,) = worker_of(fragile, "inference").children()
-    child.kill()
-    case = fragile.wait_until(series_uid(files), "done")
-    events = history(fragile, case)
-    assert events.count("stumble") == 1
-    assert events.count("finish") == 1
 
 
 def test_sigterm_finishes_the_case_in_hand(fragile, write_phantom):

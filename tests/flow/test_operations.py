@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import Unavailable
+from service.presence import BEAT_S
 from tests.running import Running, series_uid
 from tests.tiny import write_release
 from worker.send import read_outgoing, send
@@ -47,9 +48,22 @@ def parts(service: Any) -> dict[str, dict[str, Any]]:
     return service.client.get("/health/ready").json()["parts"]
 
 
+def settled(service: Any) -> Seen:
+    """Scrape when every process has added what it counted for the tests before."""
+    deadline = time.monotonic() + 60
+    seen = scrape(service.client)
+    while True:
+        time.sleep(2 * BEAT_S)
+        last, seen = seen, scrape(service.client)
+        counted = [name for name in seen if name[0].endswith("_total") and "http" not in name[0] and "process" not in name[0]]
+        if all(seen[name] == last.get(name) for name in counted):
+            return seen
+        assert time.monotonic() < deadline
+
+
 def test_every_api_tells_the_same_of_all_processes(running, write_phantom):
     files, uploaded = write_phantom("operations"), write_phantom("operations-rest")[:3]
-    before = scrape(running.client)
+    before = settled(running)
     size = sum(path.stat().st_size for path in files)
     running.push(files)
     running.client.post("/cases", files=[("files", (path.name, path.read_bytes())) for path in uploaded]).raise_for_status()
