@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import administrator
+from service import commands
 
 if TYPE_CHECKING:
     from model.release import Release
@@ -198,7 +198,7 @@ def demo(
     raise typer.Exit(show.run(results, seed, show.Cast(make_phantom, write_series, push_files)))
 
 
-administrator.add_to(APP)
+commands.add_to(APP)
 
 
 @RELEASES_APP.command("list")
