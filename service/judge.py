@@ -60,7 +60,8 @@ class Judge:
             LOG.exception("a series could not be judged", extra={"case_id": watch.case_id})
             version = watch.version
             with suppress(InvalidTransition, UnknownCase):
-                self._book.hold(watch.case_id, "internal error while its headers were judged")
+                standing = self._book.standing(watch.case_id)
+                self._book.hold(watch.case_id, "internal error while its headers were judged", fence=standing.fence)
             self._watches.rest(watch, version)
 
     def _look(self, watch: Watch, *, final: bool, brought: int | None) -> None:

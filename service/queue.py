@@ -92,14 +92,12 @@ def submit_delivery(app: Celery, case_id: str) -> None:
 
 def ping(app: Celery) -> None:
     """Make sure that the broker answers. Raises Unavailable."""
-    with _broker_trouble(), app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=3)
-        connection.default_channel.queue_declare(INFERENCE_QUEUE, passive=False)
+    count_messages(app)
 
 
 def count_messages(app: Celery) -> int:
     """Count the messages that wait for a worker and that none has taken. Raises Unavailable."""
-    with _broker_trouble(), app.connection_for_write() as connection:
+    with app.connection_for_write() as connection, _broker_trouble(*connection.connection_errors, *connection.channel_errors):
         connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=3)
         return int(connection.default_channel.queue_declare(INFERENCE_QUEUE, passive=False).message_count)
 
@@ -110,8 +108,10 @@ def _send(app: Celery, task: str, case_id: str) -> None:
 
 
 @contextmanager
-def _broker_trouble() -> Iterator[None]:
+def _broker_trouble(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn what a broker that is away raises into Unavailable; `kinds`: its client's own errors, where nobody has translated them."""
+    away: tuple[type[Exception], ...] = (OperationalError, sqlite3.Error, OSError, *kinds)
     try:
         yield
-    except (OperationalError, sqlite3.Error, OSError) as error:
+    except away as error:
         raise Unavailable(f"the broker: {' '.join(str(error).split())[:200]}") from error

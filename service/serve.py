@@ -33,7 +33,7 @@ from service.records import Book, open_book
 from service.retention import keeping
 from service.settings import Settings
 from service.store import Store
-from service.watchdog import Watchdog
+from service.watchdog import Watchdog, watching
 
 LOG = logging.getLogger(__name__)
 ALL_PARTS = ("listener", "api", "inference", "delivery")
@@ -41,6 +41,12 @@ LOCK_FILE = "serve.lock"
 PORTS_FILE = "serve.json"
 _ROUND_S = 0.1
 _STOP_LIMIT_S = 30.0
+
+
+class _Stop(threading.Event):
+    """Set when the service is to end; `failed` when that is because a part of it met a defect."""
+
+    failed = False
 
 
 @dataclass
@@ -52,7 +58,7 @@ class _Doors:
 
 
 def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
-    """Run the parts until SIGTERM or SIGINT, then finish what was acknowledged. Gives the exit code.
+    """Run the parts until SIGTERM or SIGINT, then finish what was acknowledged. Gives the exit code: 1 when a part met a defect.
 
     Raises
     ------
@@ -61,7 +67,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
     Unavailable
         The database is away at the start.
     """
-    stop = threading.Event()
+    stop = _Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     faulthandler.register(signal.SIGUSR1)  # kill -USR1 shows where every thread is, and no value of any variable
@@ -72,10 +78,10 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
         stack.callback(_wait_for_end, children)
         doors = _open_doors(settings, book, store, parts, stop, stack)
         stack.callback(_ask_to_end, children)  # the last one in is the first to be done
-        _supervise(settings, doors, children, Watchdog(book), stop)
+        _supervise(settings, doors, children, stack.enter_context(watching(book)), stop)
         LOG.info("stopping")
         _end_by_force(2 * _STOP_LIMIT_S)
-    return 0
+    return 1 if stop.failed else 0
 
 
 def _open(settings: Settings, stack: ExitStack, *, alone: bool) -> tuple[Book, Store]:
@@ -95,7 +101,7 @@ def _open(settings: Settings, stack: ExitStack, *, alone: bool) -> tuple[Book, S
     return book, store
 
 
-def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[str], stop: threading.Event, stack: ExitStack) -> _Doors:
+def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[str], stop: _Stop, stack: ExitStack) -> _Doors:
     """Let series in by the doors among `parts`, with what goes on behind them."""
     counts = Counts()
     # Only one `serve` runs on a data folder: a new one is the old one's successor.
@@ -116,7 +122,7 @@ def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[st
     return doors
 
 
-def _supervise(settings: Settings, doors: _Doors, children: Sequence[Child], watchdog: Watchdog, stop: threading.Event) -> None:
+def _supervise(settings: Settings, doors: _Doors, children: Sequence[Child], watchdog: Watchdog, stop: _Stop) -> None:
     """Keep the children alive and the ports file true. The children are forked from this thread, which outlives them."""
     ports = settings.data_dir / PORTS_FILE
     written = ""
@@ -221,7 +227,7 @@ def _answering(settings: Settings, book: Book, store: Store, intake: Intake, own
 
 
 @contextmanager
-def _ticking(intake: Intake, stop: threading.Event) -> Iterator[None]:
+def _ticking(intake: Intake, stop: _Stop) -> Iterator[None]:
     """Let time pass for the intake: quiet times that end, and the sweep."""
     over = threading.Event()
 
@@ -242,7 +248,7 @@ def _ticking(intake: Intake, stop: threading.Event) -> Iterator[None]:
         thread.join()
 
 
-def _guard(work: Callable[[], Any], stop: threading.Event) -> Callable[[], None]:
+def _guard(work: Callable[[], Any], stop: _Stop) -> Callable[[], None]:
     """End the whole service when one of its threads ends by a defect: half a service would look alive."""
 
     def guarded() -> None:
@@ -250,6 +256,7 @@ def _guard(work: Callable[[], Any], stop: threading.Event) -> Callable[[], None]
             work()
         except BaseException:
             LOG.exception("a part of the service failed")
+            stop.failed = True
             stop.set()
 
     return guarded

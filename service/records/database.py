@@ -22,7 +22,14 @@ from service.records.rekeying import rekey
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 BUSY_TIMEOUT_MS = 15_000
-CONNECT_TIMEOUT_S = 5
+# A host that is gone answers nothing, and a C-STORE waits for it: to connect, and on a connection that was there (libpq's names).
+_IMPATIENT = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
 WRITER_TIMEOUT_S = 30.0
 _UPGRADE_LOCK = 0x1E0C05C0  # any fixed number: PostgreSQL's advisory lock of our migrations
 _WRITE = "leukoscope_write"
@@ -36,8 +43,7 @@ def make_engine(url: str) -> Engine:
     """Open a pool of connections. SQLite: WAL, and BEGIN IMMEDIATE for every transaction that writes."""
     parsed = _normalise(url)
     if parsed.get_backend_name() != "sqlite":
-        waiting = {"connect_timeout": CONNECT_TIMEOUT_S}  # a host that is gone answers nothing, and a C-STORE waits for it
-        return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=32, connect_args=waiting)
+        return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=32, connect_args=_IMPATIENT)
     if parsed.database in {None, "", ":memory:"}:
         raise Misconfigured("database_url: the case book needs a file, not SQLite's memory")
     try:
@@ -154,7 +160,8 @@ def database_trouble() -> Iterator[None]:
     """Turn what a database that is away, locked, full or broken raises into Unavailable."""
     try:
         yield
-    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+    # InternalError: psycopg's for a server that only reads (a stand-by), or that ended the transaction.
+    except (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError) as error:
         raise Unavailable(f"the database: {_brief(error)}") from error
     except exc.DBAPIError as error:
         if error.connection_invalidated or type(error) is exc.DatabaseError:
@@ -163,8 +170,11 @@ def database_trouble() -> Iterator[None]:
 
 
 def _brief(error: Exception) -> str:
+    """Say what is wrong in words that may leave the house: libpq's own name hosts, ports and users."""
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
-    return " ".join(str(cause).split())[:200]
+    if isinstance(cause, sqlite3.Error) or not isinstance(error, exc.DBAPIError):
+        return " ".join(str(cause).split())[:200]
+    return f"{type(cause).__name__}, SQLSTATE {getattr(cause, 'sqlstate', None) or 'unknown: no connection, or it was lost'}"
 
 
 @contextmanager

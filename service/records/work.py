@@ -130,8 +130,9 @@ class Work(Ledger):
         Parameters
         ----------
         messages
-            How many wait at the broker. While there is one for each queued case none was lost: a long queue is not sent twice.
-            Too many do no harm: the second finds nothing to claim.
+            How many wait at the broker. While there are as many as queued cases, most likely none was lost, and a long queue is not sent
+            twice. Doubled ones and those of other tasks count too: a lost message may have to wait until they are worked off. Too many
+            do no harm: the second finds nothing to claim.
         """
         now = now or utc_now()
         lapsed = and_(cases.c.state == State.RUNNING.value, or_(cases.c.lease_until < now, cases.c.lease_until > now + 2 * self._lease))

@@ -12,6 +12,7 @@ from tests.tiny import write_release
 from worker.phantom import write_series
 
 SLICES = 20
+SHORT = {"quiet_time_s": 2.5, "sweep_s": 0.5, "lease_s": 3, "time_limit_s": 8, "engine": "onnxruntime-cpu", "threads": 1}
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +43,7 @@ def make_fragile(make_service, tiny_release, free_port):
     """Make a service on the tiny release whose waits are short and whose ports stay when it is started again."""
 
     def make(**settings: object):
-        short = {"quiet_time_s": 4, "sweep_s": 0.5, "lease_s": 3, "time_limit_s": 8, "engine": "onnxruntime-cpu", "threads": 1}
-        short |= {"dicom_port": free_port(), "http_port": free_port()}
-        return make_service(**(short | {"release": tiny_release} | settings))
+        ports = {"dicom_port": free_port(), "http_port": free_port()}
+        return make_service(**(SHORT | ports | {"release": tiny_release} | settings))
 
     return make

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import subprocess
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,12 @@ import redis
 
 from service.records import utc_now
 from tests.faults.books import assert_balance, book_of, history, wait_for_all
+from tests.faults.conftest import SHORT
 from tests.faults.modality import Modality
 from tests.faults.plan import Fault, Plan
 from tests.faults.sets import on
+from tests.installed import installed
 from tests.running import Running, series_uid
-from tests.servers import PostgresServer
 
 LONG = pytest.mark.timeout(400)
 
@@ -36,65 +37,70 @@ def still(*processes):
                 process.resume()
 
 
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    return Plan(tmp_path_factory.mktemp("flags"), [Fault("worker.pipeline:run", "slow", role="--queue inference")])
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory, peer, tiny_release, flags):
+    """One full set for all that strikes what it stands on: each test leaves it well."""
+    folder = tmp_path_factory.mktemp("standing")
+    with installed("full", folder, peer, flags.environ, **(SHORT | {"release": tiny_release, "time_limit_s": 60})) as made:
+        yield made
+
+
 @LONG
-def test_a_flushed_broker_loses_no_case(make_fragile, write_small, request):
+@on("embedded")
+def test_a_flushed_embedded_broker_loses_no_case(make_fragile, write_small):
     service = make_fragile().start()
-    series = write_small(3)
+    with queued(service, write_small(3)), closing(sqlite3.connect(service.data / "broker.sqlite", timeout=10)) as broker, broker:
+        broker.execute("DELETE FROM message")
+
+
+@LONG
+def test_a_flushed_broker_loses_no_case(standing, write_small):
+    with queued(standing.service, write_small(3)):
+        redis.Redis.from_url(standing.broker.url).flushall()
+
+
+@contextmanager
+def queued(service, series):
+    """Cases that wait for workers that stand still, while the block runs; then the books have to balance."""
     modality = Modality(service)
     with still(*service.workers("inference")):
         for files in series:
             modality.push(files)
             service.wait_until(series_uid(files), "queued", "running")
-        if isinstance(service, Running):
-            with sqlite3.connect(service.data / "broker.sqlite", timeout=10) as broker:
-                broker.execute("DELETE FROM message")
-            broker.close()
-        else:
-            redis.Redis.from_url(request.getfixturevalue("redis_server").url).flushall()
+        yield
     assert_balance(service, series, modality.acknowledged)
 
 
 @LONG
-@on("full")
-def test_a_broker_that_dies_and_comes_back_empty_loses_no_case(make_fragile, write_small, redis_server):
-    service = make_fragile().start()
-    series = write_small(3)
+def test_a_broker_that_dies_and_comes_back_empty_loses_no_case(standing, write_small):
+    service, series = standing.service, write_small(3)
     modality = Modality(service)
     modality.push(series[0])
-    redis_server.stop()
+    standing.broker.stop()
     for files in series[1:]:  # taken in, judged and queued without a broker
         modality.push(files)
         service.wait_until(series_uid(files), "queued", "done")
     parts = service.client.get("/health/ready").json()["parts"]
     assert parts["broker"]["ok"] is False
-    redis_server.start()
+    standing.broker.start()
     assert_balance(service, series, modality.acknowledged)
 
 
-@pytest.fixture
-def own_postgresql(peer):
-    """A server that may be broken."""
-    server = PostgresServer(peer)
-    try:
-        yield server.start()
-    finally:
-        with suppress(Exception):
-            server.freeze(False)
-        server.remove()
-
-
 @LONG
-@on("full")
 @pytest.mark.parametrize("way", ["gone", "frozen"])
-def test_a_database_that_is_away_is_answered_with_out_of_resources_and_waited_for(make_fragile, write_small, own_postgresql, way):
-    service = make_fragile(database_url=own_postgresql.create_database("fragile")).start()
-    series = write_small(3)
+def test_a_database_that_is_away_is_answered_with_out_of_resources_and_waited_for(standing, write_small, way):
+    service, server, series = standing.service, standing.postgresql, write_small(3)
     modality = Modality(service)
     modality.push(series[0])
-    own_postgresql.freeze(True) if way == "frozen" else own_postgresql.stop()
+    server.freeze(True) if way == "frozen" else server.stop()
     senders = modality.push_all(series[1:], senders=2)
     time.sleep(4)
-    own_postgresql.freeze(False) if way == "frozen" else own_postgresql.start()
+    server.freeze(False) if way == "frozen" else server.start()
     modality.finish(senders)
     assert way == "frozen" or modality.refusals > 0, "what is not indexed is not acknowledged"
     assert_balance(service, series, modality.acknowledged)
@@ -180,10 +186,8 @@ def fill(path: Path, leave_mb: int) -> None:
 
 
 @LONG
-@on("full", soak="embedded")
-def test_a_listener_that_stands_still_loses_nothing(make_fragile, write_small):
-    service = make_fragile().start()
-    series = write_small(2)
+def test_a_listener_that_stands_still_loses_nothing(standing, write_small):
+    service, series = standing.service, write_small(2)
     modality = Modality(service)
     listener = service.family()[0]
     senders = modality.push_all(series, senders=2)
@@ -195,12 +199,8 @@ def test_a_listener_that_stands_still_loses_nothing(make_fragile, write_small):
 
 
 @LONG
-@on("full")
-def test_a_worker_that_stood_still_finds_its_case_taken_and_its_writes_void(make_fragile, write_small, tmp_path):
-    plan = Plan(tmp_path / "flags", [Fault("worker.pipeline:run", "slow", role="--queue inference")])
-    service = make_fragile(time_limit_s=60)
-    service.extra = plan.environ
-    service.start()
+def test_a_worker_that_stood_still_finds_its_case_taken_and_its_writes_void(standing, write_small, flags):
+    service, plan = standing.service, flags
     (files,) = write_small(1)
     modality = Modality(service)
     plan.arm(0)

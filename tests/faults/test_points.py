@@ -68,18 +68,28 @@ def under(make_fragile, write_small, tmp_path):
     return run
 
 
+def quick(faults, *numbers):
+    """Strike some in `make test`, and the others in the soak."""
+    chosen = [faults[number] for number in numbers]
+    others = [fault for fault in faults if fault not in chosen]
+    return pytest.mark.parametrize("faults", [pytest.param(chosen, id="quick"), pytest.param(others, id="rest", marks=pytest.mark.soak)])
+
+
 @pytest.mark.timeout(400)
-def test_the_listener_dies_at_every_step_of_taking_a_series_in(under):
-    under(INTAKE)
+@quick(INTAKE, 1, 2, 4)
+def test_the_listener_dies_at_every_step_of_taking_a_series_in(under, faults):
+    under(faults)
 
 
 @pytest.mark.timeout(400)
 @on("embedded", soak="full")
-def test_the_worker_s_child_fails_at_every_step_of_a_case(under):
-    under(DOING)
+@quick(DOING, 0, 2, 3, 4, 5, 7, 8, 9)
+def test_the_worker_s_child_fails_at_every_step_of_a_case(under, faults):
+    under(faults)
 
 
 @pytest.mark.timeout(400)
-def test_the_worker_dies_with_its_child_at_every_step_of_a_case(under):
-    service = under(ORPHANING, time_limit_s=60)
+@quick(ORPHANING, 0, 3, 5)
+def test_the_worker_dies_with_its_child_at_every_step_of_a_case(under, faults):
+    service = under(faults, time_limit_s=60)
     assert {case["attempts"] for case in service.cases(limit=100)} == {0}, "a kill of the parent is not the case's fault"

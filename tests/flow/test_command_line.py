@@ -60,9 +60,9 @@ def test_push_sends_and_cases_tells(running, write_phantom):
     assert done.returncode == 0, done.stderr
     assert "5 of 5 accepted" in done.stderr
     case = running.wait_until(series_uid(files), "rejected")
-    shown = leukoscope("cases", **running.environ, COLUMNS="250").stdout
+    shown = leukoscope("cases", **running.environ | {"COLUMNS": "250"}).stdout
     assert case["id"] in shown
-    told = leukoscope("case", case["id"], **running.environ, COLUMNS="250").stdout
+    told = leukoscope("case", case["id"], **running.environ | {"COLUMNS": "250"}).stdout
     assert case["reason"] in told
 
 

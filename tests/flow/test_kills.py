@@ -31,7 +31,7 @@ def worker_of(service, queue):
     return next(one for one in service.family()[1:] if queue in one.cmdline())
 
 
-def test_a_killed_service_leaves_no_process_and_finishes_once_after_its_restart(fragile, running, write_phantom):
+def test_a_killed_service_leaves_no_process_and_finishes_once_after_its_restart(fragile, embedded_service, write_phantom):
     files = write_phantom("kill-all")
     fragile.push(files)
     fragile.wait_until(series_uid(files), "running")
@@ -43,9 +43,9 @@ def test_a_killed_service_leaves_no_process_and_finishes_once_after_its_restart(
     assert events.count("lapse") == 1
     assert events.count("stumble") == 0, "a kill of everything is not the case's fault"
 
-    running.push(files)  # the same series in another fresh data folder, never disturbed
-    other = running.wait_until(series_uid(files), "done")
-    mine, theirs = fragile.outputs(case), running.outputs(other)
+    embedded_service.push(files)  # the same series in another fresh data folder, never disturbed
+    other = embedded_service.wait_until(series_uid(files), "done")
+    mine, theirs = fragile.outputs(case), embedded_service.outputs(other)
     assert [name for name in mine if mine[name] != theirs[name]] == []
 
 

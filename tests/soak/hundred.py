@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from model.phantom import make_phantom
 from tests.faults.books import assert_balance
 from tests.faults.modality import Modality
+from tests.installed import SETS, installed
 from tests.running import Service
-from tests.soak.installed import SETS, installed
 from worker.phantom import write_series
 
 SENDERS = 4
@@ -91,7 +91,8 @@ def main() -> None:
         folder = Path(name)
         head = make_phantom(3, shape=(160, 200, 40), spacing_mm=(1.2, 1.2, 4.0), plane="axial").flair
         series = [write_series(head, folder / f"series-{n}", uid_seed=f"hundred-{n}", patient_id=f"H-{n}") for n in range(chosen.series)]
-        with installed(chosen.set, folder, threads=1) as service:
+        with installed(chosen.set, folder, threads=1) as installation:
+            service = installation.service
             second = None
             if chosen.set == "embedded":  # `serve` starts one inference worker; a second one shares its broker and its book
                 second = subprocess.Popen([sys.executable, "-m", "service", "worker"], env=service.environ, stderr=subprocess.DEVNULL)

@@ -17,8 +17,8 @@ from model.phantom import make_phantom
 from tests.faults.books import assert_balance, book_of
 from tests.faults.modality import Modality
 from tests.faults.storm import kill_everything, kill_something
+from tests.installed import SETS, installed
 from tests.running import Service
-from tests.soak.installed import SETS, installed
 from tests.tiny import write_release
 from worker.phantom import write_series
 
@@ -65,7 +65,8 @@ def main() -> None:
         series = [
             write_series(head, folder / f"series-{n}", uid_seed=f"{chosen.seed}-{n}", patient_id=f"S-{n}") for n in range(chosen.series)
         ]
-        with installed(chosen.set, folder, release=release, **SHORT) as service:
+        with installed(chosen.set, folder, release=release, **SHORT) as installation:
+            service = installation.service
             counted = storm(service, series, chosen.kills, chosen.victim, chosen.seed, progress)
             with closing(book_of(service)) as book:
                 cases = book.find_cases(limit=500).items
