@@ -126,8 +126,10 @@ def test_a_book_of_the_first_version_keeps_everything(database: str) -> None:
     book.close()
 
 
-def test_several_processes_may_bring_an_old_book_up_at_once(database: str) -> None:
-    make_first(database, cases=40)
+@pytest.mark.parametrize("old", [False, True])
+def test_several_processes_may_bring_a_book_up_at_once(database: str, old: bool) -> None:
+    if old:
+        make_first(database, cases=40)
     errors: list[BaseException] = []
 
     def work() -> None:

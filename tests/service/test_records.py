@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -391,24 +390,6 @@ def test_the_migrations_make_the_tables_of_the_schema(database: str) -> None:
         assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata) == []
         assert set(metadata.tables) < set(inspect(connection).get_table_names())
     engine.dispose()
-
-
-def test_several_processes_may_upgrade_at_once(database: str) -> None:
-    errors = []
-
-    def work() -> None:
-        try:
-            upgrade(database)
-            Book(database).close()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
 
 
 def test_a_database_that_is_not_at_head_is_refused_in_a_clear_line(database: str) -> None:
