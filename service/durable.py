@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -11,10 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service.errors import Unavailable
-
-_DISK_TROUBLE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
-)
 
 _BLOCK = 1 << 20
 
@@ -59,13 +54,13 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def disk_trouble() -> Iterator[None]:
-    """Turn a disk that is full, read-only or failing into Unavailable."""
+    """Turn a disk that is full, read-only, failing or away into Unavailable; whether a missing file is a trouble, the caller knows."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _DISK_TROUBLE:
-            raise Unavailable(f"the object store: {error.strerror}") from error
+    except FileNotFoundError:
         raise
+    except OSError as error:
+        raise Unavailable(f"the object store: {error.strerror}") from error
 
 
 _TICK_NS = 20_000_000

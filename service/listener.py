@@ -127,10 +127,10 @@ class Listener:
             (evt.EVT_REJECTED, lambda _event: self._counts.add("associations", "too_many")),
             (evt.EVT_SOP_COMMON, self._on_services),
             (evt.EVT_DATA_RECV, self._on_data),
-            (evt.EVT_C_ECHO, self._on_echo),
+            (evt.EVT_C_ECHO, lambda _event: 0x0000),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_ACSE_RECV, self._on_control),
-            (evt.EVT_ABORTED, self._on_lost),
+            (evt.EVT_ABORTED, lambda event: self._close(event.assoc, clean=False)),
             (evt.EVT_CONN_CLOSE, self._on_gone),
         ]
 
@@ -141,7 +141,17 @@ class Listener:
         connection.settimeout(NETWORK_TIMEOUT_S)
 
     def _on_requested(self, event: Any) -> None:
-        association = event.assoc
+        """Refuse even by a defect: pynetdicom ignores what is raised here, and would then accept nothing but Verification."""
+        try:
+            refusal = self._admit(event.assoc)
+        except Exception:
+            LOG.exception("an association request failed")
+            refusal = REJECT_BUSY
+        if refusal is not None:
+            event.assoc.acse.send_reject(*refusal)
+            event.assoc.kill()
+
+    def _admit(self, association: Any) -> tuple[int, int, int] | None:
         title = str(association.requestor.primitive.calling_ae_title).strip()
         address = str(association.requestor.address_info.address)
         rule = self._rule_for(title, address)
@@ -149,9 +159,7 @@ class Listener:
         if rule is None or refusal:
             LOG.warning("association refused: %s", refusal, extra={"calling_ae": title, "peer": address})
             self._counts.add("associations", refusal)
-            association.acse.send_reject(*(REJECT_CALLING if rule is None else REJECT_BUSY))
-            association.kill()
-            return
+            return REJECT_CALLING if rule is None else REJECT_BUSY
         called = str(association.requestor.primitive.called_ae_title).strip()
         if called != self._settings.ae_title:
             LOG.info("called by a title that is not ours", extra={"calling_ae": title, "called_ae": called, "peer": address})
@@ -161,6 +169,7 @@ class Listener:
         line = _Line(Source(f"{self._run}-{next(self._numbers)}", title, address))
         with self._lock:
             self._lines[association] = line
+        return None
 
     def _refusal(self, rule: CallingAE | None) -> str:
         """Say why not, or nothing. C-ECHO is refused too when the disk is full: an echo that succeeds would promise what C-STORE breaks."""
@@ -197,9 +206,6 @@ class Listener:
     def _on_services(self, event: Any) -> dict[str, Any]:
         return dict(private_as_storage(event.assoc.requestor.primitive.presentation_context_definition_list))
 
-    def _on_echo(self, _event: Any) -> int:
-        return 0x0000
-
     def _on_store(self, event: Any) -> int | Dataset:
         line = self._lines.get(event.assoc)
         if line is None:
@@ -223,9 +229,6 @@ class Listener:
         """The series are judged on the request to release, before it is answered: the connection may be gone right after the answer."""
         if isinstance(event.primitive, A_RELEASE) and event.primitive.result is None:
             self._close(event.assoc, clean=True)
-
-    def _on_lost(self, event: Any) -> None:
-        self._close(event.assoc, clean=False)
 
     def _reap(self) -> None:
         """Close what ended without a word: pynetdicom's threads may die of a peer that breaks the protocol."""

@@ -49,7 +49,6 @@ class StoredInstance:
     path: str
     digest: str
     size: int
-    fresh: bool
 
 
 class Store:
@@ -87,8 +86,8 @@ class Store:
         digest.update(dataset)
         name = digest.hexdigest()
         folder = f"{INSTANCES}/{series_key(series_uid)}"
-        fresh = self._put(folder, f"{name}.dcm", (head, dataset))
-        return StoredInstance(f"{folder}/{name}.dcm", name, len(head) + len(dataset), fresh)
+        self._put(folder, f"{name}.dcm", (head, dataset))
+        return StoredInstance(f"{folder}/{name}.dcm", name, len(head) + len(dataset))
 
     def put_output(self, case_id: str, kind: str, data: bytes) -> str:
         """Keep one result and return its path; the same bytes again are the same file. Raises Unavailable."""
@@ -131,9 +130,14 @@ class Store:
         return self.root / INCOMING / _temporary_name()
 
     def free_bytes(self) -> int:
-        """Bytes an unprivileged process can still write here."""
-        with disk_trouble():
+        """Bytes an unprivileged process can still write here. Raises Unavailable."""
+        with disk_trouble(), _away():
             return shutil.disk_usage(self.root).free
+
+    def demand_instances(self) -> None:
+        """Raise Unavailable where the folder of all instances is away: what is missing then comes back with it."""
+        with disk_trouble(), _away():
+            os.close(os.open(self.root / INSTANCES, os.O_RDONLY | os.O_DIRECTORY))
 
     @property
     def reserve_bytes(self) -> int:
@@ -141,7 +145,7 @@ class Store:
         return self._minimum_free
 
     def check_space(self) -> None:
-        """Raise Unavailable when less than the configured reserve is free."""
+        """Raise Unavailable when less than the configured reserve is free, or the folder is away."""
         free = self.free_bytes()
         if free < self._minimum_free:
             raise Unavailable(f"disk nearly full: {free // 1024**2} MiB free, {self._minimum_free // 1024**2} MiB kept in reserve")
@@ -179,15 +183,15 @@ class Store:
                     count += 1
         return count
 
-    def _put(self, folder: str, name: str, parts: tuple[bytes, ...]) -> bool:
+    def _put(self, folder: str, name: str, parts: tuple[bytes, ...]) -> None:
         for _ in range(_RENAMES):
             with disk_trouble(), suppress(FileNotFoundError):  # the retention removes files and folders at any moment
-                return self._put_once(self.root / folder / name, parts)
+                self._put_once(self.root / folder / name, parts)
+                return
         raise Unavailable("the object store: its folders vanish")
 
-    def _put_once(self, target: Path, parts: tuple[bytes, ...]) -> bool:
-        fresh = not holds(target, parts)
-        if fresh:
+    def _put_once(self, target: Path, parts: tuple[bytes, ...]) -> None:
+        if not holds(target, parts):
             self.check_space()
             temporary = self.upload_file()
             try:
@@ -200,7 +204,6 @@ class Store:
         # Also of a file that was there: another process may have renamed it a moment ago.
         self._folders.sync(target.parent)
         self._folders.sync_once(target.parent.parent, target.parent)
-        return fresh
 
 
 def encode_file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -239,6 +242,14 @@ def _safe(name: str) -> str:
     if not cleaned.strip("."):
         raise ValueError("not a name for a file")
     return cleaned
+
+
+@contextmanager
+def _away() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Unavailable("the object store: its folder is away") from error
 
 
 @contextmanager

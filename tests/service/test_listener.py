@@ -330,6 +330,38 @@ def test_a_stop_ends_an_idle_association_and_does_not_wait_for_ever(house: House
         assert eventually(lambda: not association.is_established)
 
 
+@pytest.mark.parametrize("trouble", [FileNotFoundError(2, "No such file or directory"), Unavailable("away"), ZeroDivisionError()])
+def test_a_request_that_cannot_be_looked_at_is_refused_for_now(
+    house: House, listener: Listener, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    """Accepted with Verification only, a modality would take it for a refusal of its classes for good."""
+
+    def fail() -> None:
+        raise trouble
+
+    monkeypatch.setattr(listener._room, "why_not", fail)
+    answer = associate(listener, MR, VERIFICATION).acceptor.primitive
+    assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 1)
+    monkeypatch.undo()
+    association = associate(listener, MR, VERIFICATION)
+    assert association.send_c_store(flair_series(1)[0]).Status == 0x0000
+    association.release()
+
+
+def test_with_the_data_folder_away_associations_are_refused_until_it_is_back(
+    house: House, listener: Listener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("service.room.REMEMBERED_S", 0.0)
+    house.store.root, root = tmp_path / "gone", house.store.root
+    answer = associate(listener, MR, VERIFICATION).acceptor.primitive
+    assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 1)
+    assert "is away" in listener.describe()["refuses"]
+    house.store.root = root
+    association = associate(listener, MR, VERIFICATION)
+    assert association.send_c_store(flair_series(1)[0]).Status == 0x0000
+    association.release()
+
+
 def test_too_large_an_instance_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.listener.HEADER_BYTES", 0)
     house = House(tmp_path, maximum_series_bytes=4096)

@@ -233,7 +233,6 @@ def test_a_file_without_a_row_is_taken_again_and_becomes_one_row(book: Book, tmp
     store = Store(tmp_path / "data")
     assert (len(store.files_of("1")), book.find_cases().items) == (1, ())
     again = put_one(tmp_path / "data")
-    assert not again.fresh
     (noted,) = book.note_instances([instance(1, series="1", digest=again.digest, path=again.path)])
     assert noted.outcome == "new"
     assert [store.path_of(path) for path in book.instance_paths(noted.case_id)] == store.files_of("1")

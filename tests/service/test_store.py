@@ -21,6 +21,7 @@ from pydicom.filewriter import write_dataset
 from service import durable
 from service import store as store_module
 from service.errors import Unavailable
+from service.room import Room
 from service.store import Store, encode_file_meta, series_key
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -54,7 +55,7 @@ def test_an_instance_becomes_a_part_10_file_with_the_bytes_that_came(store: Stor
     path = store.path_of(stored.path)
     whole = path.read_bytes()
     assert whole.endswith(data)
-    assert (stored.size, stored.digest, stored.fresh) == (len(whole), hashlib.sha256(whole).hexdigest(), True)
+    assert (stored.size, stored.digest) == (len(whole), hashlib.sha256(whole).hexdigest())
     read = dcmread(path)
     assert read.file_meta.MediaStorageSOPInstanceUID == read.SOPInstanceUID == "1.2.3.1"
     assert read.file_meta.TransferSyntaxUID == EXPLICIT
@@ -62,8 +63,10 @@ def test_an_instance_becomes_a_part_10_file_with_the_bytes_that_came(store: Stor
 
 
 def test_the_same_bytes_again_are_the_same_file(store: Store) -> None:
-    first, again = put(store, encoded()), put(store, encoded())
-    assert (again.path, again.digest, again.fresh) == (first.path, first.digest, False)
+    first = put(store, encoded())
+    file = store.path_of(first.path).stat()
+    assert put(store, encoded()) == first
+    assert store.path_of(first.path).stat().st_ino == file.st_ino, "it is not written again"
     assert len(store.files_of("1.2.3")) == 1
 
 
@@ -73,9 +76,8 @@ def test_the_same_bytes_again_mend_a_damaged_file(store: Store, damage) -> None:
     path = store.path_of(first.path)
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
-    assert put(store, encoded()).fresh
+    assert put(store, encoded()) == first
     assert path.read_bytes() == whole
-    assert not put(store, encoded()).fresh
 
 
 def test_a_large_file_is_compared_to_its_end(store: Store) -> None:
@@ -143,7 +145,7 @@ def test_a_failing_disk_is_unavailable_and_leaves_nothing(store: Store, monkeypa
     monkeypatch.undo()
     assert store.files_of("1.2.3") == []
     assert list((store.root / "incoming").iterdir()) == []
-    assert put(store, encoded()).fresh
+    assert store.has_file(put(store, encoded()).path)
 
 
 def test_a_full_file_system_is_unavailable(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +168,28 @@ def test_the_reserve_is_kept(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         full.check_space()
     assert Store(tmp_path).free_bytes() > 0
+
+
+def test_a_folder_that_is_away_is_unavailable(store: Store, tmp_path: Path) -> None:
+    store.demand_instances()
+    store.root.rename(tmp_path / "elsewhere")
+    for ask in (store.free_bytes, store.check_space, store.demand_instances, lambda: put(store, encoded())):
+        with pytest.raises(Unavailable, match="is away"):
+            ask()
+    why = Room(store.check_space).why_not()
+    assert why is not None
+    assert "is away" in why
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN])
+def test_a_network_disk_that_is_away_is_unavailable(store: Store, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(store_module.shutil, "disk_usage", fail)
+    with pytest.raises(Unavailable, match="object store"):
+        store.check_space()
+    assert Room(store.check_space).why_not() is not None
 
 
 def test_many_threads_put_the_same_and_different_instances(store: Store) -> None:
@@ -250,4 +274,5 @@ def test_a_folder_that_is_cleaned_away_meanwhile_is_made_again(store: Store) -> 
     first = put(store, encoded(1), 1)
     store.path_of(first.path).unlink()
     store.path_of(first.path).parent.rmdir()
-    assert put(store, encoded(1), 1).fresh
+    assert put(store, encoded(1), 1) == first
+    assert store.has_file(first.path)
