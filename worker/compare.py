@@ -25,11 +25,11 @@ from pydicom.valuerep import PersonName
 
 from service.errors import Rejected
 from service.records import Verdict
-from worker.frames import MALFORMED, Frame
+from worker.frames import MALFORMED, Frame, is_of_the_disk
 from worker.pixels import decode, decoded_bytes, demand_grey, frame_count
 
 LARGEST_DECODED: Final = 512 * 2**20
-_UNREADABLE: Final = (InvalidDicomError, zlib.error, FileNotFoundError, *MALFORMED)
+_UNREADABLE: Final = (InvalidDicomError, zlib.error, *MALFORMED)
 
 # The values of these follow from the encoding or from the pixels, or tell of the way the object took.
 ENCODING: Final = frozenset(
@@ -88,13 +88,11 @@ def compare(kept: Path, copy: Path) -> Comparison:
     OSError
         The disk fails; to be tried again.
     """
-    try:
-        later = _Version(copy)
-    except (Rejected, *_UNREADABLE):
+    later = _read(copy)
+    if later is None:
         return Comparison(Verdict.UNREADABLE)
-    try:
-        earlier = _Version(kept)
-    except (Rejected, *_UNREADABLE):
+    earlier = _read(kept)
+    if earlier is None:
         # Nothing can have been made of a version that nobody can read: one that can be read takes its place.
         return Comparison(Verdict.CORRECTED, ("PixelData",))
     if later.digest != earlier.digest or not _alike(later.picture, earlier.picture):
@@ -103,6 +101,18 @@ def compare(kept: Path, copy: Path) -> Comparison:
         return Comparison(Verdict.OTHER_GEOMETRY)
     changed = changed_attributes(earlier.dataset, later.dataset)
     return Comparison(Verdict.CORRECTED if changed else Verdict.SAME, changed)
+
+
+def _read(path: Path) -> _Version | None:
+    """Give None for what is not there, or cannot be read by anybody."""
+    try:
+        return _Version(path)
+    except (FileNotFoundError, IsADirectoryError):  # the case book names no file for what was discarded: then this is the store's root
+        return None
+    except (Rejected, *_UNREADABLE) as error:
+        if is_of_the_disk(error):
+            raise
+        return None
 
 
 class _Version:

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
-from service.errors import Rejected
+from service.errors import Rejected, Unavailable
 from worker.geometry import Planes
 from worker.pixels import Mask, Stored, decode, decode_with_padding, decoded_bytes, demand_grey, frame_count
 
@@ -35,6 +35,11 @@ MALFORMED = (
     struct.error,
 )
 _UNREADABLE = (InvalidDicomError, zlib.error, *MALFORMED)
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether the system raised it; pydicom raises an OSError without a number for what ends too early."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ def read_frames(files: Sequence[Path], limits: Limits) -> tuple[Frame, ...]:
     ------
     Rejected
         Not one readable grey series within the limits.
+    Unavailable
+        The disk fails, or a file went away meanwhile.
     """
     datasets = _distinct([_read(path) for path in files])
     if not datasets:
@@ -218,8 +225,8 @@ def _read(path: Path) -> Dataset:
         missing = [word for word in ("SOPClassUID", "SOPInstanceUID") if not dataset.get(word)]
         dataset.get("SeriesInstanceUID")
     except _UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's; pydicom raises it without one for what ends too early
-            raise
+        if isinstance(error, OSError) and is_of_the_disk(error):
+            raise Unavailable(f"a file cannot be read: {error.strerror}") from error
         raise Rejected(f"a file is not readable DICOM: {type(error).__name__}") from error
     if missing:
         raise Rejected(f"an instance has no {missing[0]}")

@@ -18,12 +18,13 @@ class FilesMissing(Exception):
 
 
 def find_files(book: Book, store: Store, case_id: str) -> list[Path]:
-    """Give the files of the series. Raises FilesMissing."""
-    files = [store.path_of(path) for path in book.instance_paths(case_id)]
-    missing = sum(not path.is_file() for path in files)
+    """Give the files of the series. Raises FilesMissing, Unavailable."""
+    paths = book.instance_paths(case_id)
+    missing = sum(not store.has_file(path) for path in paths)
     if missing:
-        raise FilesMissing(f"{missing} of {len(files)} files are missing from the store; send the series again, then retry the case")
-    return files
+        store.demand_instances()  # where all of them are away, none is missing
+        raise FilesMissing(f"{missing} of {len(paths)} files are missing from the store; send the series again, then retry the case")
+    return [store.path_of(path) for path in paths]
 
 
 def keep_outputs(store: Store, lease: Lease, outputs: Sequence[Output]) -> list[OutputRow]:

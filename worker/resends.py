@@ -32,6 +32,7 @@ def compare_resends(book: Book, store: Store, case_id: str, say: Callable[[int],
     try:
         for _ in range(_ROUNDS):
             found = [_look(store, resend, say) for resend in book.uncompared(case_id)]
+            store.demand_instances()  # where all of them are away, none is missing
             if not found or not book.judge_resends(case_id, found):
                 return
             LOG.info("instances that came again were compared", extra={"case_id": case_id, "instances": len(found)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,11 +11,14 @@ import time
 from datetime import timedelta
 from types import SimpleNamespace
 
+import pydicom
 import pytest
 
 from model.volume import UnusableVolume
+from service import durable
+from service import store as service_store
 from service.errors import Rejected, Unavailable
-from service.queue import make_app, submit
+from service.queue import COMPARE, make_app, submit
 from service.records import State, open_book, upgrade
 from service.records.result_record import NotARecord, ResultRecord
 from service.settings import Settings
@@ -199,6 +204,60 @@ def test_beside_the_results_is_written_what_the_case_book_says_of_them(desk, mon
 def test_what_is_no_record_is_told_as_such(data):
     with pytest.raises(NotARecord):
         ResultRecord.from_bytes(data)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE])
+@pytest.mark.parametrize("at", ["looked for", "read"])
+def test_a_disk_that_fails_under_the_files_is_no_attempt(desk, monkeypatch, code, at):
+    case_id = queue_with_files(desk._book, desk._store.root)
+
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    if at == "looked for":
+        monkeypatch.setattr(service_store.os, "open", fail)
+    else:
+        monkeypatch.setattr(pydicom.filereader, "open", fail, raising=False)
+    desk.infer(case_id)
+    monkeypatch.undo()
+    case = desk._book.case(case_id)
+    assert (case.state, case.attempts) == (State.QUEUED, 0)
+    assert os.strerror(code) in case.reason
+
+
+def test_a_disk_that_fails_under_the_results_is_no_attempt(desk, monkeypatch):
+    give(monkeypatch, RESULT)
+    case_id = queue_with_files(desk._book, desk._store.root)
+
+    def fail(*_):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(durable.os, "fsync", fail)
+    desk.infer(case_id)
+    case = desk._book.case(case_id)
+    assert (case.state, case.attempts) == (State.QUEUED, 0)
+
+
+def test_a_store_that_is_away_is_no_attempt(desk, monkeypatch):
+    give(monkeypatch, RESULT)
+    case_id = queue_with_files(desk._book, desk._store.root)
+    instances = desk._store.root / "instances"
+    instances.rename(desk._store.root / "elsewhere")
+    desk.infer(case_id)
+    case = desk._book.case(case_id)
+    assert (case.state, case.attempts) == (State.QUEUED, 0)
+    assert "away" in case.reason
+    (desk._store.root / "elsewhere").rename(instances)
+    desk.infer(case_id)
+    assert desk._book.case(case_id).state is State.DONE
+
+
+def test_a_store_that_is_away_leaves_the_comparison_to_the_sweep(desk):
+    case_id = queue_with_files(desk._book, desk._store.root)
+    desk._book.note_instances([instance(1, digest="b" * 64)])
+    desk._store.root.joinpath("instances").rename(desk._store.root / "elsewhere")
+    desk.work((COMPARE, case_id), lambda _: None)
+    assert [one.number for one in desk._book.uncompared(case_id)] != []
 
 
 def test_a_case_whose_files_are_gone_fails_with_what_to_do_and_a_resend_heals_it(desk, monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import subprocess
 from io import BytesIO
 from pathlib import Path
@@ -271,6 +274,39 @@ def test_a_version_that_can_be_read_takes_the_place_of_one_that_cannot(slice_, t
     assert compare(bad, good) == corrected("PixelData")
     assert compare(bad, bad) == UNREADABLE
     assert compare(good, tmp_path / "missing.dcm") == UNREADABLE
+
+
+@pytest.fixture
+def failing_disk(monkeypatch):
+    """Let the system fail to open one file."""
+
+    def fail(path: Path, code: int) -> None:
+        real = pydicom.filereader.open
+
+        def opened(name, *arguments, **more):
+            if Path(name) == path:
+                raise OSError(code, os.strerror(code))
+            return real(name, *arguments, **more)
+
+        monkeypatch.setattr(pydicom.filereader, "open", opened)
+
+    monkeypatch.setattr(pydicom.filereader, "open", open, raising=False)
+    return fail
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE])
+@pytest.mark.parametrize("which", ["good.dcm", "later.dcm"])
+def test_a_disk_that_fails_is_no_verdict(slice_, tmp_path, failing_disk, code, which):
+    for name in ("good.dcm", "later.dcm"):
+        (tmp_path / name).write_bytes(part10(slice_))
+    failing_disk(tmp_path / which, code)
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))):
+        compare(tmp_path / "good.dcm", tmp_path / "later.dcm")
+
+
+def test_one_that_came_first_as_a_discarded_class_has_no_file_and_gives_its_place(slice_, tmp_path):
+    (tmp_path / "later.dcm").write_bytes(part10(slice_))
+    assert compare(tmp_path / "", tmp_path / "later.dcm") == corrected("PixelData")
 
 
 def test_what_no_number_can_be_made_of_is_compared_as_it_is(judge, slice_, tmp_path):
