@@ -11,9 +11,10 @@ from datetime import timedelta
 
 from service.errors import Rejected, Unavailable
 from service.presence import Counts
-from service.records import Book, Delivery, LeaseLost, utc_now
+from service.records import Book, Delivery, LeaseLost, outbox, utc_now
 from service.settings import Destination, Settings
 from service.store import Store
+from worker.renewal import renewing
 from worker.send import Answer, Peer, read_outgoing, send
 
 LOG = logging.getLogger(__name__)
@@ -133,7 +134,8 @@ class Sender:
             LOG.error("delivery given up: %s", why, extra=fields)
             return
         try:
-            answer = self._send(destination, delivery)
+            with renewing(lambda: self._book.renew_delivery(delivery), outbox.DELIVERY_LEASE.total_seconds()):
+                answer = self._send(destination, delivery)
         except (Unavailable, Rejected) as error:
             self._postpone(delivery, str(error), fields)
             return
@@ -147,7 +149,10 @@ class Sender:
 
     def _send(self, destination: Destination, delivery: Delivery) -> Answer:
         peer = Peer(destination.ae_title, destination.host, destination.port, destination.calling_ae or self._title)
-        files = read_outgoing([self._store.path_of(delivery.path)])
+        try:
+            files = read_outgoing([self._store.path_of(delivery.path)])
+        except OSError as error:
+            raise Unavailable(f"the result cannot be read: {error.strerror}") from error
         if not files:
             raise Unavailable("the result is not in the store")
         return send(peer, files)[0]

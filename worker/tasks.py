@@ -9,8 +9,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,18 @@ from model.volume import UnusableVolume
 from service.errors import Rejected, Unavailable
 from service.presence import Counts, present
 from service.queue import COMPARE, DELIVER, DELIVERY_QUEUE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
-from service.records import Book, Lease, LeaseLost, UnknownCase, open_book
+from service.records import Lease, LeaseLost, open_book
 from service.settings import Settings
 from service.store import Store
 from worker import pipeline
 from worker.child import ChildLost, Work, WorkChild
 from worker.deliver import Sender
 from worker.keeping import FilesMissing, find_files, keep_outputs, keep_record
+from worker.renewal import renewing
 from worker.resends import compare_resends, oversee
 from worker.window import BookBetweenForks, Window
 
 LOG = logging.getLogger(__name__)
-_RENEWALS_PER_LEASE = 3
 
 
 class Desk:
@@ -75,12 +74,10 @@ class Desk:
         except Unavailable as error:
             LOG.warning("case not claimed: %s", error, extra={"case_id": case_id})
             return
-        except UnknownCase:
-            return
         if lease is None:
             return
         try:
-            with _renewing(self._book, lease, self._settings.lease_s / _RENEWALS_PER_LEASE):
+            with renewing(lambda: self._book.renew(lease), self._settings.lease_s):
                 self._settle(lease)
         except LeaseLost:
             LOG.info("lease lost, work thrown away", extra={"case_id": case_id})
@@ -156,29 +153,6 @@ def _cache_folder(settings: Settings) -> Path | None:
     """Keep what was measured about this processor in the user's cache (None) where there is a home to write to, else with the data."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home())
     return None if os.access(home, os.W_OK) else settings.data_dir / "engine"
-
-
-@contextmanager
-def _renewing(book: Book, lease: Lease, every_s: float) -> Iterator[None]:
-    """Renew the lease while the block runs; a renewal that fails is noticed by the fence when the work is written."""
-    over = threading.Event()
-
-    def renew() -> None:
-        while not over.wait(every_s):
-            try:
-                book.renew(lease)
-            except LeaseLost:
-                return
-            except Unavailable:
-                continue
-
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def make_owner(prefix: str | None) -> str:
@@ -260,12 +234,19 @@ def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: 
 
 
 def _sweep_outbox(settings: Settings, sender: Sender) -> None:
-    """Look for due deliveries from time to time: retries, and what a lost message or a restart left behind."""
+    """Look for due deliveries from time to time: retries, and what a lost message or a restart left behind.
+
+    A defect in it ends this process, which is started again: a worker that no longer looks would leave retries lying.
+    """
 
     def sweep() -> None:
-        while True:
-            time.sleep(settings.sweep_s)
-            sender.deliver_due()
+        try:
+            while True:
+                time.sleep(settings.sweep_s)
+                sender.deliver_due()
+        except Exception as error:
+            LOG.critical("the sweep of the outbox failed, this worker ends", exc_info=error)
+            os._exit(1)  # what is being sent is sent again when its lease lapses
 
     threading.Thread(target=sweep, name="outbox", daemon=True).start()
 

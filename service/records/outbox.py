@@ -64,7 +64,7 @@ class Outbox(Ledger):
             return _delivery(connection.execute(_chosen().where(deliveries.c.id == delivery_id)).mappings().one())
 
     def renew_delivery(self, delivery: Delivery) -> None:
-        """Prolong the lease of a slow sending. Raises LeaseLost."""
+        """Prolong the lease of a slow sending. Raises LeaseLost, Unavailable."""
         self._settle(delivery.id, delivery.fence, {"lease_until": utc_now() + DELIVERY_LEASE})
 
     def delivered(

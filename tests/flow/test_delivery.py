@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
+import sys
+import textwrap
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -13,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 
 from service.errors import Unavailable
-from service.records import DeliveryState, OutputRow, open_book, upgrade
+from service.records import DeliveryState, OutputRow, open_book, outbox, upgrade
 from service.settings import Destination, Settings
 from service.store import Store
 from tests.provider import SEGMENTATION, provider
@@ -139,6 +143,66 @@ def test_a_slow_destination_holds_up_nobody(house, tmp_path):
             thread.join()
     assert sorted(slow.got) == sorted(quick.got) == ["2.25.1", "2.25.2", "2.25.3"]
     assert {delivery.state for case_id in cases for delivery in book.deliveries(case_id)} == {DeliveryState.SENT}
+
+
+def test_a_slow_answer_is_waited_for_by_one_sender_only(house, tmp_path, monkeypatch):
+    monkeypatch.setattr(outbox, "DELIVERY_LEASE", timedelta(seconds=1.5))
+    open_up = threading.Event()
+    with provider(answer=open_up) as slow:
+        book, first = house(pacs=slow.port)
+        _, second = house(pacs=slow.port)
+        case_id = done_case(book, tmp_path)
+        sending = threading.Thread(target=first.deliver, args=(case_id,))
+        sending.start()
+        asked = []
+        until = time.monotonic() + 4  # more than two leases
+        while time.monotonic() < until:
+            asked.append(threading.Thread(target=second.deliver, args=(case_id,)))
+            asked[-1].start()
+            time.sleep(0.2)
+        open_up.set()
+        for thread in (sending, *asked):
+            thread.join()
+    assert slow.got == ["2.25.1"]
+    assert (only(book, case_id).state, only(book, case_id).attempts) == (DeliveryState.SENT, 1)
+
+
+def test_a_result_that_is_not_there_is_tried_again_and_holds_up_no_other(house, tmp_path):
+    with provider() as pacs:
+        book, sender = house(pacs=pacs.port)
+        gone, there = done_case(book, tmp_path, 1), done_case(book, tmp_path, 2)
+        Store(tmp_path).path_of(only(book, gone).path).unlink()
+        sender._send_all(book.due_deliveries())
+    assert (only(book, gone).state, only(book, gone).attempts) == (DeliveryState.PENDING, 1)
+    assert "cannot be read" in only(book, gone).last_error
+    assert only(book, there).state is DeliveryState.SENT
+
+
+DEFECTIVE = """
+    import os, sys
+    from pathlib import Path
+    from service.settings import Settings
+    from worker import tasks
+
+    def defect(*_):
+        raise ZeroDivisionError
+
+    tasks.Sender.deliver_due = defect
+    os._exit(tasks.work_on_delivery(Settings(data_dir=Path(sys.argv[1]), sweep_s=0.2)))
+"""
+
+
+def test_a_worker_whose_sweep_has_a_defect_ends_with_one_line(tmp_path):
+    upgrade(Settings(data_dir=tmp_path).database)
+    command = [sys.executable, "-c", textwrap.dedent(DEFECTIVE), str(tmp_path)]
+    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        _, said = worker.communicate(timeout=120)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert worker.returncode == 1
+    assert said.count("the sweep of the outbox failed, this worker ends") == 1
 
 
 def test_a_destination_that_left_the_settings_is_given_up(house, tmp_path):
