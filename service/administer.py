@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from service import orphans as strays
 from service import retention
-from service.errors import Rejected
+from service.errors import Rejected, Unavailable
 from service.presence import Counts
 from service.records import Book
 from service.settings import Settings
@@ -27,16 +28,35 @@ _SHOWN: Final = 50
 _MIB: Final = 1024**2
 _TOKEN_BYTES: Final = 32
 _SCOPES: Final = ("read", "submit", "admin")
+_TAKEN: Final = "somebody else has the turn of the retention (it runs, or ran in the last quarter of an hour); come again later"
 
 
 def clean_up(settings: Settings, *, apply: bool, orphans: bool) -> None:
-    """Show what the retention would remove, and remove it where `apply` says so."""
+    """
+    Show what the retention would remove, and remove it where `apply` says so.
+
+    Raises
+    ------
+    Unavailable
+        Another process has the turn of the retention, or took it in the middle; what went till then is gone.
+    """
     book = open_existing_book(settings)
+    turn = retention.Turn(book)
+    if apply and not turn.take():
+        raise Unavailable(_TAKEN)
+    try:
+        _clean_up(settings, book, turn, apply=apply, orphans=orphans)
+    finally:
+        if apply:
+            turn.give()
+
+
+def _clean_up(settings: Settings, book: Book, turn: retention.Turn, *, apply: bool, orphans: bool) -> None:
     store = Store(settings.data_dir, settings.minimum_free_mb)
     console = Console()
     plan = retention.make_plan(settings, book, store)
     _print_plan(console, settings, plan, store.free_bytes())
-    found = retention.find_orphans(book, store) if orphans else None
+    found = strays.find_orphans(book, store) if orphans else None
     if found is not None:
         console.print(f"{found.files} files a day old that no row names, {found.size_bytes / _MIB:.1f} MiB", highlight=False)
     if not apply:
@@ -45,11 +65,13 @@ def clean_up(settings: Settings, *, apply: bool, orphans: bool) -> None:
     counts = Counts()
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("removing", total=len(plan.going))
-        number = retention.apply_plan(plan, book, store, counts, lambda: progress.advance(bar))
+        number = retention.apply_plan(plan, book, store, counts, lambda: progress.advance(bar), turn.take)
     if found is not None:
-        retention.remove_orphans(found, book, store)
+        strays.remove_orphans(found, book, store)
     book.beat([], counts.take())
     console.print(f"{number} cases removed, {store.free_bytes() / _MIB:.0f} MiB free", highlight=False)
+    if not turn.take():
+        raise Unavailable(_TAKEN)
 
 
 def _print_plan(console: Console, settings: Settings, plan: retention.Plan, free_bytes: int) -> None:

@@ -13,11 +13,11 @@ The order, and why nothing acknowledged is lost:
 4. A series that is sent again is young again (`last_received_at`), so the judgement in 1 keeps what was just acknowledged.
 
 5. What 1 took is remembered in the same transaction until 2 is done: the next run finishes what a kill left in the middle.
+6. Results of a series that was sent again have the old names too: the id and the bytes are the same. 2 holds for them, and where a
+   worker has the case again it may name them in a moment: they stay, and a later run looks again.
 
 The lock is the database's, so it holds between hosts, whatever their shared file system makes of file locks. Files that no row names
-for other reasons (an instance whose row could not be written, results of a worker that lost its lease) are swept only when asked for,
-and when a day old: where a database was lost or restored from an old back-up, every file looks like that, and `leukoscope index
-rebuild` needs them. Their study, and with it the lock, is read from the file itself.
+for other reasons are `service.orphans`'.
 """
 
 from __future__ import annotations
@@ -29,40 +29,37 @@ import socket
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Final
 
-from service.errors import Rejected, Unavailable
-from service.headers import read_file
+from service.errors import Unavailable
+from service.orphans import batches
 from service.presence import Counts
 from service.records import Book, utc_now
-from service.records.removal import YOUNG, Cutoff, Removed, Standing
+from service.records.removal import YOUNG, Candidate, Cutoff, Removed
 from service.settings import Settings
-from service.store import INSTANCES, OUTPUTS, Store, series_key
+from service.store import Store
 
 LOG = logging.getLogger(__name__)
 NEVER_BEFORE: Final = timedelta(days=1)
 """For want of space nothing goes that is younger: its results may not have been fetched yet."""
 HELD_NEVER_BEFORE: Final = timedelta(days=7)
-ORPHAN_AGE_S: Final = 24 * 3600.0
 EVERY_S: Final = 3600.0
 AGAIN_WHEN_LOW_S: Final = 600.0
 TICK_S: Final = 20.0
 TURN: Final = "retention"
 TURN_S: Final = 900.0
 END_LIMIT_S: Final = 5.0
-_AT_ONCE: Final = 200  # files unlinked in one transaction: others wait for it
 
 
 @dataclass(frozen=True)
 class Going:
     """A case that would go, and why."""
 
-    case: Standing
+    case: Candidate
     why: str
     cutoff: Cutoff
 
@@ -110,7 +107,7 @@ def _cutoff_of_age(settings: Settings, now: datetime) -> Cutoff:
 def _by_age(plan: Plan, book: Book, cutoff: Cutoff) -> None:
     latest = max(moment for moment in (cutoff.finished, cutoff.refused) if moment is not None)
     for study_uid in book.studies_before(latest):
-        for case in book.standings(study_uid, cutoff):
+        for case in book.candidates(study_uid, cutoff):
             if not case.kept:
                 plan.going.append(Going(case, "age", cutoff))
             elif case.kept != YOUNG:
@@ -123,7 +120,7 @@ def _by_space(plan: Plan, book: Book, missing_bytes: int, now: datetime) -> None
     missing_bytes -= plan.size_bytes
     cutoff = Cutoff(now - NEVER_BEFORE, now - NEVER_BEFORE, now - HELD_NEVER_BEFORE)
     for study_uid in book.studies_before(now - NEVER_BEFORE) if missing_bytes > 0 else ():
-        for case in book.standings(study_uid, cutoff):
+        for case in book.candidates(study_uid, cutoff):
             if not case.kept and case.case_id not in planned:
                 plan.going.append(Going(case, "space", cutoff))
                 missing_bytes -= case.size_bytes
@@ -134,21 +131,30 @@ def _by_space(plan: Plan, book: Book, missing_bytes: int, now: datetime) -> None
     plan.missing_bytes = max(0, missing_bytes)
 
 
-def apply_plan(plan: Plan, book: Book, store: Store, counts: Counts, on_case: Callable[[], None] = lambda: None) -> int:
+def apply_plan(
+    plan: Plan,
+    book: Book,
+    store: Store,
+    counts: Counts,
+    on_case: Callable[[], None] = lambda: None,
+    go_on: Callable[[], bool] = lambda: True,
+) -> int:
     """
-    Remove what may still go of a plan, study by study; gives how many cases went.
+    Remove what may still go of a plan, study by study while `go_on` says so; gives how many cases went.
 
     Raises
     ------
     Unavailable
         The database went away in the middle; the next run goes on.
     """
-    finish_removals(book, store)
+    finish_removals(book, store, go_on)
     studies: dict[tuple[str, Cutoff], list[Going]] = defaultdict(list)
     for one in plan.going:
         studies[one.case.study_uid, one.cutoff].append(one)
     number = 0
     for (study_uid, cutoff), group in studies.items():
+        if not go_on():
+            break
         cases = {one.case.case_id: one.case for one in group}
         for removed in book.remove(study_uid, cases.keys(), cutoff):
             _remove_files(book, store, removed)
@@ -162,109 +168,68 @@ def apply_plan(plan: Plan, book: Book, store: Store, counts: Counts, on_case: Ca
     return number
 
 
-def finish_removals(book: Book, store: Store) -> None:
+def finish_removals(book: Book, store: Store, go_on: Callable[[], bool] = lambda: True) -> None:
     """Remove the files of cases whose rows went before a process was killed. Raises Unavailable."""
     for removed in book.unfinished_removals():
+        if not go_on():
+            break
         _remove_files(book, store, removed)
 
 
 def _remove_files(book: Book, store: Store, removed: Removed) -> None:
-    for some in _batches(removed.instances):
+    for some in batches(removed.instances):
         book.without_rows(removed.study_uid, some, store.remove)
-    store.remove(removed.outputs)
-    book.end_removal(removed.case_id)
+    if book.without_output_rows(removed.case_id, removed.study_uid, removed.outputs, store.remove):
+        book.end_removal(removed.case_id)
 
 
-@dataclass(frozen=True)
-class Orphans:
-    """Files a day old that no row names: instances by their study (None: not readable, so never taken in as they are), results by case."""
+class Turn:
+    """The turn of the retention: one process of the installation has it. One of the same name takes over without waiting."""
 
-    instances: dict[str | None, list[str]]
-    outputs: dict[str, list[str]]
-    size_bytes: int
+    def __init__(self, book: Book, name: str | None = None) -> None:
+        self._book, self._name = book, name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
-    @property
-    def files(self) -> int:
-        """How many there are."""
-        return sum(map(len, (*self.instances.values(), *self.outputs.values())))
+    def take(self) -> bool:
+        """Take it or keep it, for the next `TURN_S` seconds; False where somebody else has it. Raises Unavailable."""
+        return self._book.take_turn(TURN, self._name, TURN_S)
 
-
-def find_orphans(book: Book, store: Store, now_s: float | None = None) -> Orphans:
-    """Look through the whole store. Changes nothing. Raises Unavailable."""
-    before_s = (time.time() if now_s is None else now_s) - ORPHAN_AGE_S
-    cases_of: dict[str, list[str]] = defaultdict(list)
-    for case_id, series_uid in book.every_series():
-        cases_of[series_key(series_uid)].append(case_id)
-        cases_of[case_id].append(case_id)
-    found: dict[str, dict[str | None, list[str]]] = {INSTANCES: defaultdict(list), OUTPUTS: defaultdict(list)}
-    size_bytes = 0
-    for kind, by_owner in found.items():
-        for folder in _folders(store.root / kind):
-            old = _old_files(folder, before_s)
-            named = book.files_of_cases(cases_of[folder.name]) if old and folder.name in cases_of else set()
-            for path in (path for path in old if store.relative(path) not in named):
-                by_owner[_study_of(path) if kind == INSTANCES else folder.name].append(store.relative(path))
-                size_bytes += path.stat().st_size
-    return Orphans(dict(found[INSTANCES]), {str(name): paths for name, paths in found[OUTPUTS].items()}, size_bytes)
-
-
-def remove_orphans(orphans: Orphans, book: Book, store: Store) -> None:
-    """Remove those that no row names meanwhile. Raises Unavailable."""
-    for study_uid, paths in orphans.instances.items():
-        for some in _batches(paths):
-            book.without_rows(study_uid or "", some, store.remove)
-    for case_id, paths in orphans.outputs.items():
-        book.without_output_rows(case_id, paths, store.remove)
-    LOG.info("files without a row removed", extra={"files": orphans.files, "bytes": orphans.size_bytes})
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    with os.scandir(root) as entries:
-        yield from (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
-
-
-def _old_files(folder: Path, before_s: float) -> list[Path]:
-    found = []
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):
-                if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < before_s:
-                    found.append(Path(entry.path))
-    return found
-
-
-def _study_of(path: Path) -> str | None:
-    """Read the study of a file; one that cannot be read was never taken in as it is, and is nobody's."""
-    try:
-        with path.open("rb") as stream:
-            return read_file(stream)[0].study_uid
-    except (Rejected, OSError):
-        return None
-
-
-def _batches(paths: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(paths), _AT_ONCE):
-        yield paths[start : start + _AT_ONCE]
+    def give(self) -> None:
+        """Let somebody else have it at once. Raises Unavailable."""
+        self._book.give_turn(TURN, self._name)
 
 
 class Keeper:
-    """Runs the retention by itself: every hour, and when the disk falls below what is to be kept free."""
+    """Runs the retention by itself: every hour, and when the disk falls below what is to be kept free.
 
-    def __init__(self, settings: Settings, book: Book, store: Store, counts: Counts, clock: Callable[[], float] = time.monotonic) -> None:
+    Parameters
+    ----------
+    name : who takes the turn; a process that replaces another takes its name too
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        book: Book,
+        store: Store,
+        counts: Counts,
+        *,
+        name: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings, self._book, self._store, self._counts, self._clock = settings, book, store, counts, clock
-        self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._turn = Turn(book, name)
         self._ran_at = float("-inf")
 
     def tick(self) -> int:
         """Run if it is time and no other process of the installation has the turn; gives how many cases went. Raises Unavailable."""
         passed_s = self._clock() - self._ran_at
-        if passed_s < (AGAIN_WHEN_LOW_S if self._is_low() else EVERY_S) or not self._book.take_turn(TURN, self._name, TURN_S):
+        if passed_s < (AGAIN_WHEN_LOW_S if self._is_low() else EVERY_S) or not self._turn.take():
             return 0
         self._ran_at = self._clock()
         plan = make_plan(self._settings, self._book, self._store)
         if plan.missing_bytes:
             LOG.error("less is free than is to be kept free, and nothing more may go", extra={"bytes": plan.missing_bytes})
-        return apply_plan(plan, self._book, self._store, self._counts)
+        return apply_plan(plan, self._book, self._store, self._counts, go_on=self._turn.take)
 
     def _is_low(self) -> bool:
         wanted_mb = self._settings.retention.keep_free_mb
@@ -272,12 +237,12 @@ class Keeper:
 
 
 @contextmanager
-def keeping(settings: Settings, book: Book, store: Store, counts: Counts) -> Iterator[None]:
+def keeping(settings: Settings, book: Book, store: Store, counts: Counts, *, name: str | None = None) -> Iterator[None]:
     """Let a `Keeper` work while the block runs, where the settings ask for one."""
     if not settings.retention.asks:
         yield
         return
-    keeper, over = Keeper(settings, book, store, counts), threading.Event()
+    keeper, over = Keeper(settings, book, store, counts, name=name), threading.Event()
 
     def go_on() -> None:
         while not over.wait(TICK_S):

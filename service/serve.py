@@ -117,7 +117,7 @@ def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[st
         tells["api"] = partial(dict, address=settings.http_host, port=doors.http_port)
     if tells:
         stack.enter_context(present(book, counts, tells))
-        stack.enter_context(keeping(settings, book, store, counts))
+        stack.enter_context(keeping(settings, book, store, counts, name=name))
         stack.enter_context(_ticking(intake, stop))
     return doors
 

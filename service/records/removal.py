@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, delete, func, insert, select
+from sqlalchemy import Connection, Select, Table, and_, delete, func, insert, select, text
 
 from service.records.database import Ledger
 from service.records.moves import lock_studies
 from service.records.rows import DeliveryState
-from service.records.schema import cases, deliveries, instances, outputs, removals
+from service.records.schema import cases, deliveries, instances, outputs, removals, turns
 from service.records.states import FINAL, State
 
 YOUNG: Final = "young"
@@ -34,7 +34,7 @@ class Cutoff:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Candidate:
     """A case before the retention: `kept` says why it stays, or is empty."""
 
     case_id: str
@@ -65,13 +65,13 @@ class Removal(Ledger):
         with self._reading() as connection:
             return list(connection.execute(chosen).scalars())
 
-    def standings(self, study_uid: str, cutoff: Cutoff) -> list[Standing]:
+    def candidates(self, study_uid: str, cutoff: Cutoff) -> list[Candidate]:
         """Judge every case of a study."""
         with self._reading() as connection:
             rows = [dict(row) for row in connection.execute(select(cases).where(cases.c.study_uid == study_uid)).mappings()]
             kept = _judge(connection, rows, cutoff)
             sizes = _sizes(connection, [row["id"] for row in rows])
-        return [Standing(row["id"], study_uid, State(row["state"]), row["received_at"], sizes[row["id"]], kept[row["id"]]) for row in rows]
+        return [Candidate(row["id"], study_uid, State(row["state"]), row["received_at"], sizes[row["id"]], kept[row["id"]]) for row in rows]
 
     def remove(self, study_uid: str, case_ids: Collection[str], cutoff: Cutoff) -> list[Removed]:
         """Delete the rows of those of the cases that may still go, judged again under the lock of their study, in one transaction."""
@@ -99,23 +99,25 @@ class Removal(Ledger):
         with self._writing() as connection:
             connection.execute(delete(removals).where(removals.c.case_id == case_id))
 
-    def without_rows(self, study_uid: str, paths: Sequence[str], remove: Callable[[list[str]], object]) -> None:
-        """Have those instance files removed that no row of their study names, while no row of the study can come or go."""
+    def without_rows(self, study_uid: str | None, paths: Sequence[str], remove: Callable[[list[str]], object]) -> None:
+        """Have those instance files removed that no row names, while none can come: none of their study, or (None) none at all."""
         with self._writing() as connection:
-            lock_studies(connection, [study_uid])
-            named = select(instances.c.path).join(cases).where(cases.c.study_uid == study_uid, instances.c.path.in_(list(paths)))
-            taken = set(connection.execute(named).scalars())
+            _lock(connection, study_uid, instances)
+            taken = set(connection.execute(_naming(instances, paths, study_uid)).scalars())
             remove([path for path in paths if path not in taken])
 
-    def without_output_rows(self, case_id: str, paths: Sequence[str], remove: Callable[[list[str]], object]) -> None:
-        """Have those result files removed that no row names, while no worker can be about to name them."""
+    def without_output_rows(self, case_id: str, study_uid: str | None, paths: Sequence[str], remove: Callable[[list[str]], object]) -> bool:
+        """Have those result files of a case removed that no row names, while no worker can claim it.
+
+        Gives False, and removes nothing, where one has it: it may have found a file in its place, and name it in a moment.
+        """
         with self._writing() as connection:
-            study_uid = connection.execute(select(cases.c.study_uid).where(cases.c.id == case_id)).scalar()
-            found = lock_studies(connection, [study_uid]) if study_uid is not None else []
-            if any(row["id"] == case_id and row["state"] == State.RUNNING.value for row in found):
-                return
-            taken = set(connection.execute(select(outputs.c.path).where(outputs.c.case_id == case_id)).scalars())
+            _lock(connection, study_uid, cases)
+            if connection.execute(select(cases.c.state).where(cases.c.id == case_id)).scalar() == State.RUNNING.value:
+                return False
+            taken = set(connection.execute(_naming(outputs, paths, study_uid)).scalars())
             remove([path for path in paths if path not in taken])
+        return True
 
     def every_series(self) -> Iterator[tuple[str, str]]:
         """Give (case id, Series Instance UID) of all cases."""
@@ -129,11 +131,35 @@ class Removal(Ledger):
                 return
             last = rows[-1].id
 
+    def named_outputs(self, paths: Sequence[str]) -> set[str]:
+        """Give those of the paths that rows name, of whatever case: one indexed anew may have its results under an older id."""
+        with self._reading() as connection:
+            return set(connection.execute(_naming(outputs, paths, None)).scalars())
+
+    def give_turn(self, name: str, owner: str) -> None:
+        """Let somebody else have the office `name` at once, if `owner` still has it."""
+        with self._writing() as connection:
+            connection.execute(delete(turns).where(turns.c.name == name, turns.c.owner == owner))
+
     def files_of_cases(self, case_ids: Sequence[str]) -> set[str]:
         """Give the paths of the instances and results that rows of these cases name."""
         with self._reading() as connection:
             named = set(connection.execute(select(instances.c.path).where(instances.c.case_id.in_(list(case_ids)))).scalars())
             return named | set(connection.execute(select(outputs.c.path).where(outputs.c.case_id.in_(list(case_ids)))).scalars())
+
+
+def _lock(connection: Connection, study_uid: str | None, table: Table) -> None:
+    """Let nobody write the rows of a study, those that are about to be made too; None: any row of the table."""
+    if study_uid is not None:
+        lock_studies(connection, [study_uid])
+    elif connection.dialect.name == "postgresql":  # SQLite has one writer: this one
+        connection.execute(text(f"LOCK TABLE {table.name} IN SHARE MODE"))
+
+
+def _naming(table: Table, paths: Sequence[str], study_uid: str | None) -> Select[tuple[Any]]:
+    """Ask which of the paths are named. No index has them: where the study is known, only its rows are looked at."""
+    named = select(table.c.path).where(table.c.path.in_(list(paths)))
+    return named if study_uid is None else named.join(cases, cases.c.id == table.c.case_id).where(cases.c.study_uid == study_uid)
 
 
 def _removed(connection: Connection, row: dict[str, Any]) -> Removed:
@@ -151,8 +177,8 @@ def _judge(connection: Connection, rows: Sequence[dict[str, Any]], cutoff: Cutof
     of_newest = and_(deliveries.c.case_id == cases.c.id, deliveries.c.revision == cases.c.revision)
     waiting = select(cases.c.id).join(deliveries, of_newest).where(cases.c.id.in_(case_ids), deliveries.c.state.in_(_UNDELIVERED))
     undelivered = set(connection.execute(waiting).scalars())
-    unjudged = select(instances.c.case_id).where(instances.c.case_id.in_(case_ids), instances.c.aside, instances.c.verdict.is_(None))
-    compared = set(connection.execute(unjudged).scalars())
+    aside = and_(instances.c.aside, instances.c.verdict.is_(None), instances.c.path != "")  # without a file nobody compares it, ever
+    compared = set(connection.execute(select(instances.c.case_id).where(instances.c.case_id.in_(case_ids), aside)).scalars())
     kept = {row["id"]: _why_kept(row, cutoff, undelivered, compared) for row in rows}
     whole = [row["id"] for row in rows if row["state"] != State.REJECTED.value]
     staying = [kept[case_id] for case_id in whole if kept[case_id]]

@@ -17,15 +17,17 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import SecondaryCaptureImageStorage
 from sqlalchemy import select, text, update
 
-from service import retention
+from service import administer, retention
 from service.errors import Unavailable
 from service.intake import Intake, Source
+from service.orphans import Orphans, find_orphans, remove_orphans
 from service.presence import Counts
 from service.records import Book, OutputRow, State, utc_now
-from service.records.schema import cases, deliveries, instances, outputs
-from service.retention import Keeper, apply_plan, find_orphans, make_plan, remove_orphans
+from service.records.schema import cases, deliveries, instances, outputs, turns
+from service.retention import Keeper, apply_plan, make_plan
 from service.settings import Settings
 from service.store import Store
 from tests.service.casebook import FINDINGS
@@ -56,7 +58,7 @@ class House:
             self.intake.close_source(association)
         return receipt.case_id
 
-    def finish(self, case_id: str) -> str:
+    def finish(self, case_id: str, *, before: Callable[[], object] = lambda: None) -> str:
         lease = self.book.claim(case_id, "w")
         assert lease is not None
         rows = []
@@ -66,6 +68,7 @@ class House:
             rows.append(
                 OutputRow(kind, "x/y", path, hashlib.sha256(data).hexdigest(), len(data), lease.revision, "1.2", f"2.25.{case_id[:5]}")
             )
+        before()  # the files are there, the rows are not
         self.book.finish(lease, outputs=rows, findings=FINDINGS)
         return case_id
 
@@ -106,6 +109,17 @@ class House:
         with self.book._reading() as connection:
             found = set(connection.execute(select(instances.c.path).where(instances.c.path != "")).scalars())
             return found | set(connection.execute(select(outputs.c.path)).scalars())
+
+    def break_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let the rows go, and be gone before the files are."""
+
+        def die(paths: list[str]) -> int:
+            raise Unavailable("gone")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(self.store, "remove", die)
+            with pytest.raises(Unavailable):
+                self.run()
 
 
 @pytest.fixture
@@ -313,6 +327,43 @@ def test_a_series_sent_again_between_rows_and_files_keeps_its_files(make: Callab
     assert len(house.files) == 14
 
 
+def test_results_that_are_made_again_after_a_kill_between_rows_and_files_stay(
+    make: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = make(**AGE)
+    series = flair_series(14)
+    first = house.age(house.done(series), 20)
+    house.break_off(monkeypatch)
+    assert not house.ids
+    assert house.done(series) == first, "the same series is the same case, and its results the same files"
+    retention.finish_removals(house.book, house.store)
+    assert len(house.named()) == 16
+    assert house.named() == house.files
+    assert not house.book.unfinished_removals()
+
+
+def test_results_are_not_removed_under_the_worker_that_is_about_to_name_them(
+    make: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = make(**AGE)
+    series = flair_series(14)
+    house.age(house.done(series), 20)
+    house.break_off(monkeypatch)
+    left: list[int] = []
+
+    def remove_meanwhile() -> None:
+        retention.finish_removals(house.book, house.store)
+        left.append(len(house.book.unfinished_removals()))
+
+    house.finish(house.send(series), before=remove_meanwhile)
+    assert left == [1], "a later run looks again"
+    assert len(house.named()) == 16
+    assert house.named() == house.files
+    retention.finish_removals(house.book, house.store)
+    assert not house.book.unfinished_removals()
+    assert house.named() == house.files
+
+
 def test_files_that_go_between_being_found_and_being_noted_are_written_again(
     make: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +384,8 @@ def test_files_that_go_between_being_found_and_being_noted_are_written_again(
     assert house.named() == house.files
 
 
-def test_no_row_can_come_while_files_are_looked_at_and_unlinked(make: Callable[..., House], book_url: str) -> None:
+@pytest.mark.parametrize("what", ["instances of a study", "instances of no known study", "results of no known case"])
+def test_no_row_can_come_while_files_are_looked_at_and_unlinked(make: Callable[..., House], book_url: str, what: str) -> None:
     house = make()
     dataset = flair_series(1)[0]
     header, _, _ = _read(dataset)
@@ -345,7 +397,10 @@ def test_no_row_can_come_while_files_are_looked_at_and_unlinked(make: Callable[.
         sender.join(0.7)
         assert sender.is_alive(), "a row came meanwhile"
 
-    house.book.without_rows(header.study_uid, ["instances/x/y.dcm"], look)
+    if what == "results of no known case":
+        house.book.without_output_rows("x", None, ["outputs/x/y"], look)
+    else:
+        house.book.without_rows(header.study_uid if what == "instances of a study" else None, ["instances/x/y.dcm"], look)
     sender.join()
     other.close()
     assert len(house.named()) == 1
@@ -456,10 +511,60 @@ def test_an_orphan_that_is_sent_again_while_it_is_removed_stays(make: Callable[.
     row = house.intake._keep(*_read(dataset))
     os.utime(house.store.path_of(row.path), (1e9, 1e9))
     found = find_orphans(house.book, house.store)
-    assert found.instances == {dataset.StudyInstanceUID: [row.path]}
+    assert found.instances == [row.path]
     house.send([dataset], close=False)
     remove_orphans(found, house.book, house.store)
     assert house.files == house.named() == {row.path}
+
+
+def test_a_damaged_orphan_that_is_sent_again_before_it_is_removed_stays(make: Callable[..., House]) -> None:
+    house = make()
+    dataset = flair_series(1)[0]
+    path = house.intake._keep(*_read(dataset)).path
+    house.store.path_of(path).write_bytes(b"nothing that could be read")
+    os.utime(house.store.path_of(path), (1e9, 1e9))
+    found = find_orphans(house.book, house.store)
+    assert found.files == 1
+    house.send([dataset], close=False)
+    remove_orphans(found, house.book, house.store)
+    assert house.files == house.named() == {path}
+
+
+def test_results_that_a_row_names_under_an_older_case_id_are_no_orphans(make: Callable[..., House]) -> None:
+    house = make()
+    case_id = house.done()
+    with house.book._writing() as connection:  # as the index is made anew where the installation's key is another
+        for number, path in connection.execute(select(outputs.c.id, outputs.c.path).where(outputs.c.case_id == case_id)).all():
+            older = path.replace(case_id, "01d")
+            house.store.path_of(older).parent.mkdir(exist_ok=True)
+            house.store.path_of(path).rename(house.store.path_of(older))
+            connection.execute(update(outputs).where(outputs.c.id == number).values(path=older))
+    nobodys = house.store.put_output("01d", "segmentation", b"of an attempt that failed")
+    named = house.named()
+    for path in house.files:
+        os.utime(house.store.path_of(path), (1e9, 1e9))
+    assert find_orphans(house.book, house.store).outputs == {"01d": [nobodys]}
+    remove_orphans(
+        Orphans([], {"01d": sorted(path for path in house.files if path.startswith("outputs/01d/"))}, 0), house.book, house.store
+    )
+    assert house.files == named
+
+
+def test_what_came_again_and_was_not_kept_waits_for_no_comparison(make: Callable[..., House]) -> None:
+    house = make(**AGE)
+    first, second = (flair_series(1)[0] for _ in range(2))
+    for dataset in (first, second):
+        dataset.SOPClassUID = SecondaryCaptureImageStorage
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        setattr(second, keyword, first[keyword].value)
+    second.PatientName = "Corrected"
+    case_id = house.age(house.send([first, second]), 20)
+    with house.book._writing() as connection:  # earlier versions left no verdict
+        older = update(instances).where(instances.c.aside, instances.c.path == "").values(verdict=None)
+        assert connection.execute(older).rowcount == 1
+    plan = make_plan(house.settings, house.book, house.store)
+    assert plan.reasons == {}
+    assert [one.case.case_id for one in plan.going] == [case_id]
 
 
 def test_one_process_of_many_runs_it_once_an_hour_or_sooner_when_the_disk_is_low(
@@ -480,3 +585,56 @@ def test_one_process_of_many_runs_it_once_an_hour_or_sooner_when_the_disk_is_low
     assert first.tick() == 0
     monkeypatch.setattr(house.store, "free_bytes", lambda: 1000)
     assert first.tick() == 1
+
+
+def test_a_process_that_replaces_another_need_not_wait_for_its_turn_to_end(make: Callable[..., House]) -> None:
+    house = make(**AGE)
+    before, after, other = (
+        Keeper(house.settings, house.book, house.store, house.counts, name=name) for name in ("serve:host", "serve:host", None)
+    )
+    house.age(house.done(), 20)
+    assert before.tick() == 1
+    house.age(house.done(), 20)
+    assert (other.tick(), after.tick()) == (0, 1)
+
+
+def test_a_long_run_keeps_its_turn_and_stops_where_it_lost_it(make: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    house = make(**AGE)
+    for days in (23, 22, 21):
+        house.age(house.done(), days)
+    remove, left_s = house.book.remove, []
+
+    def take_long(*arguments: Any) -> Any:
+        now = utc_now()
+        with house.book._writing() as connection:
+            left_s.append((connection.execute(select(turns.c.until)).scalar_one() - now).total_seconds())
+            lost = {"owner": "another"} if len(left_s) == 2 else {}
+            until = now + timedelta(seconds=600 if lost else 1)
+            connection.execute(update(turns).values(until=until, **lost))
+        return remove(*arguments)
+
+    monkeypatch.setattr(house.book, "remove", take_long)
+    assert Keeper(house.settings, house.book, house.store, house.counts).tick() == 2, "the third is the other's"
+    assert min(left_s) > retention.TURN_S - 120
+    assert len(house.ids) == 1
+
+
+def test_the_clean_up_by_hand_never_runs_beside_another(
+    make: Callable[..., House], book_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house = make(**AGE)
+    settings = Settings(data_dir=house.settings.data_dir, database_url=book_url, minimum_free_mb=0, retention=AGE)
+    old = house.age(house.done(), 20)
+    house.book.take_turn(retention.TURN, "another", 900)
+    administer.clean_up(settings, apply=False, orphans=False)
+    with pytest.raises(Unavailable, match="somebody else") as refused:
+        administer.clean_up(settings, apply=True, orphans=False)
+    assert "\n" not in str(refused.value)
+    assert house.ids == {old}
+    house.book.give_turn(retention.TURN, "a third")
+    assert not house.book.take_turn(retention.TURN, "me", 900), "nobody gives away what he does not have"
+    house.book.give_turn(retention.TURN, "another")
+    administer.clean_up(settings, apply=True, orphans=False)
+    assert not house.ids
+    administer.clean_up(settings, apply=True, orphans=False)
+    assert "0 cases removed" in capsys.readouterr().out, "the turn was given back"
