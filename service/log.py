@@ -89,7 +89,18 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
-    for name in ("pynetdicom", "pydicom", "python_multipart", "sqlalchemy", "kombu", "asyncio", "httpx", "httpcore"):
+    for name in (
+        "pynetdicom",
+        "pydicom",
+        "python_multipart",
+        "sqlalchemy",
+        "kombu",
+        "highdicom",
+        "dicom2nifti",
+        "asyncio",
+        "httpx",
+        "httpcore",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

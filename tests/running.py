@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,8 @@ class Running(Service):
         def keep() -> None:
             while not over.wait(0.1):
                 if self.process is not None and self.process.poll() is not None:
-                    self.start()
+                    with suppress(AssertionError):  # killed again while it started
+                        self.start()
 
         thread = threading.Thread(target=keep, name="keeper")
         thread.start()
