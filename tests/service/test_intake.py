@@ -256,7 +256,7 @@ def test_the_sweep_asks_a_broker_that_is_away_once_and_not_for_every_case(house:
 
 def test_a_defect_in_judging_holds_that_series_and_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("service.intake.examine", lambda *_, **__: 1 / 0)
+        patched.setattr("service.judge.examine", lambda *_, **__: 1 / 0)
         house.send(flair_series())
     assert house.case.state is State.HELD
     house.send(flair_series(), "a2")
