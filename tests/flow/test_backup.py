@@ -131,6 +131,19 @@ def test_a_back_up_taken_while_receiving_is_restored_elsewhere_and_completed(kin
     assert new.outputs(again) == last_outputs, "sent again, the same results under the same UIDs"
 
 
+def test_a_file_that_is_written_anew_is_copied_anew(peer, tmp_path):
+    peer("rsync")
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    for folder in (data / "instances", data / "outputs", backup):
+        folder.mkdir(parents=True)
+    (data / "installation.key").write_text("x")
+    (data / "instances" / "x.dcm").write_bytes(b"damaged")
+    take("files back-up", backup, data, None)
+    (data / "instances" / "x.dcm").write_bytes(b"whole again")
+    take("files back-up", backup, data, None)
+    assert (backup / "instances" / "x.dcm").read_bytes() == b"whole again"
+
+
 def test_a_lost_database_is_made_anew_and_nothing_runs_again(tmp_path, make_running, write_phantom):
     service = make_running("data")
     service.start()
