@@ -16,6 +16,7 @@ from model.training.paint import (
     blur,
     chance,
     dilate,
+    erase_lesions,
     jitter_matrix,
     paint_lesions,
     paint_tumour,
@@ -29,9 +30,10 @@ FLOOR = -8.0
 
 
 class Painting(BaseModel):
-    """How often lesions and tumours are painted on scans of one kind, and heads stripped to the brain."""
+    """How often real lesions are erased, lesions and tumours painted on scans of one kind, and heads stripped to the brain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    erase: float = 0.0
     lesions: float = 0.0
     tumours: float = 0.0
     strip: float = 0.0
@@ -100,6 +102,9 @@ def _paint(
     example: Example, image: Tensor, labels: Tensor, brain: Tensor, to_mni: Tensor, painting: Painting, bank: Bank
 ) -> tuple[Tensor, Tensor]:
     labels = labels.clone()
+    if chance(painting.erase):
+        image, filled = erase_lesions(image, (labels[0] == 1).float(), brain, example.white)
+        labels[0][filled > 0] = 0
     if chance(painting.lesions):
         occupied = dilate(((labels[0] == 1) | (labels[1] == 1)).float(), 3)
         image, drawn = paint_lesions(image, brain, occupied, to_mni, bank, example.white)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.preprocess import Inputs, prepare, resample_to
 from model.release import InputPreparation
-from model.training.layouts import Case, Mask, carried_brain, read_mask, read_volume
+from model.training.layouts import Case, Mask, carried, read_mask, read_volume
 from model.training.paint import Bank, WhiteMatter, blur, dilate, pull
 from model.training.skull import add_head
 from model.volume import Volume, canonical
@@ -27,7 +27,7 @@ MNI_BRAIN = ((20.0, 160.0), (20.0, 196.0), (4.0, 156.0))
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """A scan with what is known of it, on its own grid. None: nothing known."""
+    """A scan with what is known of it, on its own grid. None: nothing known. `changed`: lesion wherever the scan is bright there."""
 
     name: str
     patient: str
@@ -36,6 +36,7 @@ class Truth:
     tumour: Mask | None
     brain: Mask
     healthy_tumour: bool
+    changed: Mask | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +65,14 @@ def read_truth(case: Case) -> Truth:
     """Everything a case knows, on its own grid."""
     scan = read_volume(case.flair)
     if case.brain is not None:
-        brain: Mask = carried_brain(case)
+        brain: Mask = carried(case, case.brain)
     else:
         scan = scan.with_data(np.maximum(np.asarray(scan.data, np.float32), 0.0))
         brain = _filled(np.asarray(np.asarray(scan.data, np.float32) > 0))
     lesion = None if case.lesion is None else read_mask(case.lesion, scan)
     tumour = None if case.tumour is None else read_mask(case.tumour, scan)
-    return Truth(case.id, case.patient, scan, lesion, tumour, brain, case.healthy_tumour)
+    changed = None if case.changed is None else carried(case, case.changed)
+    return Truth(case.id, case.patient, scan, lesion, tumour, brain, case.healthy_tumour, changed)
 
 
 def phantom_truth(phantom: Phantom, name: str) -> Truth:
@@ -84,7 +86,7 @@ def with_head(truth: Truth, seed: int) -> Truth:
     scan, brain = add_head(truth.scan, truth.brain, seed)
     start = [round(v) for v in np.linalg.inv(scan.affine_ras) @ np.append(canonical(truth.scan).affine_ras[:3, 3], 1)][:3]
 
-    def carried(mask: Mask | None) -> Mask | None:
+    def moved(mask: Mask | None) -> Mask | None:
         if mask is None:
             return None
         out = np.zeros(scan.shape, bool)
@@ -93,7 +95,7 @@ def with_head(truth: Truth, seed: int) -> Truth:
         out[i, j, k] = straight
         return out
 
-    return Truth(f"{truth.name}+head{seed}", truth.patient, scan, carried(truth.lesion), carried(truth.tumour), brain, truth.healthy_tumour)
+    return Truth(f"{truth.name}+head{seed}", truth.patient, scan, moved(truth.lesion), moved(truth.tumour), brain, truth.healthy_tumour)
 
 
 def _filled(mask: Mask) -> Mask:
@@ -129,6 +131,10 @@ def make_example(truth: Truth, kind: str, preparation: InputPreparation, bank: B
         if truth.tumour is not None:
             near = (dilate(tumour, 5) > 0).numpy()  # farther off, whoever drew the tumour has said that this is none
             labels[1][unknown.numpy() & near & (labels[1] == 0)] = IGNORE
+    if truth.changed is not None:
+        changed = _carry(inputs, truth, truth.changed) > 0
+        bright = ((blur(image, 0.6) > white.mean + 1.8 * white.sd) & (prior > 0.01)).numpy() & (brain > 0)
+        labels[0][changed] = np.where(bright[changed], 1, IGNORE)
     return Example(truth.name, truth.patient, kind, image.half(), torch.from_numpy(labels), to_mni, white)
 
 
@@ -166,7 +172,10 @@ def _white_matter(image: Tensor, brain: Tensor, prior: Tensor) -> WhiteMatter:
 
 
 def _unlabelled(image: Tensor, brain: Tensor, tumour: Tensor, prior: Tensor, white: WhiteMatter) -> Tensor:
-    """Bright white matter nobody labelled, and the rim of a tumour: taught to no head."""
-    bright = (blur(image, 0.8) > white.mean + 2.0 * white.sd).float() * (prior > 0.01).float() * brain
-    rim = dilate(tumour, 3) * (1.0 - tumour) * (blur(image, 0.8) > white.mean + 1.0 * white.sd).float()
+    """Bright white matter nobody labelled, and the rim of a tumour: taught to no head. Where lesions are rare only the very bright counts,
+    or no scan would teach that cortex is none.
+    """
+    smooth = (blur(image, 0.8) - white.mean) / white.sd
+    bright = ((smooth > 2.0) & (prior > 0.05) | (smooth > 3.2) & (prior > 0.01)).float() * brain
+    rim = dilate(tumour, 3) * (1.0 - tumour) * (smooth > 1.0).float()
     return (dilate(bright, 1) * (1.0 - tumour) + rim) > 0

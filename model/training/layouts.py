@@ -26,6 +26,7 @@ class Case:
     Attributes
     ----------
     lesion, tumour : mask files on the scan's grid, non-zero = label; None = this scan says nothing about that head
+    changed : mask file in the common space of `brain_transform`: lesions that differ from another visit's; where the scan is bright, lesion
     brain : mask file; with `brain_transform` (SimpleITK) it lies in another space and is carried over
     extracted : the scan is brain-extracted, so its non-zero voxels, filled, are the brain
     healthy_tumour : nobody in this data set has a tumour, so the tumour head learns background from it
@@ -37,6 +38,7 @@ class Case:
     flair: Path
     lesion: Path | None = None
     tumour: Path | None = None
+    changed: Path | None = None
     brain: Path | None = None
     brain_transform: Path | None = None
     extracted: bool = False
@@ -77,13 +79,13 @@ def read_mask(path: Path, like: Volume) -> Mask:
     return np.asarray(np.asarray(mask.data, np.float32) > 0.5)
 
 
-def carried_brain(case: Case) -> Mask:
-    """The brain mask of the common space on the grid of a raw scan."""
+def carried(case: Case, path: Path) -> Mask:
+    """A mask of the common space on the grid of a raw scan."""
     import SimpleITK  # only this data set needs it
 
     scan = SimpleITK.ReadImage(str(case.flair))
     mask = SimpleITK.Resample(
-        SimpleITK.ReadImage(str(case.brain)),
+        SimpleITK.ReadImage(str(path)),
         scan,
         SimpleITK.ReadTransform(str(case.brain_transform)).GetInverse(),  # the file maps common space to scan
         SimpleITK.sitkNearestNeighbor,
@@ -126,7 +128,7 @@ def open_ms_shapes(root: Path) -> dict[str, Path]:
 
 
 def open_ms_raw(root: Path) -> Iterator[Case]:
-    """Open MS data, longitudinal: raw whole heads in thick slices; the brain is known, the lesions are not."""
+    """Open MS data, longitudinal: raw whole heads in thick slices; the brain is known, of the lesions only those that changed."""
     for flair in sorted((root / "longitudinal").glob("patient*/study*_FLAIR.nii.gz")):
         number, study = flair.parent.name.removeprefix("patient"), flair.name.split("_")[0]
         yield Case(
@@ -134,6 +136,7 @@ def open_ms_raw(root: Path) -> Iterator[Case]:
             f"open_ms_raw/{number}",
             study,
             flair,
+            changed=flair.with_name("gt.nii.gz"),
             brain=flair.with_name("brainmask.nii.gz"),
             brain_transform=flair.with_name(f"{study}_FLAIR_to_common_space.txt"),
             healthy_tumour=True,

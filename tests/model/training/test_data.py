@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -56,6 +57,18 @@ def test_bright_matter_nobody_labelled_is_ignored(truth, bank):
     assert (example.labels[1][lesion] == 0).all()
     assert (example.labels[0][example.labels[1] == 1] != 1).all()
     assert float((example.labels[0] == IGNORE).float().mean()) < 0.1
+
+
+def test_a_lesion_that_changed_between_visits_is_one_only_where_the_scan_is_bright(truth, bank):
+    gone = np.zeros_like(truth.lesion)
+    gone[80:90, 70:82, 60:70] = True
+    raw = replace(truth, lesion=None, changed=truth.lesion | gone)
+    labels = make_example(raw, "raw", INPUT, bank).labels[0]
+    bright = make_example(truth, "target", INPUT, bank).labels[0] == 1
+    dark = make_example(replace(truth, lesion=gone), "target", INPUT, bank).labels[0] == 1
+    assert (labels[bright] == 1).float().mean() > 0.8
+    assert (labels[dark] == IGNORE).float().mean() > 0.9
+    assert (labels[dark] != 0).all()
 
 
 def test_a_synthetic_head_leaves_the_brain_and_its_labels_where_they_were(truth):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy import ndimage
 
 from model.training.augment import Painting, draw_crop, randomise
 from model.training.examples import IGNORE
-from model.training.paint import dilate, jitter_matrix, paint_lesions, paint_tumour, pull
+from model.training.paint import blur, dilate, erase_lesions, jitter_matrix, paint_lesions, paint_tumour, pull
 
 
 def _drawn(example, bank, seed):
@@ -76,3 +78,28 @@ def test_jitter_keeps_the_centre_when_nothing_shifts():
     matrix = jitter_matrix((10.0, 20.0, 30.0), 0.3, 0.2, 0.0)
     centre = torch.tensor([10.0, 20.0, 30.0, 1.0], dtype=torch.float64)
     assert torch.allclose(matrix @ centre, centre)
+
+
+def test_an_erased_lesion_looks_like_the_tissue_around_it(example):
+    image, lesion = example.image.float().clone(), (example.labels[0] == 1).float()
+    image[lesion > 0] += 2.0
+    brain = (example.labels[2] == 1).float()
+    gone = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        out, filled = erase_lesions(image, lesion, brain, example.white)
+        gone.append(bool(filled.any()))
+        assert (filled <= lesion).all()
+        far = dilate(filled, 5) == 0
+        assert torch.allclose(out[far], image[far], atol=0.01)
+        if filled.any():
+            assert out[filled > 0].mean() < image[filled > 0].mean() - 1.0
+            assert abs(out[filled > 0].mean() - example.white.mean) < 2 * example.white.sd
+    assert any(gone)
+
+
+def test_a_blur_is_the_gaussian_it_says():
+    torch.manual_seed(0)
+    field = torch.randn(20, 24, 17)
+    wanted = ndimage.gaussian_filter(field.numpy(), 1.6, mode="nearest", radius=4)
+    assert np.allclose(blur(field, 1.6).numpy(), wanted, atol=1e-5)
