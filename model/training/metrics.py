@@ -1,11 +1,12 @@
 """How well a mask fits another: the rules of the evidence.
 
-Both masks empty: nothing to score, so not a number, and counted apart as a correct negative. One empty: Dice 0 and the image's
-diagonal as distance. A miss is never dropped from a mean.
+Both masks empty: nothing to score, so not a number, and counted apart as a correct negative. One empty: every share is 0 (also the
+one whose denominator is empty) and every distance the image's diagonal. A miss is never dropped from a mean.
 
 References
 ----------
-Maier-Hein, Reinke et al. 2024, Metrics reloaded, doi:10.1038/s41592-023-02151-z.
+Maier-Hein, Reinke et al. 2024, Metrics reloaded, doi:10.1038/s41592-023-02151-z: what is measured, and that undefined is not perfect.
+Kuijf et al. 2019, WMH Segmentation Challenge, doi:10.1109/TMI.2019.2905770: the lesion-wise scores and the 95th percentile.
 """
 
 from __future__ import annotations
@@ -94,7 +95,16 @@ def _share(part: Mask, whole: Mask, other: Mask) -> float:
 
 
 def hausdorff(truth: Mask, found: Mask, spacing_mm: Spacing) -> tuple[float, float]:
-    """Largest and 95th-percentile distance between the surfaces, the larger of both directions."""
+    """Largest and 95th-percentile distance between the surfaces, the larger of both directions.
+
+    Surfaces are the mask's voxels with a face neighbour outside of it, distances go from centre to centre. The percentile is taken in
+    each direction before the larger is chosen (as WMH 2017 and MONAI do; pooling both directions, as medpy does, gives less).
+
+    Parameters
+    ----------
+    truth, found : bool, (i, j, k), on one grid
+    spacing_mm : along (i, j, k)
+    """
     if not truth.any() and not found.any():
         return NAN, NAN
     if not truth.any() or not found.any():
@@ -115,7 +125,12 @@ def _window(mask: Mask) -> tuple[slice, slice, slice]:
 
 
 def lesion_wise(truth: Mask, found: Mask) -> tuple[float, float, float, int, int]:
-    """F1, sensitivity and precision over 26-connected lesions (one common voxel is a hit), and both counts."""
+    """F1, sensitivity and precision over lesions, and the counts of true and found ones.
+
+    A lesion is a 26-connected component. A true one is hit by one common voxel, a found one is right by one; so one found lesion that
+    joins two true ones hits both and is one right one. Sensitivity is hit / true, precision right / found, F1 their harmonic mean, as
+    in the evaluation of WMH 2017 (there a scan without true lesions has sensitivity 1; here a false alarm scores 0).
+    """
     true_labels, true_count = ndimage.label(truth, EVERY_NEIGHBOUR)
     found_labels, found_count = ndimage.label(found, EVERY_NEIGHBOUR)
     if true_count == 0 and found_count == 0:
