@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from model.preprocess import Inputs, prepare, resample_to
 from model.release import InputPreparation
-from model.training.layouts import Case, Mask, carried, read_mask, read_volume
+from model.training.layouts import Case, Mask, carried, read_brain, read_role, read_scan
+from model.training.outline import fill_brain, is_extracted, outline_brain
 from model.training.paint import Bank, WhiteMatter, blur, dilate, pull
 from model.training.skull import add_head
 from model.volume import Volume, canonical
@@ -27,7 +27,13 @@ MNI_BRAIN = ((20.0, 160.0), (20.0, 196.0), (4.0, 156.0))
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """A scan with what is known of it, on its own grid. None: nothing known. `changed`: lesion wherever the scan is bright there."""
+    """A scan with what is known of it, on its own grid. None: nothing known.
+
+    Attributes
+    ----------
+    changed : lesion wherever the scan is bright there
+    ignore : nobody says what is there: the lesion head learns nothing from it
+    """
 
     name: str
     patient: str
@@ -37,6 +43,7 @@ class Truth:
     brain: Mask
     healthy_tumour: bool
     changed: Mask | None = None
+    ignore: Mask | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +69,21 @@ class Example:
 
 
 def read_truth(case: Case) -> Truth:
-    """Everything a case knows, on its own grid."""
-    scan = read_volume(case.flair)
-    if case.brain is not None:
-        brain: Mask = carried(case, case.brain)
-    else:
+    """Everything a case knows, on its own grid. A whole head without a brain mask gets the released network's.
+
+    Raises
+    ------
+    UnusableCase
+        A file is missing, unreadable, not finite, on another grid, or holds labels nobody declared.
+    """
+    scan = read_scan(case)
+    brain = read_brain(case, scan)
+    if brain is None:
         scan = scan.with_data(np.maximum(np.asarray(scan.data, np.float32), 0.0))
-        brain = _filled(np.asarray(np.asarray(scan.data, np.float32) > 0))
-    lesion = None if case.lesion is None else read_mask(case.lesion, scan)
-    tumour = None if case.tumour is None else read_mask(case.tumour, scan)
+        brain = fill_brain(scan) if case.extracted or is_extracted(scan) else outline_brain(scan)
+    lesion, tumour, ignore = (read_role(case, role, scan) for role in ("lesion", "tumour", "ignore"))
     changed = None if case.changed is None else carried(case, case.changed)
-    return Truth(case.id, case.patient, scan, lesion, tumour, brain, case.healthy_tumour, changed)
+    return Truth(case.id, case.patient, scan, lesion, tumour, brain, case.healthy_tumour, changed, ignore)
 
 
 def phantom_truth(phantom: Phantom, name: str) -> Truth:
@@ -95,16 +106,9 @@ def with_head(truth: Truth, seed: int) -> Truth:
         out[i, j, k] = straight
         return out
 
-    return Truth(f"{truth.name}+head{seed}", truth.patient, scan, moved(truth.lesion), moved(truth.tumour), brain, truth.healthy_tumour)
-
-
-def _filled(mask: Mask) -> Mask:
-    """The largest part of a mask, holes closed."""
-    labels, count = ndimage.label(mask)
-    if count > 1:
-        mask = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    closed = ndimage.binary_closing(np.pad(mask, 3), iterations=2)[3:-3, 3:-3, 3:-3]
-    return np.asarray(ndimage.binary_fill_holes(closed | mask))
+    name = f"{truth.name}+head{seed}"
+    lesion, tumour, ignore = (moved(mask) for mask in (truth.lesion, truth.tumour, truth.ignore))
+    return Truth(name, truth.patient, scan, lesion, tumour, brain, truth.healthy_tumour, None, ignore)
 
 
 def make_example(truth: Truth, kind: str, preparation: InputPreparation, bank: Bank) -> Example:
@@ -135,6 +139,8 @@ def make_example(truth: Truth, kind: str, preparation: InputPreparation, bank: B
         changed = _carry(inputs, truth, truth.changed) > 0
         bright = ((blur(image, 0.6) > white.mean + 1.8 * white.sd) & (prior > 0.01)).numpy() & (brain > 0)
         labels[0][changed] = np.where(bright[changed], 1, IGNORE)
+    if truth.ignore is not None:
+        labels[0][_carry(inputs, truth, truth.ignore) > 0] = IGNORE
     return Example(truth.name, truth.patient, kind, image.half(), torch.from_numpy(labels), to_mni, white)
 
 

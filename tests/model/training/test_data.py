@@ -9,9 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from model.release import InputPreparation
-from model.training.card import START_DEFINITION
 from model.training.configuration import read_config
-from model.training.evaluate import Served, choose_definition, fit_temperature, warm
 from model.training.examples import IGNORE, Truth, make_example, with_head
 from model.training.layouts import UnusableCase, find_cases, open_ms_shapes, read_mask, read_volume
 from model.volume import Volume
@@ -101,8 +99,8 @@ def test_masks_on_another_grid_and_scans_that_are_not_finite_are_refused(tmp_pat
 def test_a_folder_without_scans_or_an_unknown_layout_says_so(tmp_path):
     with pytest.raises(UnusableCase, match="no scan of layout 'brats'"):
         find_cases("brats", tmp_path)
-    with pytest.raises(UnusableCase, match="known: brats"):
-        find_cases("nnunet", tmp_path)
+    with pytest.raises(UnusableCase, match=r"known: .*brats"):
+        find_cases("bratwurst", tmp_path)
 
 
 def test_the_scans_beside_the_project_are_found(shared_data):
@@ -125,24 +123,3 @@ def test_an_unknown_key_stops_a_training(tmp_path):
     path.write_text((CONFIGURATIONS / "first.yaml").read_text() + "\nlearning_speed: 3\n")
     with pytest.raises(ValidationError, match="learning_speed"):
         read_config(path)
-
-
-def test_threshold_and_temperature_follow_the_predictions_they_are_given(truth):
-    random = np.random.default_rng(1)
-    probability = np.where(truth.lesion, 0.75, 0.02).astype(np.float32)
-    false_alarm = random.random(truth.scan.shape) < 0.003
-    probability[false_alarm & ~truth.lesion] = 0.55
-    served = Served(truth, probability, np.zeros_like(truth.brain), truth.brain, (), START_DEFINITION)
-    chosen = choose_definition([served], START_DEFINITION)
-    level = warm(np.asarray([0.75], np.float32), chosen.temperature)[0]
-    assert chosen.threshold < level
-    assert served.lesions(chosen).sum() == truth.lesion.sum()
-    sure = Served(
-        truth,
-        np.where(random.random(truth.scan.shape) < 0.3, 0.999, 0.02).astype(np.float32),
-        served.tumour,
-        truth.brain,
-        (),
-        START_DEFINITION,
-    )
-    assert fit_temperature([sure]) > 1.4
