@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 from service.errors import Unavailable
 from service.records import Part, utc_now
 from service.records.upkeep import Counted
+from service.repeating import end_process, repeating
 
 LOG = logging.getLogger(__name__)
 BEAT_S: Final = 2.0
@@ -111,22 +112,20 @@ class Presence:
 
 
 @contextmanager
-def present(book: Register, counts: Counts, describe: Mapping[str, Describe], every_s: float = BEAT_S) -> Iterator[Presence]:
+def present(
+    book: Register,
+    counts: Counts,
+    describe: Mapping[str, Describe],
+    every_s: float = BEAT_S,
+    *,
+    on_defect: Callable[[], None] = end_process,
+) -> Iterator[Presence]:
     """Tell of this process now, every few seconds while the block runs, and at its end."""
     presence = Presence(book, counts, describe)
-    over = threading.Event()
-
-    def go_on() -> None:
-        while not over.wait(every_s):
-            presence.beat()
-
     presence.beat()
-    thread = threading.Thread(target=go_on, name="presence", daemon=True)
-    thread.start()
     try:
-        yield presence
+        with repeating("presence", presence.beat, every_s, on_defect=on_defect, end_limit_s=_END_LIMIT_S) as thread:
+            yield presence
     finally:
-        over.set()
-        thread.join(_END_LIMIT_S)
         if not thread.is_alive():  # one that hangs in the database would hold up the end: the row ages by itself
             presence.leave()

@@ -26,7 +26,6 @@ import logging
 import os
 import secrets
 import socket
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -35,11 +34,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from service.errors import Unavailable
 from service.orphans import batches
 from service.presence import Counts
 from service.records import Book, utc_now
 from service.records.removal import YOUNG, Candidate, Cutoff, Removed
+from service.repeating import end_process, repeating
 from service.settings import Settings
 from service.store import Store
 
@@ -237,24 +236,19 @@ class Keeper:
 
 
 @contextmanager
-def keeping(settings: Settings, book: Book, store: Store, counts: Counts, *, name: str | None = None) -> Iterator[None]:
+def keeping(
+    settings: Settings,
+    book: Book,
+    store: Store,
+    counts: Counts,
+    *,
+    name: str | None = None,
+    on_defect: Callable[[], None] = end_process,
+) -> Iterator[None]:
     """Let a `Keeper` work while the block runs, where the settings ask for one."""
     if not settings.retention.asks:
         yield
         return
-    keeper, over = Keeper(settings, book, store, counts, name=name), threading.Event()
-
-    def go_on() -> None:
-        while not over.wait(TICK_S):
-            try:
-                keeper.tick()
-            except Unavailable as error:
-                LOG.warning("retention put off: %s", error)
-
-    thread = threading.Thread(target=go_on, name="retention", daemon=True)
-    thread.start()
-    try:
+    keeper = Keeper(settings, book, store, counts, name=name)
+    with repeating("retention", keeper.tick, TICK_S, on_defect=on_defect, end_limit_s=END_LIMIT_S):
         yield
-    finally:
-        over.set()
-        thread.join(END_LIMIT_S)

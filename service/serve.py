@@ -13,13 +13,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from service import records
 from service.api import make_api, start_api
@@ -30,6 +29,7 @@ from service.listener import Listener, start_listener
 from service.presence import Counts, Describe, present
 from service.queue import make_app, renew_broker
 from service.records import Book, open_book
+from service.repeating import repeating
 from service.retention import keeping
 from service.settings import Settings
 from service.store import Store
@@ -47,6 +47,11 @@ class _Stop(threading.Event):
     """Set when the service is to end; `failed` when that is because a part of it met a defect."""
 
     failed = False
+
+    def fail(self) -> None:
+        """End the whole service after a defect in one of its parts: half a service would look alive."""
+        self.failed = True
+        self.set()
 
 
 @dataclass
@@ -78,7 +83,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
         stack.callback(_wait_for_end, children)
         doors = _open_doors(settings, book, store, parts, stop, stack)
         stack.callback(_ask_to_end, children)  # the last one in is the first to be done
-        _supervise(settings, doors, children, stack.enter_context(watching(book)), stop)
+        _supervise(settings, doors, children, stack.enter_context(watching(book, stop.fail)), stop)
         LOG.info("stopping")
         _end_by_force(2 * _STOP_LIMIT_S)
     return 1 if stop.failed else 0
@@ -116,9 +121,10 @@ def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[st
         doors.http_port = stack.enter_context(_answering(settings, book, store, intake, own=tells))
         tells["api"] = partial(dict, address=settings.http_host, port=doors.http_port)
     if tells:
-        stack.enter_context(present(book, counts, tells))
-        stack.enter_context(keeping(settings, book, store, counts, name=name))
-        stack.enter_context(_ticking(intake, stop))
+        stack.enter_context(present(book, counts, tells, on_defect=stop.fail))
+        stack.enter_context(keeping(settings, book, store, counts, name=name, on_defect=stop.fail))
+        # Quiet times that end, and the sweep.
+        stack.enter_context(repeating("tick", lambda: intake.tick(datetime.now(UTC)), _ROUND_S, on_defect=stop.fail))
     return doors
 
 
@@ -224,42 +230,6 @@ def _answering(settings: Settings, book: Book, store: Store, intake: Intake, own
         yield server.port
     finally:
         server.stop()
-
-
-@contextmanager
-def _ticking(intake: Intake, stop: _Stop) -> Iterator[None]:
-    """Let time pass for the intake: quiet times that end, and the sweep."""
-    over = threading.Event()
-
-    def tick() -> None:
-        while not over.wait(_ROUND_S):
-            try:
-                intake.tick(datetime.now(UTC))
-            except Unavailable as error:
-                LOG.warning("tick: %s", error)
-                over.wait(1.0)
-
-    thread = threading.Thread(target=_guard(tick, stop), name="tick")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def _guard(work: Callable[[], Any], stop: _Stop) -> Callable[[], None]:
-    """End the whole service when one of its threads ends by a defect: half a service would look alive."""
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException:
-            LOG.exception("a part of the service failed")
-            stop.failed = True
-            stop.set()
-
-    return guarded
 
 
 def _worker(name: str, settings: Settings, book: Book) -> Child:

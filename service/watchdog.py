@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any, Final
 from service.children import Child
 from service.errors import Unavailable
 from service.records import Book
+from service.repeating import end_process, repeating
 
 LOG = logging.getLogger(__name__)
 LOOK_S: Final = 5.0
@@ -75,17 +75,8 @@ class Watchdog:
 
 
 @contextmanager
-def watching(book: Book) -> Iterator[Watchdog]:
+def watching(book: Book, on_defect: Callable[[], None] = end_process) -> Iterator[Watchdog]:
     """Give a watchdog that reads in a thread of its own while the block runs: a database that hangs must not hold up the supervisor."""
     watchdog = Watchdog(book)
-    over = threading.Event()
-
-    def go_on() -> None:
-        while not over.wait(LOOK_S):
-            watchdog.read()
-
-    threading.Thread(target=go_on, name="watchdog", daemon=True).start()
-    try:
+    with repeating("watchdog", watchdog.read, LOOK_S, on_defect=on_defect, end_limit_s=0.0):
         yield watchdog
-    finally:
-        over.set()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from service.errors import Unavailable
 from service.records import LeaseLost
+from service.repeating import repeating
 
 _RENEWALS_PER_LEASE: Final = 3
 
@@ -22,21 +22,10 @@ def renewing(renew: Callable[[], object], lease_s: float) -> Iterator[None]:
     renew : prolongs the lease; may raise LeaseLost or Unavailable
     lease_s : how long it lasts
     """
-    over = threading.Event()
 
-    def go_on() -> None:
-        while not over.wait(lease_s / _RENEWALS_PER_LEASE):
-            try:
-                renew()
-            except LeaseLost:
-                return
-            except Unavailable:
-                continue
+    def renew_if_ours() -> None:
+        with suppress(LeaseLost, Unavailable):
+            renew()
 
-    thread = threading.Thread(target=go_on, name="lease", daemon=True)
-    thread.start()
-    try:
+    with repeating("lease", renew_if_ours, lease_s / _RENEWALS_PER_LEASE):
         yield
-    finally:
-        over.set()
-        thread.join()

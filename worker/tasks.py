@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from service.errors import Rejected, Unavailable
 from service.presence import Counts, present
 from service.queue import COMPARE, DELIVER, DELIVERY_QUEUE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
 from service.records import Lease, LeaseLost, open_book
+from service.repeating import repeating
 from service.settings import Settings
 from service.store import Store
 from worker import pipeline
@@ -227,28 +227,13 @@ def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: 
     def deliver(case_id: str) -> None:
         sender.deliver(case_id)
 
-    _sweep_outbox(settings, sender)
+    # Due deliveries are looked for from time to time: retries, and what a lost message or a restart left behind.
     # One thread may wait for each slow destination, and some are left for the others.
-    with present(book, counts, {"delivery": lambda: {"destinations": len(settings.destinations)}}):
+    with (
+        repeating("outbox", sender.deliver_due, settings.sweep_s, end_limit_s=0.0),
+        present(book, counts, {"delivery": lambda: {"destinations": len(settings.destinations)}}),
+    ):
         return _work(app, "delivery", DELIVERY_QUEUE, concurrency=concurrency or len(settings.destinations) + 2)
-
-
-def _sweep_outbox(settings: Settings, sender: Sender) -> None:
-    """Look for due deliveries from time to time: retries, and what a lost message or a restart left behind.
-
-    A defect in it ends this process, which is started again: a worker that no longer looks would leave retries lying.
-    """
-
-    def sweep() -> None:
-        try:
-            while True:
-                time.sleep(settings.sweep_s)
-                sender.deliver_due()
-        except Exception as error:
-            LOG.critical("the sweep of the outbox failed, this worker ends", exc_info=error)
-            os._exit(1)  # what is being sent is sent again when its lease lapses
-
-    threading.Thread(target=sweep, name="outbox", daemon=True).start()
 
 
 def _work(app: Celery, kind: str, queue: str, *, concurrency: int) -> int:

@@ -202,7 +202,7 @@ def test_a_worker_whose_sweep_has_a_defect_ends_with_one_line(tmp_path):
         worker.kill()
         worker.wait()
     assert worker.returncode == 1
-    assert said.count("the sweep of the outbox failed, this worker ends") == 1
+    assert said.count("a part of this process failed: outbox") == 1
 
 
 def test_a_destination_that_left_the_settings_is_given_up(house, tmp_path):
