@@ -31,7 +31,7 @@ from service.judge import SHORTEST_GAP_WAIT_S, Judge
 from service.presence import Counts
 from service.records import Book, InstanceRow, Noted, State, utc_now
 from service.settings import Settings
-from service.store import Store
+from service.store import Store, StoredInstance
 from service.watches import Watches
 
 LOG = logging.getLogger(__name__)
@@ -144,10 +144,10 @@ class Intake:
         whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
         wanted = header.sop_class_uid in MR_IMAGE_CLASSES
-        row = self._keep(header, whole, sender) if wanted else _row(header, sender, whole, path="")
-        noted = self._commit.put(row)
-        if wanted and not self._store.has_file(row.path):  # the retention was faster: see its third rule
-            self._keep(header, whole, sender)
+        kept = self._keep(header, whole) if wanted else StoredInstance("", hashlib.sha256(whole).hexdigest(), 0)
+        noted = self._commit.put(_row(header, kept, sender))
+        if wanted and not self._store.has_file(kept.path):  # the retention was faster: see its third rule
+            self._keep(header, whole)
         self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
         outcome = noted.outcome if wanted else "discarded"
         if outcome == "conflict":
@@ -157,15 +157,14 @@ class Intake:
         self._counts.add("received_bytes", door, by=len(whole))
         return Receipt(noted.case_id, header.study_uid, header.series_uid, header.sop_instance_uid, outcome, noted.state)
 
-    def _keep(self, header: Header, whole: bytes, sender: Source) -> InstanceRow:
-        stored = self._store.put_instance(
+    def _keep(self, header: Header, whole: bytes) -> StoredInstance:
+        return self._store.put_instance(
             whole,
             series_uid=header.series_uid,
             sop_class_uid=header.sop_class_uid,
             sop_instance_uid=header.sop_instance_uid,
             transfer_syntax_uid=header.transfer_syntax_uid,
         )
-        return _row(header, sender, whole, path=stored.path, digest=stored.digest, size=stored.size)
 
     def check_space(self) -> None:
         """Raise Unavailable when the disk has no room for more instances."""
@@ -246,20 +245,12 @@ def _demand_announced(header: Header, announced: Announced) -> None:
         raise Mismatch("SOP Instance UID differs from the command's")
 
 
-def _row(header: Header, sender: Source, whole: bytes, *, path: str, digest: str = "", size: int = 0) -> InstanceRow:
-    return InstanceRow(
-        study_uid=header.study_uid,
-        series_uid=header.series_uid,
-        sop_instance_uid=header.sop_instance_uid,
-        sop_class_uid=header.sop_class_uid,
-        transfer_syntax_uid=header.transfer_syntax_uid,
-        digest=digest or hashlib.sha256(whole).hexdigest(),
-        path=path,
-        size=size,
-        header=header.as_json(),
-        patient_id=header.patient_id,
-        patient_issuer=header.patient_id_issuer,
-        series_description=header.series_description,
+def _row(header: Header, kept: StoredInstance, sender: Source) -> InstanceRow:
+    return InstanceRow.of(
+        header,
+        digest=kept.digest,
+        path=kept.path,
+        size=kept.size,
         source=sender.calling_ae,
         association=sender.association,
         received_at=utc_now(),

@@ -159,19 +159,11 @@ def _read_instance(store: Store, folder: Path, path: Path, tally: Tally) -> Inst
     except (OSError, Unreadable) as error:
         tally.damaged[store.relative(path)] = _why(error)
         return None
-    return InstanceRow(
-        study_uid=header.study_uid,
-        series_uid=header.series_uid,
-        sop_instance_uid=header.sop_instance_uid,
-        sop_class_uid=header.sop_class_uid,
-        transfer_syntax_uid=header.transfer_syntax_uid,
+    return InstanceRow.of(
+        header,
         digest=path.stem,
         path=store.relative(path),
         size=len(data),
-        header=header.as_json(),
-        patient_id=header.patient_id,
-        patient_issuer=header.patient_id_issuer,
-        series_description=header.series_description,
         source=_SOURCE,
         association=_SOURCE,
         received_at=received_at,

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from service.records.states import State
+
+if TYPE_CHECKING:
+    from service.headers import Header
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,27 @@ class InstanceRow:
     source: str
     association: str
     received_at: datetime
+
+    @classmethod
+    def of(cls, header: Header, *, digest: str, path: str, size: int, source: str, association: str, received_at: datetime) -> InstanceRow:
+        """Fill in what the header says."""
+        return cls(
+            study_uid=header.study_uid,
+            series_uid=header.series_uid,
+            sop_instance_uid=header.sop_instance_uid,
+            sop_class_uid=header.sop_class_uid,
+            transfer_syntax_uid=header.transfer_syntax_uid,
+            digest=digest,
+            path=path,
+            size=size,
+            header=header.as_json(),
+            patient_id=header.patient_id,
+            patient_issuer=header.patient_id_issuer,
+            series_description=header.series_description,
+            source=source,
+            association=association,
+            received_at=received_at,
+        )
 
 
 @dataclass(frozen=True)
