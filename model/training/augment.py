@@ -27,6 +27,7 @@ from model.training.paint import (
 
 CEILING = 4.5
 FLOOR = -8.0
+CENTRES = 50_000
 
 
 class Painting(BaseModel):
@@ -41,15 +42,35 @@ class Painting(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """What the loop trains on: image (1, 1, i, j, k) and labels uint8 (1, 3, i, j, k), 255 = ignored."""
+    """What the loop trains on: image (n, 1, i, j, k) and labels uint8 (n, 3, i, j, k), 255 = ignored."""
 
     image: Tensor
     labels: Tensor
 
 
-def draw_crop(example: Example, size: tuple[int, int, int], centred: float, painting: Painting, bank: Bank) -> Crop:
+@dataclass(frozen=True, eq=False)
+class Centres:
+    """Where crops of a volume may be centred: voxels on disease and in the brain, int64 (n, 3) each, kept on the CPU."""
+
+    disease: Tensor
+    brain: Tensor
+
+
+def find_centres(example: Example) -> Centres:
+    """Evenly many places, at most `CENTRES`, so that a step need not search the volume."""
+    labels = example.labels
+
+    def places(mask: Tensor) -> Tensor:
+        flat = torch.nonzero(mask.flatten())[:, 0].cpu()
+        flat = flat[torch.linspace(0, max(0, len(flat) - 1), min(CENTRES, len(flat))).long()]
+        return torch.stack(torch.unravel_index(flat, mask.shape), dim=1)
+
+    return Centres(places((labels[0] == 1) | (labels[1] == 1)), places(labels[2] == 1))
+
+
+def draw_crop(example: Example, centres: Centres, size: tuple[int, int, int], centred: float, painting: Painting, bank: Bank) -> Crop:
     """One augmented crop. `centred`: the share of crops that are centred on disease."""
-    image, labels, placed = _place(example, size, centred)
+    image, labels, placed = _place(example, centres, size, centred)
     to_mni = example.to_mni @ placed
     brain = (labels[2] == 1).float()
     if chance(painting.strip):  # or the network learns that a stripped brain has a tumour
@@ -63,21 +84,16 @@ def draw_crop(example: Example, size: tuple[int, int, int], centred: float, pain
     return Crop(image[None, None].contiguous(), labels[None].contiguous())
 
 
-def _centre(example: Example, centred: float) -> Tensor:
-    labels = example.labels
-    diseased = (labels[0] == 1) | (labels[1] == 1)
-    wanted = diseased if chance(centred) and bool(diseased.any()) else labels[2] == 1
-    flat = torch.nonzero(wanted.flatten())[:, 0]
-    index = int(flat[int(torch.randint(len(flat), ()))])
-    _, j, k = wanted.shape
-    return torch.tensor([index // (j * k), index // k % j, index % k], dtype=torch.float64)
+def _centre(centres: Centres, centred: float) -> Tensor:
+    places = centres.disease if chance(centred) and len(centres.disease) else centres.brain
+    return places[int(torch.randint(len(places), ()))].double()
 
 
-def _place(example: Example, size: tuple[int, int, int], centred: float) -> tuple[Tensor, Tensor, Tensor]:
+def _place(example: Example, centres: Centres, size: tuple[int, int, int], centred: float) -> tuple[Tensor, Tensor, Tensor]:
     """Cut out, at times turned and stretched. Returns image, labels and the map crop voxel -> volume voxel."""
     full = torch.tensor(example.image.shape)
     wanted = torch.tensor(size)
-    start = _centre(example, centred) - wanted / 2 + torch.tensor([uniform(-20, 20) for _ in range(3)])
+    start = _centre(centres, centred) - wanted / 2 + torch.tensor([uniform(-20, 20) for _ in range(3)])
     low, high = torch.minimum(torch.zeros(3), full - wanted), torch.maximum(torch.zeros(3), (full - wanted).double())
     start = torch.maximum(torch.minimum(start.round(), high), low)
     matrix = torch.eye(4, dtype=torch.float64)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from model.training.configuration import Config, Schedule, read_config
 from model.training.evaluate import score_lesions, serve
 from model.training.evidence import draw_served, open_reference, summary_line, target_truths
 from model.training.examples import Example
-from model.training.fit import fit, load_network
+from model.training.fit import CannotTrain, fit, start_network
 from model.training.network import AttentionVNet, count_parameters
 from model.training.release import make_release, provisional
 
@@ -28,6 +29,7 @@ app = typer.Typer(no_args_is_help=True, help="Train, evaluate and release segmen
 
 ConfigPath = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML configuration")]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="where checkpoints and logs go")]
+Board = Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard's files too, beside log.jsonl")]
 Pictures = Annotated[Path | None, typer.Option(help="folder for overlay pictures")]
 
 
@@ -42,8 +44,8 @@ def _start(config_path: Path) -> Config:
     return config
 
 
-def _run(config: Config, schedule: Schedule, start: Path | None, out: Path, leave_out: Sequence[str], seed: int) -> None:
-    network = load_network(start) if start is not None else AttentionVNet(config.network)
+def _run(config: Config, schedule: Schedule, start: Path | None, out: Path, leave_out: Sequence[str], seed: int, board: bool) -> None:
+    network = AttentionVNet(config.network) if start is None else start_network(start, config.network, schedule.fresh_heads)
     bank = read_bank(config)
     examples = load_examples(config, bank, _say, tuple(schedule.mixture))
     kept = [example for example in examples if example.patient not in leave_out]
@@ -51,11 +53,21 @@ def _run(config: Config, schedule: Schedule, start: Path | None, out: Path, leav
     if missing:
         raise typer.BadParameter(f"no scan of {', '.join(sorted(missing))} in the configuration's data", param_hint="--leave-out")
     _say(f"{out.name}: {len(kept)} volumes of {len({e.patient for e in kept})} patients; left out: {', '.join(leave_out) or 'nobody'}")
-    fit(network, kept, bank, schedule, out, seed, _say)
+    fit(network, kept, bank, schedule, out, seed, _say, tensorboard=board)
     described = describe_training(config, _count(kept), _count(_one_each(kept)))
     if start is not None and (start.parent / "described.json").exists():
         described["started_from"] = json.loads((start.parent / "described.json").read_text())
     (out / "described.json").write_text(json.dumps(described, indent=1))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What a person has to change ends the command in one sentence."""
+    try:
+        yield
+    except (CannotTrain, ModuleNotFoundError) as error:
+        _say(f"error: {error}")
+        raise typer.Exit(1) from None
 
 
 def _one_each(examples: Sequence[Example]) -> list[Example]:
@@ -67,10 +79,11 @@ def _count(examples: Sequence[Example]) -> dict[str, int]:
 
 
 @app.command()
-def pretrain(config_path: ConfigPath, out: OutFolder) -> None:
+def pretrain(config_path: ConfigPath, out: OutFolder, tensorboard: Board = False) -> None:
     """Train from scratch on source scans, painted lesions and phantoms: no scan of any target patient."""
     config = _start(config_path)
-    _run(config, config.pretrain, None, out, (), config.seed)
+    with _explained():
+        _run(config, config.pretrain, None, out, (), config.seed, tensorboard)
 
 
 @app.command()
@@ -79,10 +92,12 @@ def finetune(
     out: OutFolder,
     start: Annotated[Path, typer.Option("--from", exists=True, help="`final.pt` of a pre-training")],
     leave_out: Annotated[list[str] | None, typer.Option(help="a patient to keep away, e.g. open_ms/07; may be repeated")] = None,
+    tensorboard: Board = False,
 ) -> None:
     """Go on from a pre-training with the target scans."""
     config = _start(config_path)
-    _run(config, config.finetune, start, out, tuple(leave_out or ()), config.seed + 1)
+    with _explained():
+        _run(config, config.finetune, start, out, tuple(leave_out or ()), config.seed + 1, tensorboard)
 
 
 @app.command()

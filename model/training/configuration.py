@@ -42,8 +42,9 @@ class Data(_Frozen):
 class Schedule(_Frozen):
     """One training run."""
 
-    steps: int
-    learning_rate: float
+    steps: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    batch: int = Field(default=1, gt=0, description="crops a step; each has its own random numbers")
     warm_up: int = 50
     weight_decay: float = 1e-4
     clip: float = 1.0
@@ -54,10 +55,13 @@ class Schedule(_Frozen):
     large_crop: tuple[int, int, int] | None = None
     large_every: int = Field(default=0, description="every so-manieth step uses `large_crop`: instance norm must know whole heads too")
     large_steps: int = Field(default=0, description="so many last steps use `large_crop`")
-    mixture: dict[str, float]
+    head_steps: int = Field(default=0, description="so many first steps move the heads only")
+    decoder_steps: int = Field(default=0, description="so many steps after them leave the encoder still: decoder, gates and heads learn")
+    fresh_heads: tuple[str, ...] = Field(default=(), description="heads that start anew when training goes on from a checkpoint")
+    mixture: dict[str, float] = Field(min_length=1, description="share of the crops for each kind; replay is a share of a source kind")
     painting: dict[str, Painting] = {}
-    head_weights: tuple[float, ...] = (1.0, 0.6, 0.4)
-    alpha: tuple[float, ...] = Field(default=ALPHA, description="Tversky weight of false positives, per head")
+    head_weights: tuple[float, float, float] = Field(default=(1.0, 0.6, 0.4), description="of lesion, tumour, brain")
+    alpha: tuple[float, float, float] = Field(default=ALPHA, description="Tversky weight of false positives: lesion, tumour, brain")
     checkpoint_every: int = 50
 
 

@@ -2,70 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from model.training.augment import Crop, Painting, draw_crop
+from model.training.augment import Crop
 from model.training.configuration import Schedule
+from model.training.draw import Pool, crop_size
 from model.training.examples import Example
-from model.training.loss import masked_loss, supervised_loss
-from model.training.network import AttentionVNet, NetworkConfig
+from model.training.journal import Journal
+from model.training.loss import supervised_loss
+from model.training.network import HEADS, AttentionVNet, NetworkConfig
+from model.training.optimise import Average, make_optimiser, release_layers, set_rates
 from model.training.paint import Bank
 
 Say = Callable[[str], None]
+SKIPS_IN_A_ROW = 20
 
 
-class Average:
-    """Exponential moving average of the weights; short memory while young."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.steps = 0
-        self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-    def update(self, network: nn.Module) -> None:
-        """Take one step of the network in."""
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, value in network.state_dict().items():
-            self.weights[name].lerp_(value.detach(), 1.0 - decay)
+class CannotTrain(Exception):
+    """Training cannot start or go on; the message says why and what to change."""
 
 
-def learning_rate(schedule: Schedule, step: int) -> float:
-    """Warm-up, then cosine to a hundredth; a share of the schedule's rate."""
-    if step < schedule.warm_up:
-        return (step + 1) / schedule.warm_up
-    progress = (step - schedule.warm_up) / max(1, schedule.steps - schedule.warm_up)
-    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-
-
-def draw(examples: Sequence[Example], schedule: Schedule, bank: Bank, step: int) -> Crop:
-    """The crop of one step. The random numbers of a step depend on seed and step only."""
-    kinds = [kind for kind in schedule.mixture if any(example.kind == kind for example in examples)]
-    shares = torch.tensor([schedule.mixture[kind] for kind in kinds])
-    kind = kinds[int(torch.multinomial(shares, 1))]
-    patients = sorted({example.patient for example in examples if example.kind == kind})
-    patient = patients[int(torch.randint(len(patients), ()))]
-    choices = [example for example in examples if example.kind == kind and example.patient == patient]
-    example = choices[int(torch.randint(len(choices), ()))]
-    return draw_crop(example, crop_size(schedule, step), schedule.centred, schedule.painting.get(kind, Painting()), bank)
-
-
-def crop_size(schedule: Schedule, step: int) -> tuple[int, int, int]:
-    """Small crops, with large ones now and then and at the end."""
-    now_and_then = schedule.large_every > 0 and step % schedule.large_every == schedule.large_every - 1
-    if schedule.large_crop is not None and (now_and_then or step >= schedule.steps - schedule.large_steps):
-        return schedule.large_crop
-    return schedule.crop
+def choose_device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fit(
@@ -77,87 +44,123 @@ def fit(
     seed: int,
     say: Say,
     device: torch.device | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Tensor]:
     """Train, or go on training, and return the averaged weights.
 
     A checkpoint `last.pt` is replaced whole; a run that finds one goes on from it and says so. `final.pt` ends the run.
+
+    Raises
+    ------
+    CannotTrain
+        Nothing to train on, a checkpoint of something else, no finite loss many times in a row, or no memory left.
     """
-    device = device or torch.device("cpu")
+    device = device or choose_device()
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "final.pt").exists():
         say(f"{folder.name}: finished before, nothing to do")
         return read_weights(folder / "final.pt")[1]
+    torch.backends.cudnn.deterministic = True
+    pool = _pool(examples, bank, schedule, device, say)
     network = network.to(device).to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": network.encoder_parameters(), "lr": schedule.learning_rate * schedule.encoder_rate},
-            {"params": network.decoder_parameters(), "lr": schedule.learning_rate},
-        ],
-        weight_decay=schedule.weight_decay,
-    )
-    rates = [group["lr"] for group in optimiser.param_groups]
+    optimiser = make_optimiser(network, schedule)
     average = Average(network, schedule.ema)
     start = _resume(folder / "last.pt", network, optimiser, average, say)
-    weights = torch.tensor(schedule.head_weights, device=device)
-    with (folder / "log.jsonl").open("a", buffering=1) as log:
-        for step in _progress(range(start, schedule.steps), folder.name):
+    skipped, in_a_row = 0, 0
+    with Journal(folder, range(start, schedule.steps), tensorboard) as journal:
+        for step in journal.steps():
             began = time.monotonic()
             torch.manual_seed(seed * 1_000_003 + step)
-            crop = draw(examples, schedule, bank, step)
-            drawn = time.monotonic()
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * learning_rate(schedule, step)
-            figures = _step(network, optimiser, crop, weights, schedule, device)
+            release_layers(network, schedule, step)
+            set_rates(optimiser, schedule, step)
+            with _memory_explained(schedule, step, network.config):
+                crop = pool.draw(step)
+                drawn = time.monotonic()
+                finite, figures = _step(network, optimiser, crop, schedule)
             average.update(network)
+            skipped, in_a_row = (skipped, 0) if finite else (skipped + 1, in_a_row + 1)
             spent = {"draw_s": round(drawn - began, 3), "step_s": round(time.monotonic() - began, 3)}
-            log.write(json.dumps({"step": step, **figures, **spent}) + "\n")
-            if (step + 1) % schedule.checkpoint_every == 0 and step + 1 < schedule.steps:
+            journal.write(step, {**figures, "rate": optimiser.param_groups[-1]["lr"], "skipped": skipped, **spent})
+            if in_a_row >= SKIPS_IN_A_ROW:
+                raise CannotTrain(_diverged(folder, step))
+            if (step + 1) % schedule.checkpoint_every == 0 and step + 1 < schedule.steps and finite:
                 _checkpoint(folder / "last.pt", network, optimiser, average, step + 1)
     write_weights(folder / "final.pt", network.config, average.weights, schedule.steps)
     return average.weights
 
 
-def _step(
-    network: AttentionVNet, optimiser: torch.optim.Optimizer, crop: Crop, weights: Tensor, schedule: Schedule, device: torch.device
-) -> dict[str, Any]:
-    image = crop.image.to(device).contiguous(memory_format=torch.channels_last_3d)
-    labels = crop.labels.to(device)
-    with torch.autocast(device.type, torch.bfloat16):
+def _pool(examples: Sequence[Example], bank: Bank, schedule: Schedule, device: torch.device, say: Say) -> Pool:
+    try:
+        pool = Pool(examples, bank, schedule, device)
+    except ValueError as error:
+        raise CannotTrain(str(error)) from None
+    except torch.OutOfMemoryError as error:
+        raise CannotTrain(f"the {len(examples)} volumes do not fit into the memory of {device}: take fewer (`use` of a source)") from error
+    if pool.absent:
+        say(f"`mixture` names kinds without a volume, which are left out: {', '.join(pool.absent)}")
+    return pool
+
+
+def _step(network: AttentionVNet, optimiser: torch.optim.Optimizer, crop: Crop, schedule: Schedule) -> tuple[bool, dict[str, float]]:
+    """One move of the weights, unless a gradient is not finite; and the figures of it. The host waits for the device once."""
+    image = crop.image.contiguous(memory_format=torch.channels_last_3d)
+    chosen = [HEADS.index(name) for name in network.config.heads]
+    weights = torch.tensor([schedule.head_weights[head] for head in chosen], device=image.device)
+    alpha = [schedule.alpha[head] for head in chosen]
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=has_bfloat16(image.device)):
         stages = network(image)
-    loss = supervised_loss(stages, labels, weights, schedule.alpha)
+    loss, heads = supervised_loss(stages, crop.labels[:, chosen], weights, alpha)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
-    if torch.isfinite(norm):
+    values = torch.stack((loss.detach(), norm, *heads)).tolist()
+    finite = bool(torch.isfinite(torch.tensor(values[:2])).all())
+    if finite:
         optimiser.step()
-    with torch.no_grad():
-        heads = masked_loss(stages[0].float(), labels, schedule.alpha)
-    named = {name: round(float(value), 4) for name, value in zip(network.config.heads, heads, strict=True)}
-    return {"loss": round(float(loss.detach()), 4), **named, "norm": round(float(norm), 3)}
+    names = ("loss", "norm", *network.config.heads)
+    return finite, {name: round(value, 4) for name, value in zip(names, values, strict=True)}
 
 
-def _progress(steps: range, name: str) -> Iterator[int]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; where it would only be imitated, float32 is faster."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001  (torch has no public question)
+
+
+def _diverged(folder: Path, step: int) -> str:
+    return (
+        f"{folder.name}: no finite gradient in {SKIPS_IN_A_ROW} steps in a row, the last one step {step} (log.jsonl). The weights stayed "
+        "as they were. Lower `learning_rate` or `clip`, lengthen `warm_up`, or look at what is drawn: leukoscope train contact-sheet"
     )
-    with Progress(*columns, transient=False) as progress:
-        task = progress.add_task(name, total=steps.stop, completed=steps.start)
-        for step in steps:
-            yield step
-            progress.advance(task)
+
+
+@contextmanager
+def _memory_explained(schedule: Schedule, step: int, config: NetworkConfig) -> Iterator[None]:
+    """Turn the allocator's refusal (of a GPU, or of the machine) into the settings that decide how much is asked for."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        asked = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+        if not asked:
+            raise
+        size = crop_size(schedule, step)
+        knob = "large_crop" if size == schedule.large_crop else "crop"
+        raise CannotTrain(
+            f"out of memory at step {step}. Smaller, in this order: `batch` (now {schedule.batch}), `{knob}` (now {list(size)}), "
+            f"`widths` (now {list(config.widths)}). {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _resume(path: Path, network: AttentionVNet, optimiser: torch.optim.Optimizer, average: Average, say: Say) -> int:
     if not path.exists():
         return 0
     saved = torch.load(path, weights_only=True)
-    network.load_state_dict(saved["network"])
-    optimiser.load_state_dict(saved["optimiser"])
+    try:
+        network.load_state_dict(saved["network"])
+        optimiser.load_state_dict(saved["optimiser"])
+    except (RuntimeError, ValueError):
+        raise CannotTrain(f"{path} is of another network than the configuration's: choose another folder, or delete it") from None
     average.weights, average.steps = saved["average"], saved["average_steps"]
     say(f"{path.parent.name}: an earlier run was interrupted; going on from step {saved['step']}")
     return int(saved["step"])
@@ -201,3 +204,31 @@ def load_network(path: Path) -> AttentionVNet:
     network = AttentionVNet(config)
     network.load_state_dict(weights)
     return network.eval()
+
+
+def start_network(path: Path, config: NetworkConfig, fresh_heads: Sequence[str] = ()) -> AttentionVNet:
+    """A network to go on training: weights of a checkpoint, heads by name; those named fresh, and those it never had, start anew.
+
+    Raises
+    ------
+    CannotTrain
+        The checkpoint is of another network than `config` but for the heads, or a fresh head is none of the configuration's.
+    """
+    saved, weights = read_weights(path)
+    if (same := saved.model_copy(update={"heads": config.heads})) != config:
+        different = [name for name in type(config).model_fields if getattr(same, name) != getattr(config, name)]
+        told = "; ".join(f"{name} {getattr(saved, name)} there, {getattr(config, name)} here" for name in different)
+        raise CannotTrain(f"{path} holds another network than the configuration's: {told}")
+    if unknown := sorted(set(fresh_heads) - set(config.heads)):
+        raise CannotTrain(f"`fresh_heads` names {', '.join(unknown)}, but the network's heads are {', '.join(config.heads)}")
+    network = AttentionVNet(config)
+    kept = [name for name in config.heads if name in saved.heads and name not in fresh_heads]
+    here, there = [config.heads.index(name) for name in kept], [saved.heads.index(name) for name in kept]
+    state = network.state_dict()
+    for name, value in weights.items():
+        if name.startswith("heads."):
+            state[name][here] = value[there]
+        else:
+            state[name] = value
+    network.load_state_dict(state)
+    return network

@@ -50,16 +50,20 @@ def shrink_labels(labels: Tensor) -> Tensor:
     def pooled(mask: Tensor) -> Tensor:
         return functional.max_pool3d(mask.float(), 2) > 0
 
-    out = torch.zeros_like(labels[..., ::2, ::2, ::2])
-    out[pooled(labels == IGNORE)] = IGNORE
-    out[pooled(labels == 1)] = 1
-    return out
+    small = torch.zeros_like(labels[..., ::2, ::2, ::2])
+    return small.masked_fill_(pooled(labels == IGNORE), IGNORE).masked_fill_(pooled(labels == 1), 1)
 
 
-def supervised_loss(stages: Sequence[Tensor], labels: Tensor, head_weights: Tensor, alpha: Sequence[float] = ALPHA) -> Tensor:
-    """Deep supervision: weighted sum of `masked_loss` over scales and heads; per-head loss at full size comes first."""
+def supervised_loss(
+    stages: Sequence[Tensor], labels: Tensor, head_weights: Tensor, alpha: Sequence[float] = ALPHA
+) -> tuple[Tensor, Tensor]:
+    """Deep supervision: the weighted sum of `masked_loss` over scales and heads, and the loss of each head at full size."""
     total = torch.zeros((), device=labels.device)
-    for weight, logits in zip(STAGE_WEIGHTS, stages, strict=False):
-        total = total + weight * (masked_loss(logits.float(), labels, alpha) * head_weights).sum()
-        labels = shrink_labels(labels)
-    return total
+    heads = torch.zeros_like(head_weights)
+    for scale, (weight, logits) in enumerate(zip(STAGE_WEIGHTS, stages, strict=False)):
+        if scale > 0:
+            labels = shrink_labels(labels)
+        losses = masked_loss(logits.float(), labels, alpha)
+        total = total + weight * (losses * head_weights).sum()
+        heads = losses.detach() if scale == 0 else heads
+    return total, heads

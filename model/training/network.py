@@ -12,7 +12,7 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 HEADS = ("lesion", "tumour", "brain")
@@ -29,7 +29,16 @@ class NetworkConfig(BaseModel):
     kernel_size: int = 3
     gates: bool = True
     norm: Literal["instance", "group", "none"] = "instance"
-    heads: tuple[str, ...] = HEADS
+    heads: tuple[str, ...] = Field(default=HEADS, min_length=1)
+
+    @field_validator("heads")
+    @classmethod
+    def _known_heads(cls, heads: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(heads) - set(HEADS):
+            raise ValueError(f"no such head: {', '.join(sorted(unknown))}; there are {', '.join(HEADS)}")
+        if len(set(heads)) < len(heads):
+            raise ValueError(f"a head stands twice in {', '.join(heads)}")
+        return heads
 
 
 def _norm(kind: str, width: int) -> nn.Module:
@@ -131,8 +140,12 @@ class AttentionVNet(nn.Module):
         return [*self.first.parameters(), *self.reduce.parameters(), *self.down.parameters()]
 
     def decoder_parameters(self) -> list[nn.Parameter]:
-        """Expanding path, gates and heads."""
-        return [*self.up.parameters(), *self.heads.parameters()]
+        """Expanding path and gates."""
+        return list(self.up.parameters())
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The last layer of every head, at every supervised scale."""
+        return list(self.heads.parameters())
 
     def decode(self, x: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         """Decoded stages and attention maps, full resolution first."""

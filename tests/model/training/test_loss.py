@@ -16,7 +16,10 @@ def test_ignored_voxels_and_heads_send_no_gradient():
     logits, labels = _case()
     labels[:, 0, 5:] = IGNORE
     labels[:, 1] = IGNORE
-    supervised_loss([logits], labels, torch.ones(3)).backward()
+    loss, heads = supervised_loss([logits], labels, torch.ones(3))
+    loss.backward()
+    assert heads[1] == 0
+    assert torch.isclose(loss.detach(), heads.sum())
     assert logits.grad is not None
     assert (logits.grad[:, 0, 5:] == 0).all()
     assert (logits.grad[:, 1] == 0).all()

@@ -33,13 +33,15 @@ def test_shipped_width_has_the_size_the_design_names():
     assert 9e6 < count_parameters(AttentionVNet(NetworkConfig())) < 11e6
 
 
-def test_encoder_and_decoder_are_all_there_is(tiny_network):
-    parts = [*tiny_network.encoder_parameters(), *tiny_network.decoder_parameters()]
+def test_encoder_decoder_and_heads_are_all_there_is(tiny_network):
+    parts = [*tiny_network.encoder_parameters(), *tiny_network.decoder_parameters(), *tiny_network.head_parameters()]
     assert sum(p.numel() for p in parts) == count_parameters(tiny_network)
 
 
 def test_unknown_configuration_and_even_kernels_are_refused():
     with pytest.raises(ValueError, match="Extra inputs"):
         NetworkConfig(depth=3)
+    with pytest.raises(ValueError, match="no such head: oedema"):
+        NetworkConfig(heads=("lesion", "oedema"))
     with pytest.raises(ValueError, match="odd"):
         AttentionVNet(NetworkConfig(widths=(4, 4), kernel_size=4))

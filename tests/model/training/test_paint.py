@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from model.training.augment import Painting, draw_crop, randomise
+from model.training.augment import Painting, draw_crop, find_centres, randomise
 from model.training.examples import IGNORE
 from model.training.paint import blur, dilate, erase_lesions, jitter_matrix, paint_lesions, paint_tumour, pull
 
@@ -43,7 +43,7 @@ def test_painted_tumours_stay_in_the_brain(example):
 def test_labels_of_a_crop_are_what_was_painted(example, bank):
     for seed in range(6):
         torch.manual_seed(seed)
-        crop = draw_crop(example, (48, 48, 48), 0.5, Painting(lesions=1.0, tumours=1.0), bank)
+        crop = draw_crop(example, find_centres(example), (48, 48, 48), 0.5, Painting(lesions=1.0, tumours=1.0), bank)
         assert crop.image.shape == (1, 1, 48, 48, 48)
         assert set(crop.labels.unique().tolist()) <= {0, 1, IGNORE}
         lesion, tumour = crop.labels[0, 0], crop.labels[0, 1]
@@ -62,7 +62,7 @@ def test_a_step_is_decided_by_its_seed(example, bank):
     crops = []
     for _ in range(2):
         torch.manual_seed(11)
-        crops.append(draw_crop(example, (32, 32, 32), 0.5, Painting(lesions=0.5, tumours=0.5), bank))
+        crops.append(draw_crop(example, find_centres(example), (32, 32, 32), 0.5, Painting(lesions=0.5, tumours=0.5), bank))
     assert torch.equal(crops[0].image, crops[1].image)
     assert torch.equal(crops[0].labels, crops[1].labels)
 
