@@ -45,7 +45,9 @@ def masks(probability: Floats, inputs: Inputs, card: Card) -> Masks:
     probability : shape (3, i, j, k) on the grid of `inputs`: lesion, tumour, brain
     """
     definition = card.lesion
-    whole = _one_brain(probability[2], definition.brain_threshold)
+    # around a brain-extracted scan there is nothing: what the brain head says of the background, it guesses
+    seen = np.where(inputs.head, probability[2], np.float32(0)) if inputs.stripped else probability[2]
+    whole = _one_brain(seen, definition.brain_threshold)
     brain = _to_source(whole, inputs) > definition.brain_threshold
     lesion_probability = _to_source(probability[0], inputs)
     lesion = (lesion_probability > definition.threshold) & brain

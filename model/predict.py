@@ -12,7 +12,7 @@ import psutil
 
 from model.engine import Engine
 from model.preprocess import Inputs
-from model.release import Card
+from model.release import Card, LesionDefinition
 from model.volume import Floats
 
 Shape = tuple[int, int, int]
@@ -41,6 +41,16 @@ def probability(inputs: Inputs, engine: Engine, card: Card, tile: Shape | None =
     ------
     BrokenOutput
     """
+    return calibrated(raw_logits(inputs, engine, card, tile), card.lesion)
+
+
+def raw_logits(inputs: Inputs, engine: Engine, card: Card, tile: Shape | None = None) -> Floats:
+    """What the network says before any calibration, shape (3, i, j, k).
+
+    Raises
+    ------
+    BrokenOutput
+    """
     tile = tile or choose_tile(inputs, engine, card)
     if tile == inputs.head.shape:
         logits = engine.run(inputs.data)[0]
@@ -49,7 +59,18 @@ def probability(inputs: Inputs, engine: Engine, card: Card, tile: Shape | None =
         logits = _run_tiles(inputs.data, engine, tile, card.engine.tile_overlap_voxels)
     if np.isnan(logits.min()):
         raise BrokenOutput(f"{engine.name} in {engine.precision} gave values that are no numbers")
-    logits[0] /= card.lesion.temperature
+    return np.asarray(logits, np.float32)
+
+
+def calibrated(logits: Floats, definition: LesionDefinition) -> Floats:
+    """Probabilities in [0, 1], the lesion's after Platt scaling (logit / temperature + bias); `logits` is overwritten.
+
+    References
+    ----------
+    Platt, J. (1999) Probabilistic outputs for support vector machines and comparisons to regularized likelihood methods
+    """
+    logits[0] /= definition.temperature
+    logits[0] += definition.bias
     np.negative(logits, out=logits)
     np.clip(logits, -80, 80, out=logits)
     np.exp(logits, out=logits)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from model.familiar import Profile, take_profile
 from model.head import Head, Mask, find_head
 from model.release import InputPreparation
 from model.volume import Affine, Floats, UnusableVolume, Volume, canonical, resample
@@ -31,6 +32,8 @@ class Inputs:
     head : shape (i, j, k)
     source : the volume as it came
     quality : what limits the result, `code: detail`
+    stripped : the background is exactly one value: brain-extracted or masked, and outside of `head` there is nothing
+    profile : what the contrast looks like, see `model.familiar`
     """
 
     data: Floats
@@ -38,6 +41,8 @@ class Inputs:
     head: Mask
     source: Volume
     quality: tuple[str, ...]
+    stripped: bool = False
+    profile: Profile = ()
 
 
 def prepare(volume: Volume, preparation: InputPreparation) -> Inputs:
@@ -58,7 +63,7 @@ def prepare(volume: Volume, preparation: InputPreparation) -> Inputs:
     core = _core(mask, affine, straight, head)
     data = _standardise(values, mask, core, preparation)
     flags = (*_judge(volume, straight, head, values[core]), *_judge_fit(straight, head, affine, shape))
-    return Inputs(data[None, None], affine, mask, volume, flags)
+    return Inputs(data[None, None], affine, mask, volume, flags, head.stripped, take_profile(data, core))
 
 
 def resample_to(inputs: Inputs, volume: Volume, linear: bool = False) -> Floats:

@@ -51,13 +51,38 @@ class LesionDefinition(_Frozen):
     threshold: float
     tumour_threshold: float
     brain_threshold: float
-    temperature: float = 1.0
+    temperature: float = Field(default=1.0, description="the lesion head's logit is divided by this,")
+    bias: float = Field(default=0.0, description="then this is added (Platt scaling); other heads are left as they are")
     smallest_mm3: float
     connectivity: Literal[26] = 26
     smallest_tumour_mm3: float = Field(
         default=100.0, description="smaller components of the tumour class are specks: they neither count nor turn a lesion tumour-like"
     )
     tumour_touch_fraction: float = Field(description="a lesion with at least this share of voxels in or beside tumour is tumour-like")
+
+
+class Calibration(_Frozen):
+    """Whether the lesion probability, summed over the brain, may be read as a volume: measured on patients the network never saw.
+
+    `acceptable` only if for every left-out patient the summed probability is within 25 % or 2 ml of the true volume, whichever
+    allows more. Only then a report shows that volume to people; `report.json` always has it.
+    """
+
+    acceptable: bool
+    expected_calibration_error: float = Field(description="over brain voxels, ten bins of equal width, patients weighing alike")
+    expected_calibration_error_where_possible: float = Field(description="the same over brain voxels of probability 0.05 or more")
+    worst_volume_error_ml: float = Field(description="summed probability less truth, of the patient farthest off by the rule")
+    patients: int
+
+
+class Contrast(_Frozen):
+    """What the training volumes looked like to the network (`model.familiar`); a scan farther off than `limit` is flagged."""
+
+    features: tuple[str, ...]
+    mean: tuple[float, ...]
+    precision: tuple[tuple[float, ...], ...] = Field(description="inverse covariance, shrunk towards its diagonal")
+    limit: float = Field(description="a fifth more than the largest distance of a training patient from all the others")
+    volumes: int
 
 
 class EngineLimits(_Frozen):
@@ -79,6 +104,8 @@ class Card(_Frozen):
     input: InputPreparation
     lesion: LesionDefinition
     engine: EngineLimits
+    calibration: Calibration | None = Field(default=None, description="none: never measured, and no volume by probability is shown")
+    contrast: Contrast | None = Field(default=None, description="none: no scan is flagged for its contrast")
     weights: str
     sha256: str
     training: dict[str, Any] = Field(description="data with licences, citations and counts, irradiated patients, steps, seeds, versions")

@@ -16,7 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from model import postprocess, predict, preprocess
+from model import familiar, postprocess, predict, preprocess
 from model.engine import Engine
 from model.postprocess import Masks
 from model.release import Release
@@ -101,7 +101,8 @@ def run(
     with clock.stage("postprocess"):
         masks = postprocess.masks(probability, inputs, release.card)
         measure.demand_brain(masks)
-        seen = (*inputs.quality, *predict.tile_flags(inputs, tile))
+        unfamiliar = familiar.flags(inputs.profile, release.card.contrast)
+        seen = (*inputs.quality, *unfamiliar, *predict.tile_flags(inputs, tile))
         del probability, inputs  # the network's grid is done with; encoding needs the room
     with clock.stage("measure"):
         findings = measure.measure(masks, volume, release.card)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -17,13 +17,13 @@ from model.postprocess import LESION, TUMOUR_LIKE, Masks, classify, masks
 from model.predict import probability
 from model.preprocess import prepare
 from model.release import Card, LesionDefinition
+from model.training.calibrate import fit_platt, mean_by_patient, warm
 from model.training.examples import Truth
 from model.training.layouts import Mask
 from model.training.metrics import Scores, dice, lesion_wise, score
 
 THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 SMALLEST_MM3 = (5.0, 10.0, 20.0)
-TEMPERATURES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 NOTHING = 2.0  # a threshold no probability reaches
 
 
@@ -33,7 +33,7 @@ class Served:
 
     Attributes
     ----------
-    probability : lesion, on the scan's grid, at temperature 1
+    probability : lesion, on the scan's grid, at temperature 1 and bias 0; 0 where it is not carried to that grid
     tumour, brain : on the scan's grid
     """
 
@@ -47,7 +47,7 @@ class Served:
     def labels(self, definition: LesionDefinition) -> npt.NDArray[np.uint8]:
         """Label image under another lesion definition (its tumour and brain thresholds do not count here)."""
         labels = np.zeros(self.brain.shape, np.uint8)
-        labels[self.window] = self._classify(warm(self.probability[self.window], definition.temperature), definition)
+        labels[self.window] = self._classify(warm(self.probability[self.window], definition.temperature, definition.bias), definition)
         return labels
 
     @cached_property
@@ -80,18 +80,10 @@ class Served:
         return np.asarray(self.labels(definition) == LESION)
 
 
-def warm(probability: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
-    """A probability with its logit divided by the temperature."""
-    if temperature == 1.0:
-        return probability
-    share = np.clip(probability, 1e-6, 1 - 1e-6)
-    return np.asarray(1.0 / (1.0 + np.exp(-np.log(share / (1 - share)) / temperature)) * (probability > 0), np.float32)
-
-
 def serve(truth: Truth, engine: Engine, card: Card) -> Served:
     """Run one scan as the service would."""
     inputs = prepare(truth.scan, card.input)
-    plain = card.lesion.model_copy(update={"temperature": 1.0, "threshold": NOTHING})
+    plain = card.lesion.model_copy(update={"temperature": 1.0, "bias": 0.0, "threshold": NOTHING})
     bare = card.model_copy(update={"lesion": plain})
     made: Masks = masks(probability(inputs, engine, bare), inputs, bare)
     return Served(truth, made.lesion_probability, made.labels == TUMOUR_LIKE, made.brain, inputs.quality, card.lesion)
@@ -104,37 +96,16 @@ def score_lesions(served: Served, definition: LesionDefinition) -> Scores:
     return score(served.truth.lesion, served.lesions(definition), served.truth.scan.spacing_mm)
 
 
-def fit_temperature(found: Sequence[Served]) -> float:
-    """The temperature with the lowest cross-entropy near what could be lesion, patients weighing alike."""
-    losses = {temperature: _mean_by_patient([(s.truth.patient, _entropy(s, temperature)) for s in found]) for temperature in TEMPERATURES}
-    return min(losses, key=lambda temperature: losses[temperature])
-
-
-def _entropy(served: Served, temperature: float) -> float:
-    if served.truth.lesion is None:
-        raise ValueError(f"{served.truth.name}: no lesion mask to compare with")
-    where = served.brain & ((served.probability > 0.01) | served.truth.lesion)
-    share = np.clip(warm(served.probability[where], temperature), 1e-5, 1 - 1e-5)
-    truth = served.truth.lesion[where]
-    return float(-np.where(truth, np.log(share), np.log(1 - share)).mean()) if where.any() else 0.0
-
-
 def choose_definition(found: Sequence[Served], start: LesionDefinition) -> LesionDefinition:
-    """Temperature, threshold and smallest lesion that do best on out-of-fold predictions: Dice and F1, patients weighing alike."""
+    """Calibration, threshold and smallest lesion that do best on out-of-fold predictions: Dice and F1, patients weighing alike."""
     value = {
-        key: _mean_by_patient([(served.truth.patient, served.merits[key]) for served in found]) for key in product(THRESHOLDS, SMALLEST_MM3)
+        key: float(np.mean(list(mean_by_patient([(s.truth.patient, s.merits[key]) for s in found]).values())))
+        for key in product(THRESHOLDS, SMALLEST_MM3)
     }
     threshold, smallest = max(value, key=lambda key: value[key])
-    temperature = fit_temperature(found)
-    warmed = float(warm(np.asarray([threshold], np.float32), temperature)[0])
-    return start.model_copy(update={"temperature": temperature, "threshold": round(warmed, 4), "smallest_mm3": smallest})
-
-
-def _mean_by_patient(values: Iterable[tuple[str, float]]) -> float:
-    grouped: dict[str, list[float]] = {}
-    for patient, value in values:
-        grouped.setdefault(patient, []).append(value)
-    return float(np.mean([np.mean(group) for group in grouped.values()]))
+    temperature, bias = fit_platt(found)
+    warmed = float(warm(np.asarray([threshold], np.float32), temperature, bias)[0])
+    return start.model_copy(update={"temperature": temperature, "bias": bias, "threshold": round(warmed, 6), "smallest_mm3": smallest})
 
 
 def other_figures(served: Served, definition: LesionDefinition) -> dict[str, Any]:

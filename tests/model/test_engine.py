@@ -199,6 +199,15 @@ def test_temperature_softens_lesion_probabilities_only(make_release: MakeRelease
     np.testing.assert_array_equal(soft[1:], sharp[1:])
 
 
+def test_a_bias_moves_lesion_probabilities_only(make_release: MakeRelease) -> None:
+    release = make_release()
+    engine = open_engine(release, "onnxruntime-cpu")
+    scaled = release.card.model_copy(update={"lesion": release.card.lesion.model_copy(update={"temperature": 2.0, "bias": -1.0})})
+    plain, moved = (predict.probability(inputs_of(noise((32, 32, 32))), engine, card, (32, 32, 32)) for card in (release.card, scaled))
+    np.testing.assert_allclose(np.log(moved[0] / (1 - moved[0])), np.log(plain[0] / (1 - plain[0])) / 2 - 1, atol=1e-3)
+    np.testing.assert_array_equal(moved[1:], plain[1:])
+
+
 def test_values_that_are_no_numbers_are_no_result(make_release: MakeRelease) -> None:
     release = make_release()
     x = noise((32, 32, 32))

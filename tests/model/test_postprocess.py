@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -82,3 +84,12 @@ def test_a_card_from_before_has_a_smallest_tumour_and_it_is_in_cubic_millimetres
     tumour = field(SHAPE, np.s_[10:14, 10:14, 10:15])
     found = masks(np.stack([lesion, tumour, field(SHAPE, INSIDE)]), inputs_of(SHAPE), card)
     assert set(np.unique(found.labels)) == {0, 1}
+
+
+def test_the_brain_of_an_extracted_scan_ends_where_the_scan_does(card: Card) -> None:
+    reaching = np.stack([np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.float32), field(SHAPE, INSIDE)])
+    scan = inputs_of(SHAPE)
+    scan.head[:] = False
+    scan.head[6:34, 6:34, 6:34] = True
+    assert masks(reaching, scan, card).brain.sum() == 32**3  # air around a whole head is not known to be empty
+    assert masks(reaching, dataclasses.replace(scan, stripped=True), card).brain.sum() == 28**3

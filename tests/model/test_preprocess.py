@@ -20,6 +20,7 @@ def test_a_whole_head_and_its_brain_alone_look_alike_to_the_network(phantom: Pha
     whole = prepare(phantom.flair, InputPreparation())
     alone = prepare(phantom.flair.with_data(phantom.flair.data * phantom.brain.data), InputPreparation())
     assert whole.head.shape == alone.head.shape == (160, 192, 160)
+    assert alone.stripped and not whole.stripped
     medians = []
     for inputs in (whole, alone):
         values = inputs.data[0, 0]

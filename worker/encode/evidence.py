@@ -79,12 +79,14 @@ def _row(page: Any, lesion: Lesion, y: float) -> None:
 
 
 def _limits(page: Any, report: Report, y: float, bottom: float) -> None:
-    """Write the quality flags as sentences, as many as there is room for."""
+    """Write the volume without a threshold, where it is worth reading, and the quality flags, as many as there is room for."""
     size = 7.2
     title(page, MARGIN, y, "What limits this result")
     fill(page, INK)
     y -= 11.5
     said = [flag.sentence for flag in report.quality] or ["No quality flag was raised for this scan."]
+    if report.volume_estimates.probability_is_calibrated:
+        said.insert(0, f"White-matter by probability, without a threshold: {report.volume_estimates.by_probability_ml:.2f} ml.")
     for number, text in enumerate(said):
         lines = wrapped(text, size, _TABLE_WIDTH - 8)
         left = len(said) - number

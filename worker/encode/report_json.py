@@ -118,6 +118,9 @@ class VolumeEstimates(_Frozen):
 
     by_threshold_ml: Millilitres = Field(description="voxels of the lesion mask")
     by_probability_ml: Millilitres = Field(description="lesion probability summed over the brain without what is tumour-like, no threshold")
+    probability_is_calibrated: bool = Field(
+        description="the release card says that this sum was right on patients the network never saw; only then people are shown it"
+    )
 
 
 class Flag(_Frozen):
@@ -253,4 +256,9 @@ def _estimates(context: Context) -> VolumeEstimates:
     masks = context.masks
     counted = masks.brain & (masks.labels != TUMOUR_LIKE)
     probable = float(np.sum(masks.lesion_probability, where=counted, dtype=np.float64)) * context.volume.voxel_ml
-    return VolumeEstimates(by_threshold_ml=context.findings.lesion_volume_ml, by_probability_ml=probable)
+    calibration = context.release.card.calibration
+    return VolumeEstimates(
+        by_threshold_ml=context.findings.lesion_volume_ml,
+        by_probability_ml=probable,
+        probability_is_calibrated=calibration is not None and calibration.acceptable,
+    )
