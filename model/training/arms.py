@@ -6,6 +6,7 @@ the kind `target` is the cohort the arms are tested on, every other kind is a so
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +107,8 @@ class ExperimentConfig(_Frozen):
     @model_validator(mode="after")
     def _names_are_known(self) -> ExperimentConfig:
         for name, arm in self.arms.items():
+            if not re.fullmatch(r"[\w+.-][\w+. -]*", name):
+                raise ValueError(f"arms: {name!r}: the name becomes a folder's: letters, digits, + - _ . and blanks")
             _demand_known(f"arms: {name}: stages", arm.stages, self.schedules)
             if self.arm_network(name).heads != HEADS:
                 raise ValueError(f"arms: {name}: the served path needs the heads {', '.join(HEADS)}")

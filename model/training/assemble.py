@@ -6,32 +6,61 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from model.training.configuration import Config, Source
+from model.release import InputPreparation
+from model.training.configuration import Data, Source
 from model.training.examples import Example, Truth, make_example, phantom_truth, read_truth, with_head
-from model.training.layouts import Case, find_cases, open_ms_shapes
+from model.training.layouts import Case, UnusableCase, find_cases, open_ms_shapes
 from model.training.paint import Bank, load_bank
+from model.training.site_bank import anatomical_prior
 
 PHANTOM_SPACINGS = ((1.0, 1.0, 1.0), (0.9, 0.9, 3.0), (1.0, 1.0, 1.0), (0.8, 0.8, 5.0), (1.2, 1.0, 1.0), (4.0, 0.9, 0.9))
 
 
-def read_bank(config: Config) -> Bank:
-    """The shapes to paint with; the masks of patients left out anywhere are not among them."""
+class Scans(Protocol):
+    """What a configuration says of its volumes."""
+
+    @property
+    def seed(self) -> int:
+        """Of synthetic heads."""
+
+    @property
+    def data(self) -> Data:
+        """Where the scans lie."""
+
+    @property
+    def input(self) -> InputPreparation:
+        """How a volume becomes the network's input."""
+
+
+def read_bank(config: Scans, without: frozenset[Path] = frozenset()) -> Bank:
+    """The shapes to paint with, and where lesions occur; by anatomy and without shapes where no folder of masks is given.
+
+    Parameters
+    ----------
+    without : mask files (resolved) that are not among the shapes, beside those of the patients the configuration leaves out
+    """
+    if config.data.shapes is None:
+        return anatomical_prior()
     shapes = open_ms_shapes(config.data.root / config.data.shapes)
-    return load_bank({name: path for name, path in shapes.items() if name not in config.data.shapes_left_out})
+    kept = {name: path for name, path in shapes.items() if name not in config.data.shapes_left_out and path.resolve() not in without}
+    if not kept:
+        raise UnusableCase(f"{config.data.root / config.data.shapes}: no lesion mask is left to paint with")
+    return load_bank(kept)
 
 
-def training_cases(config: Config, source: Source) -> list[Case]:
+def training_cases(config: Scans, source: Source) -> list[Case]:
     """The cases of one source that may be trained on."""
     cases = find_cases(source.layout, config.data.root / source.folder)
     chosen = [case for case in cases if source.use is None or case.patient in source.use]
     return [case for case in chosen if case.patient not in source.held_out]
 
 
-def held_out_cases(config: Config) -> list[Case]:
+def held_out_cases(config: Scans) -> list[Case]:
     """The cases nothing is trained on."""
     found: list[Case] = []
     for source in config.data.sources:
@@ -40,7 +69,7 @@ def held_out_cases(config: Config) -> list[Case]:
     return found
 
 
-def _variants(config: Config) -> Iterator[tuple[str, str, Callable[[], Truth]]]:
+def _variants(config: Scans) -> Iterator[tuple[str, str, Callable[[], Truth]]]:
     """Name, kind and a way to read every training volume."""
     for source in config.data.sources:
         for case in training_cases(config, source):
@@ -63,7 +92,7 @@ def read_phantom(seed: int, index: int) -> Truth:
     return phantom_truth(phantom, f"phantom-{seed}")
 
 
-def load_examples(config: Config, bank: Bank, say: Callable[[str], None], only: tuple[str, ...] = ()) -> list[Example]:
+def load_examples(config: Scans, bank: Bank, say: Callable[[str], None], only: tuple[str, ...] = ()) -> list[Example]:
     """Prepare (or read from the cache) every training volume; `only` keeps some kinds."""
     examples = []
     for name, kind, read in _variants(config):
@@ -81,11 +110,12 @@ def load_examples(config: Config, bank: Bank, say: Callable[[str], None], only: 
     return examples
 
 
-def _cache_path(config: Config, name: str) -> Path | None:
+def _cache_path(config: Scans, name: str) -> Path | None:
     if config.data.cache is None:
         return None
     config.data.cache.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256((config.input.model_dump_json() + json.dumps(config.data.shapes_left_out)).encode()).hexdigest()[:8]
+    prior = "" if config.data.shapes is not None else "anatomical"
+    key = hashlib.sha256((config.input.model_dump_json() + json.dumps(config.data.shapes_left_out) + prior).encode()).hexdigest()[:8]
     return config.data.cache / f"{name}-{key}.pt"
 
 

@@ -33,7 +33,7 @@ class Data(_Frozen):
 
     root: Path
     sources: tuple[Source, ...]
-    shapes: str = Field(description="folder of the Open MS data, for its lesion masks")
+    shapes: str | None = Field(default=None, description="folder of the Open MS data, for its lesion masks; none: by anatomy alone")
     shapes_left_out: tuple[str, ...] = ()
     phantom_seeds: tuple[int, ...] = ()
     cache: Path | None = None

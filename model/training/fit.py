@@ -16,7 +16,7 @@ from model.training.augment import Crop
 from model.training.configuration import Schedule
 from model.training.draw import Pool, crop_size
 from model.training.examples import Example
-from model.training.journal import Journal
+from model.training.journal import Journal, Watch
 from model.training.loss import supervised_loss
 from model.training.network import HEADS, AttentionVNet, NetworkConfig
 from model.training.optimise import Average, make_optimiser, release_layers, set_rates
@@ -45,10 +45,12 @@ def fit(
     say: Say,
     device: torch.device | None = None,
     tensorboard: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Tensor]:
     """Train, or go on training, and return the averaged weights.
 
-    A checkpoint `last.pt` is replaced whole; a run that finds one goes on from it and says so. `final.pt` ends the run.
+    A checkpoint `last.pt` is replaced whole; a run that finds one goes on from it and says so. `final.pt` ends the run. `watch` is told
+    every step and its loss, in the place of a bar of the run's own.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def fit(
     average = Average(network, schedule.ema)
     start = _resume(folder / "last.pt", network, optimiser, average, say)
     skipped, in_a_row = 0, 0
-    with Journal(folder, range(start, schedule.steps), tensorboard) as journal:
+    with Journal(folder, range(start, schedule.steps), tensorboard, watch) as journal:
         for step in journal.steps():
             began = time.monotonic()
             torch.manual_seed(seed * 1_000_003 + step)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+Watch = Callable[[int, float], None]
+
 
 class Journal:
-    """The record of one run; a run that goes on appends to it.
+    """The record of one run; a run that goes on appends to it. Who watches many runs shows them: then there is no bar for this one.
 
     Raises
     ------
@@ -21,7 +23,8 @@ class Journal:
         TensorBoard is asked for and tensorboardX is not installed.
     """
 
-    def __init__(self, folder: Path, steps: range, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, steps: range, tensorboard: bool, watch: Watch | None = None) -> None:
+        self._watch = watch
         self._steps = steps
         self._board = _open_board(folder / "tensorboard", steps.start) if tensorboard else None
         self._log = (folder / "log.jsonl").open("a", buffering=1)
@@ -37,11 +40,13 @@ class Journal:
         self._task = self._progress.add_task(folder.name, total=steps.stop, completed=steps.start, loss="-")
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._watch is None:
+            self._progress.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
+        if self._watch is None:
+            self._progress.stop()
         self._log.close()
         if self._board is not None:
             self._board.close()
@@ -55,6 +60,8 @@ class Journal:
     def write(self, step: int, figures: dict[str, float]) -> None:
         """One line of `log.jsonl`; what is not finite is null there."""
         self._progress.update(self._task, loss=f"{figures['loss']:.3f}")
+        if self._watch is not None:
+            self._watch(step, figures["loss"])
         known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         self._log.write(json.dumps({"step": step, **known}) + "\n")
         if self._board is not None:

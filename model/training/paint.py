@@ -6,7 +6,11 @@ to MNI voxels (brain boxes matched): good to a centimetre, which is what a prior
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,10 @@ from torch.nn import functional
 
 from model.training.layouts import read_volume
 
-PERIVENTRICULAR_BOX = ((58, 124), (68, 158), (58, 112))
+MniBox = tuple[tuple[int, int], ...]
+PERIVENTRICULAR_BOX: MniBox = ((58, 124), (68, 158), (58, 112))
+LEAST_PRIOR = 0.004
+MARGIN = 6
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,13 @@ class Bank:
     shapes: tuple[Tensor, ...]
     prior: Tensor
     names: tuple[str, ...]
+
+    @cached_property
+    def extent(self) -> MniBox:
+        """The MNI voxels outside which nothing is painted."""
+        common = self.prior > LEAST_PRIOR
+        lines = [torch.nonzero(common.any(dim=axes[0]).any(dim=axes[1]))[:, 0].tolist() for axes in ((2, 1), (2, 0), (1, 0))]
+        return tuple((line[0], line[-1]) for line in lines)
 
 
 @dataclass(frozen=True)
@@ -52,14 +66,12 @@ def load_bank(masks: dict[str, Path]) -> Bank:
 
 def pull(volume: Tensor, matrix: Tensor, shape: tuple[int, int, int], mode: str = "bilinear") -> Tensor:
     """Values of a (c, i, j, k) volume at `matrix` @ output voxel; zero outside."""
-    size = torch.tensor(volume.shape[1:], dtype=torch.float32, device=volume.device)
-    scale = 2.0 / (size - 1.0)
-    rows = (matrix[:3, :3].float() * scale[:, None], matrix[:3, 3].float() * scale - 1.0)
-    axes = [torch.arange(n, dtype=torch.float32, device=volume.device) for n in shape]
+    scale = [2.0 / (n - 1.0) for n in volume.shape[1:]]
+    rows = matrix.tolist()
     grid = torch.empty((*shape, 3), device=volume.device)
     for axis in range(3):  # grid_sample wants the last axis first
-        i, j, k = (axes[source] * rows[0][axis, source] for source in range(3))
-        grid[..., 2 - axis] = i[:, None, None] + j[None, :, None] + k[None, None, :] + rows[1][axis]
+        i, j, k = (torch.arange(n, dtype=torch.float32, device=volume.device) * (rows[axis][m] * scale[axis]) for m, n in enumerate(shape))
+        grid[..., 2 - axis] = (i + (rows[axis][3] * scale[axis] - 1.0))[:, None, None] + j[None, :, None] + k[None, None, :]
     return functional.grid_sample(volume[None].float(), grid[None], mode=mode, align_corners=True)[0]
 
 
@@ -130,6 +142,59 @@ def jitter_matrix(centre: tuple[float, float, float], rotate: float, scale: floa
     return matrix
 
 
+@dataclass(frozen=True)
+class Box:
+    """A part of a crop: first voxel, and one past the last, along each axis."""
+
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        i, j, k = (b - a for a, b in zip(self.low, self.high, strict=True))
+        return i, j, k
+
+    @property
+    def empty(self) -> bool:
+        """Whether no voxel is in it."""
+        return min(self.shape) <= 0
+
+    def of(self, field: Tensor) -> Tensor:
+        """The part of an (i, j, k) field; a view."""
+        i, j, k = (slice(a, b) for a, b in zip(self.low, self.high, strict=True))
+        return field[i, j, k]
+
+    def moved(self, to_mni: Tensor) -> Tensor:
+        """Box voxel -> MNI voxel."""
+        shift = torch.eye(4, dtype=torch.float64)
+        shift[:3, 3] = torch.tensor(self.low, dtype=torch.float64)
+        return to_mni @ shift
+
+
+def _box(low: Sequence[float], high: Sequence[float], shape: Sequence[int]) -> Box:
+    a, b, c = (min(n, max(0, math.floor(edge))) for edge, n in zip(low, shape, strict=True))
+    x, y, z = (min(n, max(0, math.ceil(edge) + 1)) for edge, n in zip(high, shape, strict=True))
+    return Box((a, b, c), (x, y, z))
+
+
+def box_of(mni: MniBox, to_mni: Tensor, shape: Sequence[int]) -> Box:
+    """The part of a crop that a box of MNI voxels covers, and a margin: nothing outside it need be computed."""
+    corners = torch.tensor(list(itertools.product(*mni)), dtype=torch.float64)
+    back = torch.linalg.inv(to_mni)
+    here = corners @ back[:3, :3].T + back[:3, 3]
+    return _box((here.amin(0) - MARGIN).tolist(), (here.amax(0) + MARGIN).tolist(), shape)
+
+
+def _box_around(mask: Tensor) -> Box:
+    """The box of what is drawn, and a margin. Asks the device once."""
+    found = [mask.amax(dim=tuple({0, 1, 2} - {axis})) > 0 for axis in range(3)]
+    where = [[at for at, hit in enumerate(line) if hit] for line in torch.cat(found).split(list(mask.shape))]
+    if not all(where):
+        return Box((0, 0, 0), (0, 0, 0))
+    return _box([line[0] - MARGIN for line in where], [line[-1] + MARGIN for line in where], mask.shape)
+
+
 def _real_shape(bank: Bank, to_mni: Tensor, shape: tuple[int, int, int]) -> Tensor:
     mask = bank.shapes[int(torch.randint(len(bank.shapes), ()))]
     moved = jitter_matrix((90.0, 108.0, 90.0), 0.15, 0.15, 6.0) @ to_mni
@@ -143,45 +208,54 @@ def _real_shape(bank: Bank, to_mni: Tensor, shape: tuple[int, int, int]) -> Tens
     return drawn
 
 
-def _stamp(canvas: Tensor, centre: Tensor, radius: float) -> None:
+def _stamp(canvas: Tensor, centre: Sequence[int], radius: float) -> None:
     """Draw one irregular ellipsoid into the canvas, in place, touching only its own box."""
     reach = int(radius * 2) + 2
-    low = [max(0, int(c) - reach) for c in centre]
-    high = [min(n, int(c) + reach + 1) for c, n in zip(centre, canvas.shape, strict=True)]
+    box = _box([c - reach for c in centre], [c + reach for c in centre], canvas.shape)
     axes = [
         (torch.arange(a, b, device=canvas.device) - float(c)) / (radius * uniform(0.6, 1.4))
-        for a, b, c in zip(low, high, centre, strict=True)
+        for a, b, c in zip(box.low, box.high, centre, strict=True)
     ]
     distance = axes[0][:, None, None] ** 2 + axes[1][None, :, None] ** 2 + axes[2][None, None, :] ** 2
-    box = (high[0] - low[0], high[1] - low[1], high[2] - low[2])
-    ragged = distance + 0.35 * smooth_noise(box, max(2.0, radius), canvas.device)
-    view = canvas[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    ragged = distance + 0.35 * smooth_noise(box.shape, max(2.0, radius), canvas.device)
+    view = box.of(canvas)
     torch.maximum(view, (ragged < 1.0).float(), out=view)
+
+
+def _places(mask: Tensor, count: int) -> list[list[int]]:
+    """So many voxels of a mask, at random; none if it is empty. Asks the device twice."""
+    candidates = torch.nonzero(mask)
+    if len(candidates) == 0:
+        return []
+    rows = torch.randint(len(candidates), (count,)).to(mask.device)
+    places: list[list[int]] = candidates[rows].tolist()
+    return places
 
 
 def _blobs(weight: Tensor) -> Tensor:
     canvas = torch.zeros_like(weight)
-    candidates = torch.nonzero(weight > torch.rand_like(weight))
-    if len(candidates) == 0:
-        return canvas
-    for _ in range(int(uniform(1, 14))):
-        centre = candidates[int(torch.randint(len(candidates), ()))]
-        _stamp(canvas, centre, float(np.exp(uniform(np.log(1.2), np.log(6.5)))))
+    for centre in _places(weight > torch.rand_like(weight), int(uniform(1, 14))):
+        _stamp(canvas, centre, math.exp(uniform(math.log(1.2), math.log(6.5))))
     return canvas
 
 
 def _caps(image: Tensor, brain: Tensor, to_mni: Tensor, white: WhiteMatter) -> Tensor:
     """Bright rims of uneven thickness around the ventricles, as radiation leukoencephalopathy makes them."""
-    inside = torch.ones_like(image)
-    axes = [torch.arange(n, dtype=torch.float64, device=image.device) for n in image.shape]
-    for axis, (low, high) in enumerate(PERIVENTRICULAR_BOX):
-        row = to_mni[axis]
-        place = axes[0][:, None, None] * row[0] + axes[1][None, :, None] * row[1] + axes[2][None, None, :] * row[2] + row[3]
+    out = torch.zeros_like(image)
+    box = box_of(PERIVENTRICULAR_BOX, to_mni, image.shape)
+    if box.empty:
+        return out
+    inside = torch.ones(box.shape, device=image.device)
+    axes = [torch.arange(n, dtype=torch.float32, device=image.device) for n in box.shape]
+    rows = box.moved(to_mni).tolist()
+    for (low, high), row in zip(PERIVENTRICULAR_BOX, rows[:3], strict=True):
+        place = (axes[0] * row[0] + row[3])[:, None, None] + (axes[1] * row[1])[None, :, None] + (axes[2] * row[2])[None, None, :]
         inside *= ((place > low) & (place < high)).float()
-    fluid = ((blur(image, 0.8) < white.mean - 3.0 * white.sd).float() * brain * inside).contiguous()
+    fluid = (blur(box.of(image), 0.8) < white.mean - 3.0 * white.sd).float() * box.of(brain) * inside
     near = blur(dilate(fluid, int(uniform(2, 5))), 2.0)
-    thickness = uniform(0.2, 0.6) + 0.15 * smooth_noise(_shape(image), 10, image.device)
-    return (near > thickness).float() * (1.0 - fluid)
+    thickness = uniform(0.2, 0.6) + 0.15 * smooth_noise(box.shape, 10, image.device)
+    box.of(out).copy_((near > thickness).float() * (1.0 - fluid))
+    return out
 
 
 def _shape(image: Tensor) -> tuple[int, int, int]:
@@ -200,12 +274,32 @@ def paint_lesions(image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tenso
     -------
     The image with lesions, and what was drawn (float 0 or 1).
     """
+    label = torch.zeros_like(image)
+    box = box_of(bank.extent, to_mni, image.shape)
+    if box.empty:
+        return image, label
+    drawn, allowed = _draw_lesions(box.of(image), box.of(brain), box.of(forbidden), box.moved(to_mni), bank, white)
+    near = _box_around(drawn)
+    if near.empty:
+        return image, label
+    image = image.clone()
+    view, found = near.of(box.of(image)), near.of(box.of(label))
+    painted, chosen = _brighten(view, near.of(drawn), near.of(allowed), white)
+    view.copy_(painted)
+    found.copy_(chosen)
+    return image, label
+
+
+def _draw_lesions(
+    image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tensor, bank: Bank, white: WhiteMatter
+) -> tuple[Tensor, Tensor]:
+    """Where lesions are to be, and where they may be."""
     shape = _shape(image)
     prior = pull(bank.prior[None], to_mni, shape)[0]
     tissue = (blur(image, 1.0) > white.mean - 2.5 * white.sd).float()
-    allowed = (1.0 - dilate(1.0 - brain, 3)) * tissue * (1.0 - forbidden) * (prior > 0.004).float()
+    allowed = (1.0 - dilate(1.0 - brain, 3)) * tissue * (1.0 - forbidden) * (prior > LEAST_PRIOR).float()
     drawn = torch.zeros_like(image)
-    if chance(0.6):
+    if bank.shapes and chance(0.6):
         drawn = torch.maximum(drawn, _real_shape(bank, to_mni, shape))
     if chance(0.6):
         drawn = torch.maximum(drawn, _blobs((prior * 0.02).clamp_max(0.01) * allowed))
@@ -213,8 +307,14 @@ def paint_lesions(image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tenso
         drawn = torch.maximum(drawn, _caps(image, brain, to_mni, white))
     if chance(0.12):
         drawn = (blur(dilate(drawn, 1), 1.5) > 0.35).float()
+    return drawn * allowed, allowed
+
+
+def _brighten(image: Tensor, drawn: Tensor, allowed: Tensor, white: WhiteMatter) -> tuple[Tensor, Tensor]:
+    """Intensity, texture and soft edges for what is drawn."""
+    shape = _shape(image)
     softness = uniform(0.5, 1.1)
-    label = (blur(drawn * allowed, softness) > 0.45).float() * allowed  # specks that would hardly show are not drawn
+    label = (blur(drawn, softness) > 0.45).float() * allowed  # specks that would hardly show are not drawn
     soft = blur(label, softness)
     texture = 1.0 + uniform(0.0, 0.3) * smooth_noise(shape, uniform(2, 6), image.device)
     level = white.mean + white.sd * uniform(1.2, 5.0)
@@ -226,12 +326,24 @@ def paint_lesions(image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tenso
 
 def paint_tumour(image: Tensor, brain: Tensor, white: WhiteMatter) -> tuple[Tensor, Tensor]:
     """Draw one tumour: oedema with fingers, a core, at times a cavity. Returns the image and the whole tumour."""
-    places = torch.nonzero((1.0 - dilate(1.0 - brain, 4)) > 0)
-    whole = torch.zeros_like(image)
-    if len(places) == 0:
-        return image, whole
-    centre = places[int(torch.randint(len(places), ()))]
+    label = torch.zeros_like(image)
+    places = _places(dilate(1.0 - brain, 4) == 0, 1)
+    if not places:
+        return image, label
     radius = uniform(9, 24)
+    reach = 2.0 * radius + MARGIN
+    box = _box([c - reach for c in places[0]], [c + reach for c in places[0]], image.shape)
+    centre = [c - start for c, start in zip(places[0], box.low, strict=True)]
+    image = image.clone()
+    view, found = box.of(image), box.of(label)
+    painted, whole = _grow_tumour(view, box.of(brain), centre, radius, white)
+    view.copy_(painted)
+    found.copy_(whole)
+    return image, label
+
+
+def _grow_tumour(image: Tensor, brain: Tensor, centre: Sequence[int], radius: float, white: WhiteMatter) -> tuple[Tensor, Tensor]:
+    whole = torch.zeros_like(image)
     _stamp(whole, centre, radius)
     ragged = smooth_noise(_shape(image), uniform(5, 10), image.device)
     whole = (blur(whole, 2.0) > 0.45 + 0.15 * ragged).float() * brain
