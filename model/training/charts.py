@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 from typing import Any
 
 import numpy as np
@@ -125,8 +125,8 @@ def _box(axes: Any, place: int, points: Mapping[str, float], offsets: Mapping[st
 def _join_patients(axes: Any, summaries: Mapping[str, Summary | None], offsets: Mapping[str, float]) -> None:
     where: dict[str, list[tuple[float, float]]] = {}
     for place, summary in enumerate(summaries.values()):
-        for patient, value in (summary.points if summary else {}).items():
-            where.setdefault(patient, []).append((place + offsets[patient], value))
+        for patient, offset in offsets.items():
+            where.setdefault(patient, []).append((place + offset, summary.points.get(patient, nan) if summary else nan))
     for points in where.values():
         axes.plot(*zip(*points, strict=True), color=GREY, alpha=0.45, linewidth=0.6, zorder=2)
 
@@ -171,18 +171,21 @@ def draw_reliability(axes: Any, plan: Plan, arm: str, curve: Reliability | None)
     for probability, frequency in curve.patients.values():
         axes.plot(probability, frequency, color=colour, alpha=0.35, linewidth=0.7)
     axes.plot(curve.probability, curve.frequency, color=colour, marker=marker_of(plan, arm), markersize=4, linewidth=1.6, clip_on=False)
-    axes.set_title(f"{arm}: calibration error\n{np.mean(list(curve.error.values())):.3f}; n = {len(curve.error)}")
+    error, above = (f"{np.mean(list(own.values())):.3f}" if own else "–" for own in (curve.error, curve.error_above))
+    axes.set_title(f"{arm}; n = {len(curve.error)}\ncalibration error {error},\n{above} above the lowest bin")
 
 
 def signed(value: float) -> str:
-    """With a sign, for differences."""
-    return f"{value:+.2f}".replace("-", "−")
+    """With a sign and a digit less from ten on, for differences."""
+    return f"{value:+.{1 if abs(value) >= 10 else 2}f}".replace("-", "−")
 
 
 def not_run(axes: Any, arm: str) -> None:
     """Say in an empty panel why it is empty."""
     axes.set_title(f"{arm}: n = 0")
-    axes.text(0.5, 0.5, "not run", ha="center", va="center", color=GREY, transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, "not run", ha="center", va="center", color=GREY, backgroundcolor="white", transform=axes.transAxes)
 
 
 def bare(axes: Any) -> None:
@@ -194,11 +197,11 @@ def bare(axes: Any) -> None:
 
 def make_boxes(plan: Plan, arms: Sequence[str], rows: Sequence[Row], ceiling: Mapping[str, float], title: str) -> Any:
     """Box plots of every figure, as a matplotlib figure."""
-    width = max(8.0, 1.1 * (len(arms) + 1) * 2)
-    figure = new_figure(width, 8.2)
+    figure = new_figure(max(7.6, 1.1 * (len(arms) + 1.5)), 8.2)
     for axes, metric in zip(figure.subplots(3, 2).flat, METRICS, strict=True):
         draw_boxes(axes, plan, arms, rows, metric, ceiling if metric is DICE else {})
-    figure.suptitle(title)
+    counts = (len({row.patient for row in rows}), len({row.scan for row in rows}), len(plan.seeds))
+    figure.suptitle("{}; {} patients, {} scans, {} seeds".format(title, *counts))
     return figure
 
 
@@ -236,9 +239,9 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def style() -> AbstractContextManager[None]:
-    """Small type that stays readable on A4; text in a PDF stays text."""
+    """Small type that stays readable on A4."""
     import matplotlib as mpl
 
-    settings: Any = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 10, "pdf.fonttype": 42}
+    settings: Any = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 10}
     context: AbstractContextManager[None] = mpl.rc_context(settings)
     return context

@@ -14,6 +14,7 @@ from model.postprocess import LESION, TUMOUR_LIKE
 from model.training.charts import GREY, new_figure
 from model.training.layouts import Case, Mask, read_role, read_scan
 from model.training.results import Plan, Row, prediction_path, read_prediction
+from model.training.tables import number, of_arm, trained_on
 from model.volume import Volume, canonical
 
 REFERENCE, FOUND, TUMOUR = "#56B4E9", "#E69F00", "#CC79A7"
@@ -130,7 +131,7 @@ def draw_arm(axes: Any, folder: Path, scene: Scene, arm: str, seed: int, rows: S
         axes.set_xlabel("not run" if row is None else "no prediction kept", color=GREY)
         return
     draw_found(axes, scene, read_prediction(path, scene.grid.shape))
-    axes.set_xlabel(f"Dice {row.figures['dice']:.2f}, found {row.figures['found_ml']:.1f} ml")
+    axes.set_xlabel(f"Dice {number(row.figures['dice'])}, {number(row.figures['found_ml'])} ml", labelpad=2)
 
 
 def draw_grid(panels: Any, folder: Path, scenes: Sequence[Scene], arms: Sequence[str], seed: int, rows: Sequence[Row]) -> None:
@@ -140,14 +141,14 @@ def draw_grid(panels: Any, folder: Path, scenes: Sequence[Scene], arms: Sequence
             axes = panels[line][column]
             draw_arm(axes, folder, scene, arm, seed, rows)
             if line == 0:
-                axes.set_title(f"{scene.patient}\nreference {scene.truth_ml:.1f} ml")
+                axes.set_title(f"{scene.patient}\nreference {number(scene.truth_ml)} ml")
             if column == 0:
                 axes.set_ylabel(arm)
     _key(panels[0][0])
 
 
 def _key(axes: Any) -> None:
-    axes.text(0.01, 0.5, "R", color="white", fontsize=7, ha="left", va="center", transform=axes.transAxes)
+    axes.text(0.03, 0.97, "R", color="white", fontsize=7, ha="left", va="top", transform=axes.transAxes)
 
 
 def key_handles() -> list[Any]:
@@ -165,28 +166,36 @@ def key_handles() -> list[Any]:
 def make_paper_figure(folder: Path, plan: Plan, scenes: Sequence[Scene], arms: Sequence[str], rows: Sequence[Row], title: str) -> Any:
     """One of the two figures of the founding abstract."""
     figure = new_figure(max(2.3 * len(scenes), 4.6), 2.55 * len(arms) + 0.9)
-    draw_grid(figure.subplots(len(arms), len(scenes), squeeze=False), folder, scenes, arms, plan.seeds[0], rows)
-    _frame(figure, title, plan.seeds[0])
+    panels = figure.subplots(len(arms), len(scenes), squeeze=False)
+    draw_grid(panels, folder, scenes, arms, plan.seeds[0], rows)
+    for line, arm in zip(panels, arms, strict=True):
+        line[0].set_ylabel(f"{arm}\ntarget patients (scans): {trained_on(of_arm(rows, arm))}")
+    _frame(figure, plan, f"{title}: {counted(scenes, rows)}")
     return figure
 
 
 def make_examples(folder: Path, plan: Plan, scenes: Sequence[Scene], rows: Sequence[Row]) -> Any:
     """Every arm side by side: a scan per line, the bare slice first."""
-    figure = new_figure(1.75 * (len(plan.arms) + 1), 2.15 * len(scenes) + 0.8)
+    figure = new_figure(1.4 * (len(plan.arms) + 1), 1.85 * len(scenes) + 0.8)
     panels = figure.subplots(len(scenes), len(plan.arms) + 1, squeeze=False)
     for line, scene in enumerate(scenes):
         draw_found(panels[line][0], scene, None, reference=False)
-        panels[line][0].set_ylabel(f"{scene.patient}\nreference {scene.truth_ml:.1f} ml")
+        panels[line][0].set_ylabel(f"{scene.patient}\nreference {number(scene.truth_ml)} ml")
         for column, arm in enumerate(plan.arms, start=1):
             draw_arm(panels[line][column], folder, scene, arm, plan.seeds[0], rows)
         for axes, name in zip(panels[line], ("FLAIR", *plan.arms), strict=True):
             if line == 0:
                 axes.set_title(name)
     _key(panels[0][0])
-    _frame(figure, "The same slices by every arm", plan.seeds[0])
+    _frame(figure, plan, f"The same slices by every arm: {counted(scenes, rows)}")
     return figure
 
 
-def _frame(figure: Any, title: str, seed: int) -> None:
-    figure.suptitle(f"{title} (seed {seed})")
+def counted(scenes: Sequence[Scene], rows: Sequence[Row]) -> str:
+    """Of how many patients a scan is shown."""
+    return f"n = {len(scenes)} of {len({row.patient for row in rows})} patients"
+
+
+def _frame(figure: Any, plan: Plan, title: str) -> None:
+    figure.suptitle(f"{title}, seed {plan.seeds[0]}")
     figure.legend(handles=key_handles(), loc="outside lower center", ncols=3, frameon=False)

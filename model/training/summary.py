@@ -13,7 +13,6 @@ from model.training.results import RESULTS, Bin, Plan, Row, UnusableResults, rat
 from model.training.summary_page import make_page
 from model.training.tables import write_tables
 
-
 CLASSICAL, TRANSFER = ("scratch", "source-only"), "transfer"
 
 

@@ -108,6 +108,11 @@ def tested_on(rows: Sequence[Row]) -> str:
     return f"{len({row.patient for row in rows})} ({len({row.scan for row in rows})}) × {len({row.seed for row in rows})}"
 
 
+def negatives_text(rows: Sequence[Row]) -> str:
+    """How often nothing was found where nothing was."""
+    return f"{sum(row.correct_negative for row in rows)} of {sum(row.figures['truth_ml'] == 0 for row in rows)}"
+
+
 def comparisons(plan: Plan, rows: Sequence[Row]) -> list[Comparison]:
     """The declared comparisons of Dice, corrected together."""
     made = [compare(rows, arm, reference, DICE.key) for arm, reference in plan.comparisons]
@@ -131,7 +136,8 @@ def statement(comparison: Comparison) -> str:
         f"mean difference {signed(comparison.mean)} ({interval_text(comparison.interval, signed)})"
     )
     tested = NO_TEST if isnan(comparison.p) else f"p {_equals(comparison.p)}, after Holm {_equals(comparison.p_holm)}"
-    return f"{text}; {tested}."
+    left = f" Not paired, as only one arm has a value: {', '.join(comparison.left_out)}." if comparison.left_out else ""
+    return f"{text}; {tested}.{left}"
 
 
 def _equals(value: float) -> str:
@@ -167,13 +173,18 @@ def lines_of(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 def _arms(plan: Plan, rows: Sequence[Row], scans: int) -> list[str]:
     described = [metric for metric in (*METRICS, VOLUME) if metric not in {DICE, LESION_F1}]
-    first = ["arm", "target patients (scans) trained on", "tested: patients (scans) × seeds", "correct negatives (of scan runs)", "state"]
+    first = [
+        "arm",
+        "target patients (scans) trained on",
+        "tested: patients (scans) × seeds",
+        "correct negatives of runs on scans without lesion",
+        "state",
+    ]
     shares = [f"{metric.name} {what}" for metric in (DICE, LESION_F1) for what in ("n", "median [IQR]", "mean (95 % interval)")]
     body, more = [], []
     for arm in plan.arms:
         own = of_arm(rows, arm)
-        negatives = f"{sum(row.correct_negative for row in own)} of {len(own)}"
-        cells = [arm, trained_on(own), tested_on(own), negatives, str(state_of(plan, rows, scans, arm))]
+        cells = [arm, trained_on(own), tested_on(own), negatives_text(own), str(state_of(plan, rows, scans, arm))]
         for metric in (DICE, LESION_F1):
             summary = summarise(own, metric.key)
             cells += [str(summary.n if summary else 0), median_text(summary), mean_text(summary)]

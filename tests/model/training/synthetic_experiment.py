@@ -1,10 +1,11 @@
-"""The folder an experiment leaves, made by formulas: thick slices, known lesions, arms of known quality. Scores are measured, not made up."""
+"""The folder an experiment leaves, made by formulas: thick slices, known lesions, arms of known quality. Scores are measured."""
 
 from __future__ import annotations
 
 import csv
 import json
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel
@@ -15,19 +16,9 @@ from model.training.arms import ExperimentConfig
 from model.training.metrics import score
 
 SHAPE, SPACING = (44, 54, 22), np.asarray([4.0, 3.8, 6.5])
-AFFINE = np.diag([*-SPACING, 1.0]) @ np.asarray(
-    [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]]
-)  # LAS-like: x and y run left and back
-QUALITY = {
-    "scratch": 0.1,
-    "source-only": 0.2,
-    "ms+target": 0.6,
-    "source+target": 0.75,
-    "transfer": 0.9,
-    "no gates": 0.85,
-    "no painting": 0.5,
-}
-ABLATIONS = ("no gates", "no painting")
+AFFINE = np.diag([-4.0, -3.8, 6.5, 1.0])  # left, back, up
+QUALITY = {"scratch": 0.1, "source-only": 0.2, "ms+target": 0.6, "source+target": 0.75, "transfer": 0.9, "no gates": 0.85}
+ABLATIONS = ("no gates",)
 COMPARISONS = (("transfer", "scratch"), ("transfer", "source-only"), ("transfer", "source+target"))
 BINS = np.linspace(0, 1, 11)
 
@@ -61,7 +52,7 @@ def write_experiment(folder: Path, patients: int, arms=tuple(QUALITY), seeds=(1,
             cases[scan] = _case(folder, scan, patient, visit, image, lesion, files)
             for arm in arms:
                 for seed in seeds[:-1] if arm in unfinished else seeds:
-                    found, probability = _found(lesion, QUALITY[arm], seed + 10 * number)
+                    found, probability = _found(lesion, image > 0, QUALITY[arm], seed + 10 * number)
                     head = {"arm": arm, "seed": seed, "fold": patient, "patient": patient, "scan": scan}
                     counts = {"n_train_patients": patients - 1, "n_train_scans": patients - (number == 0)}
                     scores = asdict(score(lesion, found == 1, SPACING))
@@ -99,13 +90,13 @@ def _head(seed, load):
     return np.maximum(image, 0).astype(np.float32), lesion
 
 
-def _found(lesion, quality, seed):
+def _found(lesion, head, quality, seed):
     random = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter(random.normal(0, 1, SHAPE), 1.3)
     noise /= noise.std()
-    logit = 5 * quality * (ndimage.gaussian_filter(lesion.astype(float), 0.6) * 2 - 0.9) + 1.5 * (1 - quality) * noise - 1.2
-    probability = 1 / (1 + np.exp(-2 * logit))
-    labels = (probability > 0.5).astype(np.uint8)
+    soft = ndimage.gaussian_filter(lesion.astype(float), 0.9)
+    probability = 1 / (1 + np.exp(-6 * quality * (2 * soft - 1) - 2.5 * (1 - quality) * (noise - 1)))
+    labels = ((probability > 0.5) & head).astype(np.uint8)
     if quality < 0.3:
         labels[(labels == 1) & (np.arange(SHAPE[0]) < SHAPE[0] // 3)[:, None, None]] = 2
     if not lesion.any() and quality > 0.8:
@@ -114,7 +105,7 @@ def _found(lesion, quality, seed):
 
 
 def _bins(probability, lesion):
-    for low, high in zip(BINS[:-1], BINS[1:], strict=True):
+    for low, high in pairwise(BINS):
         inside = (probability >= low) & (probability < high)
         mean = float(probability[inside].mean()) if inside.any() else ""
         yield {
