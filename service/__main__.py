@@ -231,7 +231,14 @@ def train(context: typer.Context) -> None:
         from service.errors import Misconfigured
 
         raise Misconfigured(f"training needs {error.name}: pip install 'leukoscope[train]'") from None
-    app(args=context.args, prog_name="leukoscope train")
+    app(args=context.args, prog_name="leukoscope train", obj=_read_corrections)
+
+
+def _read_corrections(folder: Path, out: Path) -> Path:
+    """Let training read DICOM, which it cannot by itself: SEG sent back and their series become NIfTI and a manifest."""
+    from worker.corrections import read_corrections
+
+    return read_corrections(folder, out)
 
 
 def _settings() -> Settings:

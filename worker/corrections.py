@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from worker.segments import CLASSES, Mask, Segment, describe, place_segments, re
 
 COLUMNS = ("scan", "patient", "session", "site", "flair", "lesion", "tumour", "ignore", "brain", "provenance")
 NOT_CORRECTED = f"as {PRODUCT} made it, not corrected"
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class _Found:
     segmentations: Sequence[tuple[Path, Dataset]]
 
 
-def read_corrections(folder: Path, out: Path, on_case: Progress = lambda _done, _total: None) -> Path:
+def read_corrections(folder: Path, out: Path) -> Path:
     """Turn every series that a SEG in the folder is about into a FLAIR and its masks, and list them.
 
     Of several SEGs about one series somebody else's goes before our own, then the newer one. A segment is a lesion, a tumour, the brain or
@@ -48,7 +47,6 @@ def read_corrections(folder: Path, out: Path, on_case: Progress = lambda _done, 
     ----------
     folder : searched with everything below it; series that no SEG is about are left alone
     out : made if missing; `NAME_flair.nii.gz`, `NAME_lesion.nii.gz` … and the manifest are written there
-    on_case : called with how many cases of how many are done
 
     Returns
     -------
@@ -64,11 +62,7 @@ def read_corrections(folder: Path, out: Path, on_case: Progress = lambda _done, 
     chosen = _choose(found)
     named = _name(found, chosen)
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    on_case(0, len(named))
-    for done, (uid, (patient, session)) in enumerate(named.items(), start=1):
-        rows.append(_write_case(out, found.series[uid], chosen[uid], patient, session))
-        on_case(done, len(named))
+    rows = [_write_case(out, found.series[uid], chosen[uid], patient, session) for uid, (patient, session) in named.items()]
     manifest = out / "manifest.csv"
     with manifest.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")

@@ -142,6 +142,25 @@ def release(
 
 
 @app.command()
+def data(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(exists=True, help="a folder of annotated scans, or a CSV manifest")],
+    layout: Annotated[str | None, typer.Option(help="its layout, where it is not to be told from the files")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="where data.json and the pictures go")] = Path("data-check"),
+) -> None:
+    """Say which layout a folder has, check every scan and mask, and draw what looks wrong. Exit status 1 when a scan is unusable."""
+    from model.training.data import check_folder
+    from model.training.layouts import UnusableCase
+
+    try:
+        checked = check_folder(folder, layout, out, context.obj)
+    except UnusableCase as error:
+        _say(f"error: {error}")
+        raise typer.Exit(1) from None
+    raise typer.Exit(int(any(one.has("unusable") for one in checked)))
+
+
+@app.command()
 def describe(config_path: ConfigPath) -> None:
     """Print the network's stages, parameters and multiply-adds."""
     config = read_config(config_path)

@@ -15,7 +15,7 @@ from model.training.layouts.case import (
     read_scan,
     read_volume,
 )
-from model.training.layouts.detect import LAYOUTS, Found, detect_layouts, find_cases
+from model.training.layouts.detect import LAYOUTS, Found, detect_layouts, find_cases, is_dicom
 from model.training.layouts.ljubljana import open_ms_shapes
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "demand_apart",
     "detect_layouts",
     "find_cases",
+    "is_dicom",
     "open_ms_shapes",
     "read_brain",
     "read_mask",
