@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ DICOM = "dicom"
 SEVERITIES: tuple[Severity, ...] = ("unusable", "suspicious")
 REPORT = "data.json"
 MOST_LISTED = 10
+FILE_COLUMNS = 180  # of a table that goes into a file or a pipe, where nothing else says how wide it may be
 Converter = Callable[[Path, Path], Path]  # folder of DICOM, folder to write to -> the manifest
 
 
@@ -39,7 +41,8 @@ def check_folder(folder: Path, layout: str | None, out: Path, convert: Converter
     UnusableCase
         The layout cannot be told, or nothing is there.
     """
-    shown, told = Console(), Console(stderr=True)
+    told = Console(stderr=True)
+    shown = Console() if Console().is_terminal else Console(width=FILE_COLUMNS)
     with Progress(console=told, transient=True) as progress:
         found = _find(folder, layout, out, convert, progress)
         for one in found:
@@ -123,7 +126,11 @@ def _not_taken(folder: Path, cases: Sequence[Case]) -> list[str]:
     if not folder.is_dir():
         return []
     taken = {case.flair.resolve() for case in cases}
-    names = (path for path in nifti(folder, "**/*") if any(word in stem(path).lower() for word in ("flair", "t2f")))
+    used = {
+        path.resolve() for case in cases for path in (case.lesion, case.tumour, case.ignore, case.second, *case.raters) if path is not None
+    }
+    names = (path for path in nifti(folder, "**/*") if re.search(r"^flair|[_-](flair|t2f)", stem(path), re.IGNORECASE))
+    names = (path for path in names if path.resolve() not in used and not re.search("gold|mask|seg|_gt", stem(path), re.IGNORECASE))
     return [str(path.relative_to(folder)) for path in names if path.resolve() not in taken]
 
 

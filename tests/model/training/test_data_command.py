@@ -155,6 +155,14 @@ def test_what_a_person_should_look_at_is_named_and_may_be_trained_on(tmp_path, w
     assert finding.severity == "suspicious"
 
 
+def test_a_brain_mask_larger_than_any_brain_is_named(tmp_path):
+    folders.ljubljana(tmp_path)
+    assert not check_case(find_cases("ljubljana", tmp_path)[0]).findings
+    save(tmp_path / "patient05" / "patient05_brainmask.nii.gz", np.ones(SHAPE, np.uint8))
+    (finding,) = check_case(find_cases("ljubljana", tmp_path)[0]).findings
+    assert "more than any brain: a mask of the head?" in finding.text
+
+
 def test_what_is_wrong_is_drawn_and_only_the_unusable_ends_with_one(tmp_path):
     root = write_cohort(tmp_path / "in")
     healthy(root)
