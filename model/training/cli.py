@@ -142,6 +142,30 @@ def release(
 
 
 @app.command()
+def experiment(
+    config_path: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or the name of one that is shipped: smoke.yaml")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="where everything goes; the same folder again resumes")],
+    data: Annotated[Path | None, typer.Option(help="folder of the scans, in the place of the configuration's `data.root`")] = None,
+    cache: Annotated[Path | None, typer.Option(help="folder of prepared volumes; by default inside the experiment's")] = None,
+) -> None:
+    """Run every arm over folds and seeds, and write the tables and figures. A killed experiment goes on where it was."""
+    from model.training.arms import UnusableExperiment, find_config, read_experiment
+    from model.training.experiment import run_experiment
+    from model.training.layouts import UnusableCase
+    from model.training.overview import Overview
+
+    command = f"leukoscope train experiment {config_path.name}"
+    try:
+        with _explained(), Overview() as overview:
+            written = run_experiment(read_experiment(find_config(config_path), data, cache), out, command, overview)
+    except (UnusableExperiment, UnusableCase) as error:
+        _say(f"error: {error}")
+        raise typer.Exit(1) from None
+    for path in written:
+        typer.echo(path)
+
+
+@app.command()
 def data(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(exists=True, help="a folder of annotated scans, or a CSV manifest")],
