@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from model.training.network import AttentionVNet, NetworkConfig
 
 PREFIX = "network."
 COPIES = ("Cast", "Identity")
+OPERATORS: dict[type[nn.Module], str] = {
+    nn.Conv3d: "Conv",
+    nn.ConvTranspose3d: "ConvTranspose",
+    nn.InstanceNorm3d: "InstanceNormalization",
+    nn.PReLU: "PRelu",
+}
 
 
 class NotRestored(Exception):
@@ -42,7 +49,7 @@ def restore_network(release: Release) -> AttentionVNet:
 
 def empty_network(architecture: Architecture) -> AttentionVNet:
     """The network of a card with its serving head alone."""
-    network = AttentionVNet(NetworkConfig.model_validate(architecture.model_dump(exclude={"name"})))
+    network = AttentionVNet(NetworkConfig.model_validate(architecture.model_dump(exclude={"name", "members"})))
     network.heads = nn.ModuleList([network.heads[0]])
     return network
 
@@ -50,72 +57,96 @@ def empty_network(architecture: Architecture) -> AttentionVNet:
 def read_weights(path: Path, network: AttentionVNet) -> dict[str, Tensor]:
     """Every weight of `network` from an ONNX file.
 
-    All but the PReLU slopes keep their names when they are exported; slopes are constants without a name there and are matched by the
-    order in which they are used.
+    Layers are matched in the order in which a volume meets them: names are lost at export where arrays are equal or have no module.
 
     Raises
     ------
     NotRestored
-        A weight is missing or has another shape.
+        A layer or a weight is missing, or has another shape.
     """
     import onnx
     from onnx import numpy_helper
 
     graph = onnx.load(path).graph
-    arrays = {stored.name: stored for stored in graph.initializer}
-    found = {name: numpy_helper.to_array(arrays[kept]) for name, kept in _stored_names(path, graph, network).items()}
+    arrays = {array.name: array for array in graph.initializer}
+    found = {use.weight: numpy_helper.to_array(arrays[use.array]) for use in match_layers(path, graph, network)}
     return {name: _fitting(path, name, value, found) for name, value in network.state_dict().items()}
 
 
 def write_weights(release: Release, network: AttentionVNet, path: Path) -> str:
     """Write the release's own ONNX file with the weights of `network` in it; returns the SHA-256.
 
-    Graph, names and the precision of storage stay the release's, and nothing is traced: what serves is what served before.
+    The graph and the precision of storage stay the release's, and nothing is traced: what serves is what served before. Equal weights give
+    an equal file.
     """
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load(release.weights)
-    stored_names = _stored_names(release.weights, model.graph, network)
-    arrays = {stored.name: stored for stored in model.graph.initializer}
-    for name, value in network.state_dict().items():
-        stored = arrays[stored_names[name]]
-        old = numpy_helper.to_array(stored)
-        new = value.detach().cpu().numpy().reshape(old.shape).astype(old.dtype)
-        fresh = numpy_helper.from_array(new, stored.name)
-        fresh.doc_string = stored.doc_string  # present though empty: equal weights give an equal file
-        stored.CopyFrom(fresh)
+    arrays = {array.name: array for array in model.graph.initializer}
+    state = network.state_dict()
+    written: set[str] = set()
+    for use in match_layers(release.weights, model.graph, network):
+        value = state[use.weight].detach().cpu().numpy()
+        old = arrays[use.array]
+        if use.array in written:  # the exporter stores equal arrays once; after training they are equal no more
+            use.node.input[use.place] = PREFIX + use.weight
+            model.graph.initializer.append(numpy_helper.from_array(value.reshape(tuple(old.dims)), PREFIX + use.weight))
+            continue
+        written.add(use.array)
+        fresh = numpy_helper.from_array(value.reshape(tuple(old.dims)).astype(numpy_helper.to_array(old).dtype), use.array)
+        fresh.doc_string = old.doc_string  # present though empty
+        old.CopyFrom(fresh)
     data = model.SerializeToString(deterministic=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
 
-def _stored_names(path: Path, graph: Any, network: AttentionVNet) -> dict[str, str]:
-    """Weight of the network -> stored array; also where nodes only widen an array to float32, or rename it."""
+@dataclass(frozen=True)
+class Use:
+    """Where a weight of the network is used: input `place` of a node, from a stored array."""
+
+    weight: str
+    node: Any
+    place: int
+    array: str
+
+
+def match_layers(path: Path, graph: Any, network: AttentionVNet) -> list[Use]:
+    """Every weight of the network with its place in an ONNX graph, also where a node only widens the stored array to float32.
+
+    Raises
+    ------
+    NotRestored
+        The graph has other layers.
+    """
     stored = {array.name: array.name for array in graph.initializer}
     for node in graph.node:
         if node.op_type in COPIES and node.input[0] in stored:
             stored[node.output[0]] = stored[node.input[0]]
-    slopes = _slopes_in_order(network)
-    used = [stored.get(node.input[1], "") for node in graph.node if node.op_type == "PRelu"]
-    if len(used) != len(slopes):
-        raise NotRestored(f"{path}: {len(used)} PReLU layers, the network of the card has {len(slopes)}")
-    names = {name.removeprefix(PREFIX): kept for name, kept in stored.items() if name.startswith(PREFIX)}
-    names |= dict(zip(slopes, used, strict=True))
-    missing = [name for name in network.state_dict() if not names.get(name)]
-    if missing:
-        raise NotRestored(f"{path}: no weights for {missing[0]} ({len(missing)} missing in all)")
-    return names
+    nodes = [node for node in graph.node if node.op_type in OPERATORS.values()]
+    layers = _layers_in_order(network)
+    if [node.op_type for node in nodes] != [OPERATORS[type(layer)] for _, layer in layers]:
+        raise NotRestored(f"{path}: {len(nodes)} layers that are not those of the card's network, which has {len(layers)}")
+    found = []
+    for (name, layer), node in zip(layers, nodes, strict=True):
+        for place, part in enumerate(("weight", "bias"), 1):
+            if getattr(layer, part, None) is None:
+                continue
+            if place >= len(node.input) or node.input[place] not in stored:
+                raise NotRestored(f"{path}: no {part} for {name}")
+            found.append(Use(f"{name}.{part}", node, place, stored[node.input[place]]))
+    return found
 
 
-def _slopes_in_order(network: AttentionVNet) -> list[str]:
-    """Names of the PReLU weights in the order in which a volume meets them."""
-    order: list[str] = []
+def _layers_in_order(network: AttentionVNet) -> list[tuple[str, nn.Module]]:
+    """Layers with weights in the order in which a volume meets them."""
+    order: list[tuple[str, nn.Module]] = []
     hooks = [
-        module.register_forward_pre_hook(lambda *_, name=name: order.append(f"{name}.weight"))
-        for name, module in network.named_modules()
-        if isinstance(module, nn.PReLU)
+        layer.register_forward_pre_hook(lambda layer, _, name=name: order.append((name, layer)))
+        for name, layer in network.named_modules()
+        if type(layer) in OPERATORS
     ]
     training = network.training
     with torch.no_grad():
@@ -127,9 +158,11 @@ def _slopes_in_order(network: AttentionVNet) -> list[str]:
 
 
 def _fitting(path: Path, name: str, like: Tensor, found: dict[str, Any]) -> Tensor:
+    if name not in found:
+        raise NotRestored(f"{path}: no weights for {name}")
     value = torch.from_numpy(np.array(found[name], np.float32))
-    if name.endswith(".weight") and like.ndim == 1 and value.ndim > 1:
-        value = value.reshape(-1)  # a PReLU slope is stored as (channels, 1, 1, 1), at times with a leading 1
+    if like.ndim == 1 and value.ndim > 1:
+        value = value.reshape(-1)  # a PReLU slope is stored with a size for every axis
     if value.shape != like.shape:
         raise NotRestored(f"{path}: {name} has shape {tuple(value.shape)}, the network of the card {tuple(like.shape)}")
     return value

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from model.anatomy import VENTRICLE
 from model.training.examples import Example
-from model.training.paint import Bank, blur, pull
+from model.training.fields import blur, pull
+from model.training.paint import Bank
 
 MNI_SHAPE = (182, 218, 182)
 MIDDLE = (90.0, 108.0, 90.0)  # of the head frame of `model.anatomy`, in MNI voxels
