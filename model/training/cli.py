@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from model.training.adapt_command import accept, adapt
 from model.training.assemble import load_examples, read_bank
 from model.training.card import START_DEFINITION, describe_training
 from model.training.configuration import Config, Schedule, read_config
@@ -26,6 +27,8 @@ from model.training.network import AttentionVNet, count_parameters
 from model.training.release import make_release, provisional
 
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and release segmentation networks (needs the extra `train`).")
+app.command()(adapt)
+app.command()(accept)
 
 ConfigPath = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML configuration")]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="where checkpoints and logs go")]
