@@ -80,14 +80,16 @@ def worker(
     from service.children import die_with_parent
 
     die_with_parent(os.environ)
-    from worker import tasks
-
     settings = _start()
     if queue is Queue.INFERENCE:
+        from worker.tasks.inference import work_on_inference
+
         _demand_engine(settings)
-        code = tasks.work_on_inference(settings, _release(settings), owner)
+        code = work_on_inference(settings, _release(settings), owner)
     else:
-        code = tasks.work_on_delivery(settings, concurrency, owner)
+        from worker.tasks.delivery import work_on_delivery
+
+        code = work_on_delivery(settings, concurrency, owner)
     logging.shutdown()
     os._exit(code)  # all work is done: Celery's and the engine's own ends take seconds and change nothing
 

@@ -182,13 +182,13 @@ DEFECTIVE = """
     import os, sys
     from pathlib import Path
     from service.settings import Settings
-    from worker import tasks
+    from worker.tasks import delivery
 
     def defect(*_):
         raise ZeroDivisionError
 
-    tasks.Sender.deliver_due = defect
-    os._exit(tasks.work_on_delivery(Settings(data_dir=Path(sys.argv[1]), sweep_s=0.2)))
+    delivery.Sender.deliver_due = defect
+    os._exit(delivery.work_on_delivery(Settings(data_dir=Path(sys.argv[1]), sweep_s=0.2)))
 """
 
 

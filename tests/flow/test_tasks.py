@@ -23,8 +23,9 @@ from service.records import State, open_book, upgrade
 from service.records.result_record import NotARecord, ResultRecord
 from service.settings import Settings
 from tests.service.casebook import FINDINGS, instance, queue
-from worker import pipeline, tasks
+from worker import pipeline
 from worker.encode import Output
+from worker.tasks import inference
 
 CARD = SimpleNamespace(name="m", version="1", sha256="a" * 64, input=SimpleNamespace(shapes=((16, 16, 16),)))
 RESULT = pipeline.Result(
@@ -41,8 +42,8 @@ RESULT = pipeline.Result(
 def desk(tmp_path, monkeypatch):
     settings = Settings(data_dir=tmp_path, lease_s=1.0)
     upgrade(settings.database)
-    monkeypatch.setattr(tasks, "open_engine", lambda *_, **__: SimpleNamespace(name="e", precision="f32", warm=lambda _: None))
-    return tasks.Desk(settings, SimpleNamespace(card=CARD), None, "test:1:")
+    monkeypatch.setattr(inference, "open_engine", lambda *_, **__: SimpleNamespace(name="e", precision="f32", warm=lambda _: None))
+    return inference.Desk(settings, SimpleNamespace(card=CARD), None, "test:1:")
 
 
 def queue_with_files(book, data):
@@ -63,7 +64,7 @@ def give(monkeypatch, outcome):
             raise outcome
         return outcome(_) if callable(outcome) else outcome
 
-    monkeypatch.setattr(tasks.pipeline, "run", run)
+    monkeypatch.setattr(inference.pipeline, "run", run)
 
 
 def test_a_case_that_works_is_done_with_its_rows(desk, monkeypatch):
@@ -142,17 +143,17 @@ HANGING = """
     from pathlib import Path
     from types import SimpleNamespace as Any
     from service.settings import Settings
-    from worker import tasks
+    from worker.tasks import inference
 
     def run(*_, **__):
         if sys.argv[2] == "hang":
             time.sleep(600)
         os._exit(9)
 
-    tasks.pipeline.run = run
-    tasks.open_engine = lambda *_, **__: Any(name="e", precision="f32", warm=lambda _: None)
+    inference.pipeline.run = run
+    inference.open_engine = lambda *_, **__: Any(name="e", precision="f32", warm=lambda _: None)
     card = Any(name="m", version="1", sha256="a" * 64, input=Any(shapes=((16, 16, 16),)))
-    os._exit(tasks.work_on_inference(Settings(data_dir=Path(sys.argv[1]), time_limit_s=2), Any(card=card)))
+    os._exit(inference.work_on_inference(Settings(data_dir=Path(sys.argv[1]), time_limit_s=2), Any(card=card)))
 """
 
 

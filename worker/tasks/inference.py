@@ -1,36 +1,32 @@
-"""The workers' composition root: Celery tasks that hold the lease, and translate what happened into the case's state."""
+"""The composition root of the inference: tasks that hold the lease, and translate what happened into the case's state."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import socket
 import time
-import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery
 
 from model.engine import Engine, EngineUnavailable, open_engine
 from model.release import Release
 from model.volume import UnusableVolume
 from service.errors import Rejected, Unavailable
 from service.presence import Counts, present
-from service.queue import COMPARE, DELIVER, DELIVERY_QUEUE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
+from service.queue import COMPARE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
 from service.records import Lease, LeaseLost, open_book
-from service.repeating import repeating
 from service.settings import Settings
 from service.store import Store
 from worker import pipeline
 from worker.child import ChildLost, Work, WorkChild
-from worker.deliver import Sender
 from worker.keeping import FilesMissing, find_files, keep_outputs, keep_record
 from worker.renewal import renewing
 from worker.resends import compare_resends, oversee
+from worker.tasks import make_owner, work_through
 from worker.window import BookBetweenForks, Window
 
 LOG = logging.getLogger(__name__)
@@ -155,11 +151,6 @@ def _cache_folder(settings: Settings) -> Path | None:
     return None if os.access(home, os.W_OK) else settings.data_dir / "engine"
 
 
-def make_owner(prefix: str | None) -> str:
-    """Name who holds a lease. The prefix is the service's that started this worker; a restarted service knows its own dead by it."""
-    return f"{prefix or 'worker:' + socket.gethostname() + ':'}{os.getpid()}:{datetime.now(UTC):%Y%m%dT%H%M%S}"
-
-
 def work_on_inference(settings: Settings, release: Release, owner: str | None = None) -> int:
     """Run a worker with one child until it is told to stop; gives its exit code. This process itself never loads the engine.
 
@@ -197,7 +188,7 @@ def work_on_inference(settings: Settings, release: Release, owner: str | None = 
 
     with present(BookBetweenForks(open_book(settings), child.forking), Counts(), {"inference": window.describe}):
         # One thread hands the cases over and waits; the child works.
-        return _work(app, "inference", INFERENCE_QUEUE, concurrency=1)
+        return work_through(app, "inference", INFERENCE_QUEUE, concurrency=1)
 
 
 def _charge(settings: Settings, case_id: str, owner: str, reason: str) -> None:
@@ -214,45 +205,3 @@ def _charge(settings: Settings, case_id: str, owner: str, reason: str) -> None:
         LOG.warning("lost child not noted, its lease lapses: %s", error, extra={"case_id": case_id})
     finally:
         book.close()
-
-
-def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: str | None = None) -> int:
-    """Run the outbox's sender until it is told to stop; gives its exit code."""
-    app = make_app(settings)
-    counts = Counts()
-    book = open_book(settings)
-    sender = Sender(settings, book, Store(settings.data_dir), make_owner(owner), counts)
-
-    @app.task(name=DELIVER, acks_late=True, ignore_result=True)
-    def deliver(case_id: str) -> None:
-        sender.deliver(case_id)
-
-    # Due deliveries are looked for from time to time: retries, and what a lost message or a restart left behind.
-    # One thread may wait for each slow destination, and some are left for the others.
-    with (
-        repeating("outbox", sender.deliver_due, settings.sweep_s, end_limit_s=0.0),
-        present(book, counts, {"delivery": lambda: {"destinations": len(settings.destinations)}}),
-    ):
-        return _work(app, "delivery", DELIVERY_QUEUE, concurrency=concurrency or len(settings.destinations) + 2)
-
-
-def _work(app: Celery, kind: str, queue: str, *, concurrency: int) -> int:
-    signals.setup_logging.connect(_keep_logging, weak=False)
-    warnings.filterwarnings("ignore", message=".*superuser privileges.*")
-    worker = app.Worker(
-        hostname=f"{kind}-{os.getpid()}@{socket.gethostname()}",
-        queues=[queue],
-        pool="threads",
-        concurrency=concurrency,
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        quiet=True,
-    )
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    worker.start()
-    return int(worker.exitcode or 0)
-
-
-def _keep_logging(**_: Any) -> None:
-    """Celery configures no logging when somebody answers this signal: our JSON lines stay."""
