@@ -11,19 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.training.examples import IGNORE, Example
-from model.training.paint import (
-    Bank,
-    blur,
-    chance,
-    dilate,
-    erase_lesions,
-    jitter_matrix,
-    paint_lesions,
-    paint_tumour,
-    pull,
-    smooth_noise,
-    uniform,
-)
+from model.training.fields import blur, chance, dilate, jitter_matrix, pull, smooth_noise, uniform
+from model.training.paint import Bank, erase_lesions, paint_lesions, paint_tumour
 
 CEILING = 4.5
 FLOOR = -8.0

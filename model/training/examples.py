@@ -12,9 +12,10 @@ from torch import Tensor
 
 from model.preprocess import Inputs, prepare, resample_to
 from model.release import InputPreparation
+from model.training.fields import blur, dilate, pull
 from model.training.layouts import Case, Mask, carried, read_brain, read_role, read_scan
 from model.training.outline import fill_brain, is_extracted, outline_brain
-from model.training.paint import Bank, WhiteMatter, blur, dilate, pull
+from model.training.paint import Bank, WhiteMatter
 from model.training.skull import add_head
 from model.volume import Volume, canonical
 

@@ -6,7 +6,6 @@ to MNI voxels (brain boxes matched): good to a centimetre, which is what a prior
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +15,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from model.training.fields import (
+    MARGIN,
+    MniBox,
+    blur,
+    box_around,
+    box_of,
+    chance,
+    dilate,
+    jitter_matrix,
+    make_box,
+    pull,
+    shape_of,
+    smooth_noise,
+    uniform,
+)
 from model.training.layouts import read_volume
 
-MniBox = tuple[tuple[int, int], ...]
 PERIVENTRICULAR_BOX: MniBox = ((58, 124), (68, 158), (58, 112))
 LEAST_PRIOR = 0.004
-MARGIN = 6
 
 
 @dataclass(frozen=True)
@@ -64,137 +75,6 @@ def load_bank(masks: dict[str, Path]) -> Bank:
     return Bank(tuple(shapes), prior / prior.max(), tuple(masks))
 
 
-def pull(volume: Tensor, matrix: Tensor, shape: tuple[int, int, int], mode: str = "bilinear") -> Tensor:
-    """Values of a (c, i, j, k) volume at `matrix` @ output voxel; zero outside."""
-    scale = [2.0 / (n - 1.0) for n in volume.shape[1:]]
-    rows = matrix.tolist()
-    grid = torch.empty((*shape, 3), device=volume.device)
-    for axis in range(3):  # grid_sample wants the last axis first
-        i, j, k = (torch.arange(n, dtype=torch.float32, device=volume.device) * (rows[axis][m] * scale[axis]) for m, n in enumerate(shape))
-        grid[..., 2 - axis] = (i + (rows[axis][3] * scale[axis] - 1.0))[:, None, None] + j[None, :, None] + k[None, None, :]
-    return functional.grid_sample(volume[None].float(), grid[None], mode=mode, align_corners=True)[0]
-
-
-def blur(field: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian of an (i, j, k) field, edges repeated."""
-    radius = max(1, int(2.5 * sigma + 0.5))
-    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).float() / sigma) ** 2)
-    weights = (taps / taps.sum()).tolist()
-    out = field
-    for axis in range(3):  # shifted sums: a one-channel convolution costs four times as much on a CPU
-        size = out.shape[axis]
-        padding = [0] * 6
-        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = radius
-        padded = functional.pad(out[None, None], padding, mode="replicate")[0, 0]
-        out = padded.narrow(axis, radius, size) * weights[radius]
-        for reach in range(1, radius + 1):
-            out.add_(padded.narrow(axis, radius - reach, size), alpha=weights[radius - reach])
-            out.add_(padded.narrow(axis, radius + reach, size), alpha=weights[radius + reach])
-    return out
-
-
-def dilate(mask: Tensor, voxels: int) -> Tensor:
-    """Grow a float mask by a cube of about the given half-width; wide growth works on a copy of half the size."""
-    out = mask[None, None]
-    coarse = voxels > 1
-    if coarse:
-        out = functional.max_pool3d(out, 2, ceil_mode=True)
-    reach = (voxels + 1) // 2 if coarse else voxels
-    for axis in range(3):
-        size, padding = [1, 1, 1], [0, 0, 0]
-        size[axis], padding[axis] = 2 * reach + 1, reach
-        out = functional.max_pool3d(out, size, stride=1, padding=padding)
-    if coarse:
-        out = functional.interpolate(out, scale_factor=2, mode="nearest")
-    i, j, k = mask.shape
-    return out[0, 0, :i, :j, :k]
-
-
-def smooth_noise(shape: tuple[int, int, int], cell: float, device: torch.device) -> Tensor:
-    """Gaussian noise that varies over about `cell` voxels."""
-    coarse = [max(2, int(n / cell) + 1) for n in shape]
-    field = functional.interpolate(torch.randn(1, 1, *coarse, device=device), size=shape, mode="trilinear", align_corners=True)
-    return field[0, 0] * 1.5
-
-
-def uniform(low: float, high: float) -> float:
-    """A number from the torch generator, so that one seed fixes everything."""
-    return float(torch.rand(()) * (high - low) + low)
-
-
-def chance(probability: float) -> bool:
-    """True with the given probability."""
-    return float(torch.rand(())) < probability
-
-
-def jitter_matrix(centre: tuple[float, float, float], rotate: float, scale: float, shift: float) -> Tensor:
-    """A random affine about a centre: radians, share, voxels."""
-    a, b, c = (uniform(-rotate, rotate) for _ in range(3))
-    rx = torch.tensor([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    ry = torch.tensor([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
-    rz = torch.tensor([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-    stretch = torch.diag(torch.tensor([1.0 + uniform(-scale, scale) for _ in range(3)])).to(torch.float64)
-    linear = rx.double() @ ry.double() @ rz.double() @ stretch
-    middle = torch.tensor(centre, dtype=torch.float64)
-    matrix = torch.eye(4, dtype=torch.float64)
-    matrix[:3, :3] = linear
-    matrix[:3, 3] = middle - linear @ middle + torch.tensor([uniform(-shift, shift) for _ in range(3)], dtype=torch.float64)
-    return matrix
-
-
-@dataclass(frozen=True)
-class Box:
-    """A part of a crop: first voxel, and one past the last, along each axis."""
-
-    low: tuple[int, int, int]
-    high: tuple[int, int, int]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along each axis."""
-        i, j, k = (b - a for a, b in zip(self.low, self.high, strict=True))
-        return i, j, k
-
-    @property
-    def empty(self) -> bool:
-        """Whether no voxel is in it."""
-        return min(self.shape) <= 0
-
-    def of(self, field: Tensor) -> Tensor:
-        """The part of an (i, j, k) field; a view."""
-        i, j, k = (slice(a, b) for a, b in zip(self.low, self.high, strict=True))
-        return field[i, j, k]
-
-    def moved(self, to_mni: Tensor) -> Tensor:
-        """Box voxel -> MNI voxel."""
-        shift = torch.eye(4, dtype=torch.float64)
-        shift[:3, 3] = torch.tensor(self.low, dtype=torch.float64)
-        return to_mni @ shift
-
-
-def _box(low: Sequence[float], high: Sequence[float], shape: Sequence[int]) -> Box:
-    a, b, c = (min(n, max(0, math.floor(edge))) for edge, n in zip(low, shape, strict=True))
-    x, y, z = (min(n, max(0, math.ceil(edge) + 1)) for edge, n in zip(high, shape, strict=True))
-    return Box((a, b, c), (x, y, z))
-
-
-def box_of(mni: MniBox, to_mni: Tensor, shape: Sequence[int]) -> Box:
-    """The part of a crop that a box of MNI voxels covers, and a margin: nothing outside it need be computed."""
-    corners = torch.tensor(list(itertools.product(*mni)), dtype=torch.float64)
-    back = torch.linalg.inv(to_mni)
-    here = corners @ back[:3, :3].T + back[:3, 3]
-    return _box((here.amin(0) - MARGIN).tolist(), (here.amax(0) + MARGIN).tolist(), shape)
-
-
-def _box_around(mask: Tensor) -> Box:
-    """The box of what is drawn, and a margin. Asks the device once."""
-    found = [mask.amax(dim=tuple({0, 1, 2} - {axis})) > 0 for axis in range(3)]
-    where = [[at for at, hit in enumerate(line) if hit] for line in torch.cat(found).split(list(mask.shape))]
-    if not all(where):
-        return Box((0, 0, 0), (0, 0, 0))
-    return _box([line[0] - MARGIN for line in where], [line[-1] + MARGIN for line in where], mask.shape)
-
-
 def _real_shape(bank: Bank, to_mni: Tensor, shape: tuple[int, int, int]) -> Tensor:
     mask = bank.shapes[int(torch.randint(len(bank.shapes), ()))]
     moved = jitter_matrix((90.0, 108.0, 90.0), 0.15, 0.15, 6.0) @ to_mni
@@ -211,7 +91,7 @@ def _real_shape(bank: Bank, to_mni: Tensor, shape: tuple[int, int, int]) -> Tens
 def _stamp(canvas: Tensor, centre: Sequence[int], radius: float) -> None:
     """Draw one irregular ellipsoid into the canvas, in place, touching only its own box."""
     reach = int(radius * 2) + 2
-    box = _box([c - reach for c in centre], [c + reach for c in centre], canvas.shape)
+    box = make_box([c - reach for c in centre], [c + reach for c in centre], canvas.shape)
     axes = [
         (torch.arange(a, b, device=canvas.device) - float(c)) / (radius * uniform(0.6, 1.4))
         for a, b, c in zip(box.low, box.high, centre, strict=True)
@@ -258,10 +138,6 @@ def _caps(image: Tensor, brain: Tensor, to_mni: Tensor, white: WhiteMatter) -> T
     return out
 
 
-def _shape(image: Tensor) -> tuple[int, int, int]:
-    return image.shape[0], image.shape[1], image.shape[2]
-
-
 def paint_lesions(image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tensor, bank: Bank, white: WhiteMatter) -> tuple[Tensor, Tensor]:
     """Draw white-matter lesions.
 
@@ -279,7 +155,7 @@ def paint_lesions(image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tenso
     if box.empty:
         return image, label
     drawn, allowed = _draw_lesions(box.of(image), box.of(brain), box.of(forbidden), box.moved(to_mni), bank, white)
-    near = _box_around(drawn)
+    near = box_around(drawn)
     if near.empty:
         return image, label
     image = image.clone()
@@ -290,11 +166,9 @@ def paint_lesions(image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tenso
     return image, label
 
 
-def _draw_lesions(
-    image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tensor, bank: Bank, white: WhiteMatter
-) -> tuple[Tensor, Tensor]:
+def _draw_lesions(image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tensor, bank: Bank, white: WhiteMatter) -> tuple[Tensor, Tensor]:
     """Where lesions are to be, and where they may be."""
-    shape = _shape(image)
+    shape = shape_of(image)
     prior = pull(bank.prior[None], to_mni, shape)[0]
     tissue = (blur(image, 1.0) > white.mean - 2.5 * white.sd).float()
     allowed = (1.0 - dilate(1.0 - brain, 3)) * tissue * (1.0 - forbidden) * (prior > LEAST_PRIOR).float()
@@ -312,7 +186,7 @@ def _draw_lesions(
 
 def _brighten(image: Tensor, drawn: Tensor, allowed: Tensor, white: WhiteMatter) -> tuple[Tensor, Tensor]:
     """Intensity, texture and soft edges for what is drawn."""
-    shape = _shape(image)
+    shape = shape_of(image)
     softness = uniform(0.5, 1.1)
     label = (blur(drawn, softness) > 0.45).float() * allowed  # specks that would hardly show are not drawn
     soft = blur(label, softness)
@@ -332,7 +206,7 @@ def paint_tumour(image: Tensor, brain: Tensor, white: WhiteMatter) -> tuple[Tens
         return image, label
     radius = uniform(9, 24)
     reach = 2.0 * radius + MARGIN
-    box = _box([c - reach for c in places[0]], [c + reach for c in places[0]], image.shape)
+    box = make_box([c - reach for c in places[0]], [c + reach for c in places[0]], image.shape)
     centre = [c - start for c, start in zip(places[0], box.low, strict=True)]
     image = image.clone()
     view, found = box.of(image), box.of(label)
@@ -345,7 +219,7 @@ def paint_tumour(image: Tensor, brain: Tensor, white: WhiteMatter) -> tuple[Tens
 def _grow_tumour(image: Tensor, brain: Tensor, centre: Sequence[int], radius: float, white: WhiteMatter) -> tuple[Tensor, Tensor]:
     whole = torch.zeros_like(image)
     _stamp(whole, centre, radius)
-    ragged = smooth_noise(_shape(image), uniform(5, 10), image.device)
+    ragged = smooth_noise(shape_of(image), uniform(5, 10), image.device)
     whole = (blur(whole, 2.0) > 0.45 + 0.15 * ragged).float() * brain
     tissue = (blur(image, 1.0) > white.mean - 3.0 * white.sd).float()
     whole = whole * tissue
@@ -353,7 +227,7 @@ def _grow_tumour(image: Tensor, brain: Tensor, centre: Sequence[int], radius: fl
     _stamp(core, centre, radius * uniform(0.25, 0.6))
     core = core * whole
     soft = blur(whole, uniform(0.8, 1.8))
-    texture = 1.0 + 0.3 * smooth_noise(_shape(image), uniform(3, 8), image.device)
+    texture = 1.0 + 0.3 * smooth_noise(shape_of(image), uniform(3, 8), image.device)
     out = image + soft * white.sd * uniform(1.5, 5.0) * texture
     middle = uniform(-5.0, -2.0) if chance(0.5) else uniform(0.0, 4.0)
     out = out + blur(core, 0.8) * (white.mean + white.sd * middle * texture - out)
@@ -371,7 +245,7 @@ def erase_lesions(image: Tensor, lesion: Tensor, brain: Tensor, white: WhiteMatt
     -------
     The image, and what was filled (float 0 or 1).
     """
-    chosen = torch.ones_like(lesion) if chance(0.5) else (smooth_noise(_shape(image), uniform(8, 20), image.device) > 0.0).float()
+    chosen = torch.ones_like(lesion) if chance(0.5) else (smooth_noise(shape_of(image), uniform(8, 20), image.device) > 0.0).float()
     filled = lesion * chosen
     diseased = dilate(lesion, 2)
     usable = brain * (1.0 - diseased) * ((image > white.mean - 3.0 * white.sd) & (image < white.mean + 1.5 * white.sd)).float()

@@ -6,7 +6,8 @@ from scipy import ndimage
 
 from model.training.augment import Painting, draw_crop, find_centres, randomise
 from model.training.examples import IGNORE
-from model.training.paint import blur, dilate, erase_lesions, jitter_matrix, paint_lesions, paint_tumour, pull
+from model.training.fields import blur, dilate, jitter_matrix, pull
+from model.training.paint import erase_lesions, paint_lesions, paint_tumour
 
 
 def _drawn(example, bank, seed):
