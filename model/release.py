@@ -31,6 +31,7 @@ class Architecture(_Frozen):
     gates: bool = True
     norm: str = "instance"
     heads: tuple[str, ...] = ("lesion", "tumour", "brain")
+    members: int = Field(default=1, description="networks whose logits the weights file averages")
 
 
 class InputPreparation(_Frozen):

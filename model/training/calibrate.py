@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from model.postprocess import TUMOUR_LIKE
+from model.postprocess import LESION, TUMOUR_LIKE
 from model.release import Calibration, LesionDefinition
 from model.training.layouts import Mask
 
@@ -70,19 +70,13 @@ def fit_platt(found: Sequence[Served]) -> tuple[float, float]:
 
 def _sample(served: Served) -> tuple[Floats, Floats, Floats]:
     """Logits, truth and weights of the brain's voxels; a scan's weights sum to 1 whatever its size."""
-    where = served.brain & ~served.tumour & (served.probability > 0)
-    share, truth = served.probability[where], _lesion(served)[where]
+    where = served.brain & served.known & ~served.tumour & (served.probability > 0)
+    share, truth = served.probability[where], served.true_lesion[where]
     rare = (share < UNLIKELY) & ~truth
     keep = ~rare
     keep[np.flatnonzero(rare)[::THINNED]] = True
     weight = np.where(rare[keep], float(THINNED), 1.0) / max(1, np.count_nonzero(served.brain))
     return logit(share[keep]).astype(float), truth[keep].astype(float), weight
-
-
-def _lesion(served: Served) -> Mask:
-    if served.truth.lesion is None:
-        raise ValueError(f"{served.truth.name}: no lesion mask to compare with")
-    return served.truth.lesion
 
 
 def _patient_weights(patients: Sequence[str]) -> list[float]:
@@ -91,8 +85,9 @@ def _patient_weights(patients: Sequence[str]) -> list[float]:
 
 def reliability(served: Served, definition: LesionDefinition) -> list[dict[str, float]]:
     """Brain voxels by bins of probability: how many, their mean probability, and how many are lesion."""
-    share = warm(served.probability[served.brain], definition.temperature, definition.bias)
-    truth = _lesion(served)[served.brain]
+    where = served.brain & served.known
+    share = warm(served.probability[where], definition.temperature, definition.bias)
+    truth = served.true_lesion[where]
     place = np.clip(np.digitize(share, BINS[1:-1]), 0, len(BINS) - 2)
     rows = []
     for number in range(len(BINS) - 1):
@@ -120,17 +115,18 @@ def calibration_error(share: npt.NDArray[np.float32], truth: Mask) -> float:
 
 def measure_scan(served: Served, definition: LesionDefinition) -> dict[str, float]:
     """Calibration errors of one scan, and its volume by probability, as the report sums it, against truth and threshold."""
-    share = warm(served.probability[served.brain], definition.temperature, definition.bias)
-    truth = _lesion(served)
+    where = served.brain & served.known
+    share = warm(served.probability[where], definition.temperature, definition.bias)
+    truth = served.true_lesion
     possible = share >= POSSIBLE
     labels = served.labels(definition)
     voxel_ml = served.truth.scan.voxel_ml
-    counted = labels[served.brain] != TUMOUR_LIKE
+    counted = labels[where] != TUMOUR_LIKE
     return {
-        "expected_calibration_error": round(calibration_error(share, truth[served.brain]), 6),
-        "expected_calibration_error_where_possible": round(calibration_error(share[possible], truth[served.brain][possible]), 4),
+        "expected_calibration_error": round(calibration_error(share, truth[where]), 6),
+        "expected_calibration_error_where_possible": round(calibration_error(share[possible], truth[where][possible]), 4),
         "by_probability_ml": round(float(share[counted].sum(dtype=np.float64)) * voxel_ml, 3),
-        "by_threshold_ml": round(float(np.count_nonzero(labels == 1)) * voxel_ml, 3),
+        "by_threshold_ml": round(float(np.count_nonzero((labels == LESION) & served.known)) * voxel_ml, 3),
         "truth_ml": round(float(np.count_nonzero(truth)) * voxel_ml, 3),
     }
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from model.training.adapt_command import accept, adapt
 from model.training.assemble import load_examples, read_bank
+from model.training.candidates import Ensemble
 from model.training.card import START_DEFINITION, describe_training
 from model.training.configuration import Config, Schedule, read_config
 from model.training.evaluate import score_lesions, serve
@@ -25,6 +26,7 @@ from model.training.examples import Example
 from model.training.fit import CannotTrain, fit, start_network
 from model.training.network import AttentionVNet, count_parameters
 from model.training.release import make_release, provisional
+from model.training.release_tables import print_tables
 
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and release segmentation networks (needs the extra `train`).")
 app.command()(adapt)
@@ -133,14 +135,19 @@ def release(
     fold: Annotated[list[str], typer.Option(help="PATIENT=FOLDER of the run that left this patient out; repeated")],
     version: Annotated[str, typer.Option(help="version of the release")] = "0.1.0",
     pictures: Pictures = None,
+    ensemble: Annotated[
+        Ensemble, typer.Option(help="also try final and folds as one: averaged weights (soup) or outputs (mean)")
+    ] = Ensemble.ONE,
 ) -> None:
-    """Choose the lesion definition, measure every figure, export, and write the card."""
+    """Choose the lesion definition, measure every figure, export, and write the card and the evidence."""
     config = _start(config_path)
     folds = {patient: Path(folder) for patient, _, folder in (entry.partition("=") for entry in fold)}
     if set(folds) != set(config.folds):
         raise typer.BadParameter(f"one fold each is needed for {', '.join(config.folds)}", param_hint="--fold")
     command = "leukoscope train " + " ".join(Path(word).name if "/" in word and "=" not in word else word for word in sys.argv[1:3])
-    figures = make_release(config, final, folds, out, version, command, pictures, _say)
+    figures = make_release(config, final, folds, out, version, command, pictures, _say, ensemble)
+    for table in print_tables(figures):
+        Console().print(table)
     typer.echo(summary_line(figures["leave_one_patient_out"]))
 
 

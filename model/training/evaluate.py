@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from model.engine import Engine
+from model.familiar import Profile
 from model.postprocess import LESION, TUMOUR_LIKE, Masks, classify, masks
 from model.predict import probability
 from model.preprocess import prepare
@@ -22,7 +23,7 @@ from model.training.examples import Truth
 from model.training.layouts import Mask
 from model.training.metrics import Scores, dice, lesion_wise, score
 
-THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 SMALLEST_MM3 = (5.0, 10.0, 20.0)
 NOTHING = 2.0  # a threshold no probability reaches
 
@@ -43,6 +44,19 @@ class Served:
     brain: Mask
     quality: tuple[str, ...]
     start: LesionDefinition
+    profile: Profile = ()
+
+    @cached_property
+    def known(self) -> Mask:
+        """Where somebody has said what is lesion and what is not."""
+        return np.ones(self.brain.shape, bool) if self.truth.ignore is None else ~self.truth.ignore
+
+    @property
+    def true_lesion(self) -> Mask:
+        """The lesions to be found; raises ValueError where nobody has drawn them."""
+        if self.truth.lesion is None:
+            raise ValueError(f"{self.truth.name}: no lesion mask to compare with")
+        return self.truth.lesion & self.known
 
     def labels(self, definition: LesionDefinition) -> npt.NDArray[np.uint8]:
         """Label image under another lesion definition (its tumour and brain thresholds do not count here)."""
@@ -59,15 +73,14 @@ class Served:
 
     @cached_property
     def merits(self) -> dict[tuple[float, float], float]:
-        """Dice and half of the lesion-wise F1 by (threshold at temperature 1, smallest lesion)."""
-        truth = self.truth.lesion
-        if truth is None:
-            raise ValueError(f"{self.truth.name}: no lesion mask to compare with")
+        """Dice and half of the lesion-wise F1 by (threshold at temperature 1, smallest lesion); 1 each where rightly nothing is found."""
+        truth, known = self.true_lesion[self.window], self.known[self.window]
         merits = {}
         for threshold, smallest in product(THRESHOLDS, SMALLEST_MM3):
             tried = self.start.model_copy(update={"threshold": threshold, "smallest_mm3": smallest})
-            found = self._classify(self.probability[self.window], tried) == LESION
-            merits[threshold, smallest] = dice(truth[self.window], found) + 0.5 * lesion_wise(truth[self.window], found)[0]
+            found = (self._classify(self.probability[self.window], tried) == LESION) & known
+            right = not found.any() and not truth.any()
+            merits[threshold, smallest] = 1.5 if right else dice(truth, found) + 0.5 * lesion_wise(truth, found)[0]
         return merits
 
     def _classify(self, probability: npt.NDArray[np.float32], definition: LesionDefinition) -> npt.NDArray[np.uint8]:
@@ -86,14 +99,12 @@ def serve(truth: Truth, engine: Engine, card: Card) -> Served:
     plain = card.lesion.model_copy(update={"temperature": 1.0, "bias": 0.0, "threshold": NOTHING})
     bare = card.model_copy(update={"lesion": plain})
     made: Masks = masks(probability(inputs, engine, bare), inputs, bare)
-    return Served(truth, made.lesion_probability, made.labels == TUMOUR_LIKE, made.brain, inputs.quality, card.lesion)
+    return Served(truth, made.lesion_probability, made.labels == TUMOUR_LIKE, made.brain, inputs.quality, card.lesion, inputs.profile)
 
 
 def score_lesions(served: Served, definition: LesionDefinition) -> Scores:
     """Lesion scores against the truth."""
-    if served.truth.lesion is None:
-        raise ValueError(f"{served.truth.name}: no lesion mask to compare with")
-    return score(served.truth.lesion, served.lesions(definition), served.truth.scan.spacing_mm)
+    return score(served.true_lesion, served.lesions(definition) & served.known, served.truth.scan.spacing_mm)
 
 
 def choose_definition(found: Sequence[Served], start: LesionDefinition) -> LesionDefinition:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import platform
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,22 @@ STEP = 16
 TRACED_SHAPE = (32, 48, 64)
 PARITY_SHAPE = (48, 64, 80)
 PARITY_LIMIT = 2e-3
+SMALLEST_HALVED = 256  # values; norms, biases and slopes are a thousandth of the file and stay exact
+LARGEST_BYTES = 25e6
 
 
 class NotEqual(Exception):
     """An engine computes something else than the network that was trained."""
 
 
+class TooLarge(Exception):
+    """A release is shipped inside the package and has to stay small: narrower widths, float16, fewer members."""
+
+
 class _Serving(nn.Module):
     """The network as it serves: one tensor out, no deep supervision."""
 
-    def __init__(self, network: AttentionVNet) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
@@ -42,8 +50,50 @@ class _Serving(nn.Module):
         return out
 
 
-def export_onnx(network: AttentionVNet, path: Path) -> str:
-    """Write float32 ONNX whose sizes are free in steps of 16. Returns the SHA-256 of the file."""
+class Members(nn.Module):
+    """Several networks of one build as one: the mean of their logits."""
+
+    def __init__(self, networks: Sequence[AttentionVNet]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.config = networks[0].config
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mean logits, shape (n, heads, i, j, k)."""
+        return torch.stack([network(x) for network in self.networks]).mean(dim=0)
+
+
+Network = AttentionVNet | Members
+
+
+def average_weights(networks: Sequence[AttentionVNet]) -> AttentionVNet:
+    """One network with the mean of the weights: networks fine-tuned from one start lie in one valley.
+
+    References
+    ----------
+    Wortsman et al. (2022) Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference time
+    """
+    states = [network.state_dict() for network in networks]
+    mean = copy.deepcopy(networks[0])
+    mean.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]})
+    return mean
+
+
+def round_weights(network: Network) -> Network:
+    """The network with the values that its kernels have when kept in float16."""
+    rounded = copy.deepcopy(network)
+    with torch.no_grad():
+        for weight in rounded.parameters():
+            if weight.numel() >= SMALLEST_HALVED:
+                weight.copy_(weight.half().float())
+    return rounded
+
+
+def export_onnx(network: Network, path: Path) -> str:
+    """Write ONNX that computes in float32, its sizes free in steps of 16. Returns the SHA-256 of the file.
+
+    Weights that float16 can hold exactly (`round_weights`) are kept in it, at half the size.
+    """
     network = network.eval().to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     sizes = [STEP * torch.export.Dim(f"{name}_blocks", min=1, max=64) for name in ("i", "j", "k")]
     example = torch.randn(1, 1, *TRACED_SHAPE)
@@ -61,9 +111,32 @@ def export_onnx(network: AttentionVNet, path: Path) -> str:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
-    weights = _without_traces(program.model_proto)
+    model = program.model_proto  # made anew each time it is asked for
+    halve(model)
+    weights = _without_traces(model)
     path.write_bytes(weights)
     return hashlib.sha256(weights).hexdigest()
+
+
+def halve(model: Any) -> None:
+    """Keep weights in float16 where that loses nothing, each cast back to float32 before it is used."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        half = values.astype(np.float16)
+        if values.size < SMALLEST_HALVED or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _without_traces(model: Any) -> bytes:
@@ -92,7 +165,7 @@ def run_openvino(path: Path, x: npt.NDArray[np.float32], precision: str) -> npt.
     return np.asarray(compiled(x)[compiled.output(0)], np.float32)
 
 
-def check_parity(network: AttentionVNet, path: Path, x: npt.NDArray[np.float32] | None = None) -> dict[str, dict[str, float]]:
+def check_parity(network: Network, path: Path, x: npt.NDArray[np.float32] | None = None) -> dict[str, dict[str, float]]:
     """Largest and mean difference in probability from the network in torch, per engine.
 
     Raises
@@ -122,10 +195,13 @@ def _difference(reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float
     return {"largest": round(float(apart.max()), 6), "mean": round(float(apart.mean()), 8)}
 
 
-def architecture(network: AttentionVNet) -> Architecture:
+def architecture(network: Network) -> Architecture:
     """The card's words for what the network was built with."""
     config = network.config
-    return Architecture(widths=config.widths, kernel_size=config.kernel_size, gates=config.gates, norm=config.norm, heads=config.heads)
+    members = len(network.networks) if isinstance(network, Members) else 1
+    return Architecture(
+        widths=config.widths, kernel_size=config.kernel_size, gates=config.gates, norm=config.norm, heads=config.heads, members=members
+    )
 
 
 def versions() -> dict[str, str]:
@@ -144,14 +220,22 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_release(network: AttentionVNet, folder: Path, card: dict[str, Any]) -> Card:
+def write_release(network: Network, folder: Path, card: dict[str, Any]) -> Card:
     """Export into `folder` and write the card; `card` lacks only what the weights decide."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.onnx"
     digest = export_onnx(network, weights)
+    demand_small(weights)
     whole = Card.model_validate({**card, "architecture": architecture(network).model_dump(), "weights": weights.name, "sha256": digest})
     (folder / "card.json").write_text(whole.model_dump_json(indent=2) + "\n")
     return whole
+
+
+def demand_small(weights: Path) -> None:
+    """Raise `TooLarge` for weights that cannot be shipped."""
+    size = weights.stat().st_size
+    if size > LARGEST_BYTES:
+        raise TooLarge(f"{weights}: {size / 1e6:.1f} MB, at most {LARGEST_BYTES / 1e6:.0f} MB may be shipped")
 
 
 def rewrite_card(folder: Path, **changes: Any) -> None:

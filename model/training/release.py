@@ -6,25 +6,37 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.release import LesionDefinition
+from model.release import Calibration, Card, Contrast, LesionDefinition
 from model.training import evidence
+from model.training.candidates import Ensemble, choose_network, choose_storage
 from model.training.card import INTENDED_USE, LIMITS, NAME, START_DEFINITION, START_LIMITS, describe_training, measure_limits
 from model.training.configuration import Config
 from model.training.evaluate import Served, choose_definition
 from model.training.evidence import Say
-from model.training.export import check_parity, rewrite_card, write_release
+from model.training.export import Network, check_parity, rewrite_card, write_release
 from model.training.fit import load_network
+from model.training.release_tables import write_evidence
+from model.training.served import provisional_card
 
 
 def make_release(
-    config: Config, final: Path, folds: dict[str, Path], out: Path, version: str, command: str, pictures: Path | None, say: Say
+    config: Config,
+    final: Path,
+    folds: dict[str, Path],
+    out: Path,
+    version: str,
+    command: str,
+    pictures: Path | None,
+    say: Say,
+    ensemble: Ensemble = Ensemble.ONE,
 ) -> dict[str, Any]:
-    """Write `out` (card and weights); returns the card's figures.
+    """Write `out` (card, weights and evidence); returns the card's figures.
 
     Parameters
     ----------
     final : folder of the run on all target patients
     folds : left-out patient -> folder of the run without that patient
+    ensemble : tried beside the final network alone, and shipped where it does better
     """
     plain: dict[str, list[Served]] = {}
     inside: dict[str, list[Served]] = {}
@@ -44,20 +56,50 @@ def make_release(
         "leave_one_patient_out_in_synthetic_head": evidence.score_folds(inside, nested),
     }
     say(evidence.summary_line(figures["leave_one_patient_out"]))
-    network = load_network(final / "final.pt")
-    card = {**_card(config, chosen, version), "training": json.loads((final / "described.json").read_text())}
+    calibration, figures["calibration"] = evidence.measure_calibration(plain, nested)
+    known = {"calibration": calibration.model_dump(), "contrast": _dumped(evidence.learn_contrast(config, say))}
+    card = {**_card(config, chosen, version), **known, "training": json.loads((final / "described.json").read_text())}
+    network = _choose(config, final, folds, provisional_card(load_network(final / "final.pt"), config.input), chosen, ensemble, figures)
+    say(f"weights in {figures['storage']['weights']}: {figures['storage']['reason']}")
     write_release(network, out, card)
     figures["parity"] = check_parity(network, out / "weights.onnx")
     limits, measured = measure_limits(out)
     figures["engine_measured"] = measured
     figures |= evidence.measure_kept_aside(config, out, pictures, say)
-    rewrite_card(out, engine=limits, figures=figures, summary=_summary(figures), limits=(*LIMITS, *measured_limits(figures)))
+    said = (*LIMITS, *measured_limits(figures), *calibration_limits(calibration))
+    rewrite_card(out, engine=limits, figures=figures, summary=_summary(figures), limits=said)
+    write_evidence(figures, out)
     return figures
+
+
+def _choose(
+    config: Config, final: Path, folds: dict[str, Path], card: Card, chosen: LesionDefinition, ensemble: Ensemble, figures: dict[str, Any]
+) -> Network:
+    """The network that ships, one or several, in float16 where that costs nothing; why goes into `figures`."""
+    tried = card.model_copy(update={"lesion": chosen})
+    judges = evidence.judges_of_networks(config) if ensemble is not Ensemble.ONE else []
+    network, figures["ensemble"] = choose_network(ensemble, final, list(folds.values()), tried, judges)
+    network, figures["storage"] = choose_storage(network, tried, evidence.judges_of_storage(config))
+    return network
+
+
+def _dumped(contrast: Contrast | None) -> dict[str, Any] | None:
+    return None if contrast is None else contrast.model_dump()
+
+
+def calibration_limits(calibration: Calibration) -> tuple[str, ...]:
+    """What the calibration forbids."""
+    if calibration.acceptable:
+        return ()
+    off = calibration.worst_volume_error_ml
+    return (
+        f"The summed lesion probability is no volume: off by {off:+.1f} ml on a left-out patient (n = {calibration.patients} patients).",
+    )
 
 
 def measured_limits(figures: dict[str, Any]) -> tuple[str, ...]:
     """What the figures forbid, in plain sentences: the worst cases, not the means."""
-    scans = figures["leave_one_patient_out"]["scans"]
+    scans = {name: row for name, row in figures["leave_one_patient_out"]["scans"].items() if row["dice"] is not None}
     worst = min(scans, key=lambda name: scans[name]["dice"])
     row = scans[worst]
     volumes = f"{row['found_ml']:.1f} ml found of {row['truth_ml']:.1f} ml"
@@ -110,7 +152,7 @@ def _summary(figures: dict[str, Any]) -> str:
     left_out = figures["leave_one_patient_out"]
     mean = left_out["mean_over_patients"]
     return (
-        "White-matter hyper-intensity on FLAIR, 3D Attention V-Net; first release, trained on public data on two CPU cores. "
+        "White-matter hyper-intensity on FLAIR, 3D Attention V-Net, trained on public data. "
         f"Leaving one patient out: mean Dice {mean['dice']:.2f}, lesion F1 {mean['lesion_f1']:.2f} "
         f"(n = {left_out['n_patients']} patients, {left_out['n_scans']} scans). No irradiated patient in training or evaluation."
     )

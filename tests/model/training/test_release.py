@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from model.release import load, newest
+from model.training import export
 from model.training.card import INTENDED_USE, LIMITS, START_DEFINITION, START_LIMITS
-from model.training.export import NotEqual, check_parity, write_release
+from model.training.export import Members, NotEqual, average_weights, check_parity, round_weights, write_release
 from model.training.network import AttentionVNet, NetworkConfig
 
 
@@ -21,7 +23,7 @@ def _card():
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     torch.manual_seed(1)
-    network = AttentionVNet(NetworkConfig(widths=(4, 4, 8)))
+    network = round_weights(AttentionVNet(NetworkConfig(widths=(4, 4, 8))))
     folder = tmp_path_factory.mktemp("release") / "tiny"
     write_release(network, folder, _card())
     return network, folder
@@ -52,3 +54,48 @@ def test_the_shipped_release_is_measured_and_says_what_it_was_not_tested_on():
     assert any("No irradiated patient" in limit for limit in card.limits)
     assert newest().weights.stat().st_size < 12e6
     assert 0 < card.engine.largest_probability_difference <= 0.5
+
+
+def test_weights_that_float16_holds_take_half_the_room(exported):
+    network, folder = exported
+    stored = onnx.load(folder / "weights.onnx")
+    halved = [tensor for tensor in stored.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
+    large = [p for p in network.parameters() if p.numel() >= export.SMALLEST_HALVED]
+    assert sum(int(np.prod(tensor.dims)) for tensor in halved) == sum(p.numel() for p in large)
+    assert (folder / "weights.onnx").stat().st_size < 0.75 * 4 * sum(p.numel() for p in network.parameters()) + 150_000
+
+
+def test_weights_that_float16_would_change_stay_as_they_are():
+    values = np.random.default_rng(0).normal(size=600).astype(np.float32)
+    for kept, wanted in ((values, onnx.TensorProto.FLOAT), (values.astype(np.float16).astype(np.float32), onnx.TensorProto.FLOAT16)):
+        graph = onnx.helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(kept, "w")])
+        model = onnx.helper.make_model(graph)
+        export.halve(model)
+        assert [tensor.data_type for tensor in model.graph.initializer] == [wanted]
+        assert len(model.graph.node) == (wanted == onnx.TensorProto.FLOAT16)
+
+
+def test_rounded_weights_are_near_and_members_speak_with_one_voice():
+    networks = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        networks.append(AttentionVNet(NetworkConfig(widths=(4, 4, 8))).eval())
+    both, x = Members(networks), torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(both(x), (networks[0](x) + networks[1](x)) / 2, atol=1e-6)
+        assert torch.allclose(average_weights([networks[0], networks[0]])(x), networks[0](x), atol=1e-5)
+        first, second, mean = (next(iter(n.parameters())) for n in (*networks, average_weights(networks)))
+        assert torch.allclose(mean, (first + second) / 2)
+        rounded = round_weights(networks[0])
+        assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(networks[0].parameters(), rounded.parameters(), strict=True))
+        assert any(not torch.equal(a, b) for a, b in zip(networks[0].parameters(), rounded.parameters(), strict=True))
+    assert export.architecture(both).members == 2
+    assert export.architecture(networks[0]).members == 1
+
+
+def test_weights_too_large_to_ship_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "weights.onnx").write_bytes(bytes(2000))
+    export.demand_small(tmp_path / "weights.onnx")
+    monkeypatch.setattr(export, "LARGEST_BYTES", 1000)
+    with pytest.raises(export.TooLarge, match="at most 0 MB"):
+        export.demand_small(tmp_path / "weights.onnx")
