@@ -48,8 +48,17 @@ def restore_network(release: Release) -> AttentionVNet:
 
 
 def empty_network(architecture: Architecture) -> AttentionVNet:
-    """The network of a card with its serving head alone."""
-    network = AttentionVNet(NetworkConfig.model_validate(architecture.model_dump(exclude={"name", "members"})))
+    """The network of a card with its serving head alone.
+
+    Raises
+    ------
+    NotRestored
+        The release averages several networks: none of them alone is the release.
+    """
+    told = architecture.model_dump()
+    if told.get("members", 1) != 1:
+        raise NotRestored(f"the release averages {told['members']} networks; only one that is a single network can be trained on")
+    network = AttentionVNet(NetworkConfig.model_validate({name: told[name] for name in NetworkConfig.model_fields}))
     network.heads = nn.ModuleList([network.heads[0]])
     return network
 
@@ -95,7 +104,8 @@ def write_weights(release: Release, network: AttentionVNet, path: Path) -> str:
             continue
         written.add(use.array)
         fresh = numpy_helper.from_array(value.reshape(tuple(old.dims)).astype(numpy_helper.to_array(old).dtype), use.array)
-        fresh.doc_string = old.doc_string  # present though empty
+        if old.HasField("doc_string"):
+            fresh.doc_string = old.doc_string
         old.CopyFrom(fresh)
     data = model.SerializeToString(deterministic=True)
     path.parent.mkdir(parents=True, exist_ok=True)
