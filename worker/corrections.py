@@ -179,7 +179,9 @@ def _provenance(dataset: Dataset, segments: Sequence[Segment]) -> str:
     made_by = " ".join(str(value_of(dataset, word) or "") for word in ("Manufacturer", "ManufacturerModelName")).strip()
     how = "/".join(sorted({segment.algorithm for segment in segments if segment.meaning == "lesion"} - {""}))
     when = str(value_of(dataset, "ContentDate") or "")
-    parts = [f"SEG {value_of(dataset, 'SOPInstanceUID')}", NOT_CORRECTED if _is_own(dataset) else made_by, how, when]
+    reader = str(value_of(dataset, "ContentCreatorName") or "").replace("^", " ").strip()
+    by = f"by {reader}" if reader and not _is_own(dataset) else ""
+    parts = [f"SEG {value_of(dataset, 'SOPInstanceUID')}", NOT_CORRECTED if _is_own(dataset) else made_by, by, how, when]
     return "; ".join(part for part in parts if part)
 
 

@@ -27,7 +27,6 @@ from model.training.corrections import Correction, KnownPatients, Refused, diges
 from model.training.evaluate import Served, choose_definition, other_figures, score_lesions, serve
 from model.training.evidence import open_reference, score_folds
 from model.training.examples import Example, Truth, make_example, read_truth
-from model.training.export import check_parity
 from model.training.fit import fit
 from model.training.layouts import Case
 from model.training.network import AttentionVNet
@@ -99,7 +98,6 @@ class Adapted:
     """A final release, not measured for its engines yet, with everything that was found out on the way."""
 
     release: Release
-    network: AttentionVNet
     rows: tuple[Row, ...]
     served: dict[str, list[Served]]
     definitions: dict[str, LesionDefinition]
@@ -125,7 +123,7 @@ def adapt(site: Site, say: Say) -> Adapted:
     for number, left_out in enumerate(folds := make_folds(site.judged, site.config), 1):
         say(f"fold {number} of {len(folds)}: {', '.join(left_out)} left out")
         kept = [example for example in examples if example.patient not in left_out]
-        _, network = _train(site, f"fold-{number}", start, kept, prior, say)
+        network = _train(site, f"fold-{number}", start, kept, prior, say)
         fold = write_release_with(site.base, network, site.out / "runs" / f"fold-{number}" / "release")
         _judge_fold(site, fold, left_out, served, old, say)
     definitions = choose_nested(served, site.base.card.lesion)
@@ -135,12 +133,12 @@ def adapt(site: Site, say: Say) -> Adapted:
         for found in group
     ]
     say("final network: trained on all corrections")
-    _, network = _train(site, "final", start, examples, prior, say)
+    network = _train(site, "final", start, examples, prior, say)
     chosen = choose_for([found for group in served.values() for found in group], site.base.card.lesion)
     release = write_release_with(site.base, network, site.out / "candidate", lesion=chosen)
-    check_parity(network, release.weights)
+    restore_network(release)
     rows += judge_guard(site, release, say)
-    return Adapted(release, network, tuple(rows), served, definitions, score_folds(served, definitions))
+    return Adapted(release, tuple(rows), served, definitions, score_folds(served, definitions))
 
 
 def demand_apart(site: Site) -> None:
@@ -214,12 +212,12 @@ def make_folds(patients: Sequence[str], config: AdaptConfig) -> list[list[str]]:
     return [sorted(shuffled[index::count]) for index in range(count)]
 
 
-def _train(site: Site, name: str, start: AttentionVNet, kept: Sequence[Example], prior: Bank, say: Say) -> tuple[Path, AttentionVNet]:
+def _train(site: Site, name: str, start: AttentionVNet, kept: Sequence[Example], prior: Bank, say: Say) -> AttentionVNet:
     folder = site.out / "runs" / name
     weights = fit(copy.deepcopy(start), kept, site_bank(prior, kept), site.config.schedule, folder, site.config.seed, say)
     network = copy.deepcopy(start)
     network.load_state_dict({key: value.cpu() for key, value in weights.items()})
-    return folder, network.eval()
+    return network.eval()
 
 
 def write_release_with(base: Release, network: AttentionVNet, folder: Path, **changes: Any) -> Release:

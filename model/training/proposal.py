@@ -71,7 +71,7 @@ def card_changes(site: Site, adapted: Adapted, verdict: Verdict) -> dict[str, An
         "version": f"{SITE.sub('', base.version)}+site.candidate",
         "summary": (
             f"{base.name} {base.version} adapted to {len(site.corrections)} corrected scans of one site. Leaving out patients it had not "
-            f"met: mean Dice {mean['dice']:.2f}, lesion F1 {mean['lesion_f1']:.2f} (n = {folds['n_patients']} patients, "
+            f"met: mean Dice {_told(mean['dice'])}, lesion F1 {_told(mean['lesion_f1'])} (n = {folds['n_patients']} patients, "
             f"{folds['n_scans']} scans)." + (f" {IRRADIATED} in training or evaluation." if irradiated == 0 else "")
         ),
         "engine": _engine_limits(adapted.release),
@@ -159,8 +159,12 @@ def _page(site: Site, adapted: Adapted, verdict: Verdict) -> str:
 def _line(row: Row) -> str:
     pairs = [row.old.get("dice"), row.new.get("dice"), row.old.get("lesion_f1"), row.new.get("lesion_f1"), row.old.get("truth_ml")]
     volumes = [row.old.get("found_ml", row.old.get("lesion_ml")), row.new.get("found_ml", row.new.get("lesion_ml"))]
-    numbers = ["-" if value is None else f"{value:.2f}" for value in (*pairs, *volumes)]
+    numbers = [_told(value) for value in (*pairs, *volumes)]
     return f"| {row.group} | {row.patient} | {row.scan} | {' | '.join(numbers)} |"
+
+
+def _told(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def accept(proposal: Path, by: str, into: Path, version: str | None = None, against: str | None = None) -> Path:

@@ -18,6 +18,8 @@ NONE_FOUND = "No FLAIR hyper-intensity found above the release's threshold and s
 def irradiated_sentence(card: Card) -> str:
     """Say whether the release has ever met a patient like the ones it is meant for."""
     count = card.training.get("irradiated_patients", 0)
+    if count is None:
+        return "Whether irradiated patients were in training or evaluation of this release is not stated (see its card)."
     if not isinstance(count, int) or count <= 0:
         return "No irradiated patient was in training or evaluation of this release."
     return f"{count} irradiated patients were in training or evaluation of this release (see its card)."

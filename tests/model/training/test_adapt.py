@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from model.release import Card, InputPreparation, load, newest
+from model.training import adapt_command
 from model.training.card import INTENDED_USE, LIMITS, START_DEFINITION, START_LIMITS
 from model.training.cli import app
 from model.training.corrections import KnownPatients, make_tokens, number_corrections
@@ -109,9 +110,21 @@ def adapted(base, site, tmp_path_factory):
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     out = folder / "proposal"
     options = ("--release", base.folder, "-o", out, "--config", folder / "config.yaml", "--replay", replay, "--irradiated", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapt_command, "_say", _die_at("fold 2"))
+        assert _run("adapt", site, *options).exit_code != 0
+    assert not (out / "proposal.json").exists()
     result = _run("adapt", site, *options)
     assert result.exit_code == 0, result.output
     return out, result, (site, *options)
+
+
+def _die_at(begin):
+    def say(message):
+        if message.startswith(begin):
+            raise KeyboardInterrupt
+
+    return say
 
 
 def test_a_release_comes_back_from_its_file_weight_for_weight(base, tmp_path):
@@ -152,6 +165,29 @@ def test_arrays_that_the_exporter_stored_once_are_told_apart_again(base, tmp_pat
     assert all(torch.equal(back[name], value) for name, value in network.state_dict().items())
 
 
+def test_weights_kept_in_half_precision_are_read_and_written_in_it(base, tmp_path):
+    model = onnx.load(base.weights)
+    kernel = next(node for node in model.graph.node if node.op_type == "Conv").input[1]
+    stored = next(array for array in model.graph.initializer if array.name == kernel)
+    stored.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(stored).astype(np.float16), "half"))
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["half"], [kernel], to=onnx.TensorProto.FLOAT))
+    onnx.save(model, tmp_path / "weights.onnx")
+    halved = dataclasses.replace(base, folder=tmp_path)
+    network = restore_network(halved)
+    assert torch.equal(network.first.layers[0][0].weight, network.first.layers[0][0].weight.half().float())
+    write_weights(halved, network, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "weights.onnx").read_bytes()
+
+
+def test_a_release_that_averages_networks_is_not_trained_on(base):
+    class OfThree:
+        def model_dump(self):
+            return {**base.card.architecture.model_dump(), "members": 3}
+
+    with pytest.raises(NotRestored, match="averages 3 networks"):
+        empty_network(OfThree())
+
+
 def test_an_adaptation_proposes_a_candidate_with_evidence_on_patients_left_out(adapted):
     out, result, _ = adapted
     told = json.loads((out / "proposal.json").read_text())
@@ -181,13 +217,11 @@ def test_the_card_tells_where_every_correction_comes_from_and_names_no_patient(a
         number_corrections(find_cases("manifest", site), card)
 
 
-def test_a_killed_adaptation_goes_on_and_another_one_does_not_mix_with_it(adapted, tmp_path):
-    out, _, options = adapted
-    begun = tmp_path / "begun"
-    shutil.copytree(out, begun)
-    again = list(options)
-    again[again.index("-o") + 1] = begun
-    refused = _run("adapt", *again, "--steps", 5)
+def test_a_killed_adaptation_goes_on_and_another_one_does_not_mix_with_it(adapted):
+    _, result, options = adapted
+    assert "fold-1: finished before" in result.output
+    assert "fold-2: finished before" not in result.output
+    refused = _run("adapt", *options, "--steps", 5)
     assert refused.exit_code == 1
     assert "another configuration" in refused.output
 
