@@ -206,9 +206,9 @@ commands.add_to(APP)
 @RELEASES_APP.command("list")
 def releases_list() -> None:
     """List the releases that are here."""
-    from model.release import RELEASES, load
+    from model.release import available, load
 
-    for folder in sorted(path.parent for path in RELEASES.glob("*/card.json")):
+    for folder in available():
         card = load(folder).card
         typer.echo(f"{folder.name}  {card.name} {card.version}  {card.sha256[:12]}  {card.summary}")
 
@@ -216,12 +216,54 @@ def releases_list() -> None:
 @RELEASES_APP.command("verify")
 def releases_verify(
     folder: Annotated[Path | None, typer.Argument(help="A release folder; default: the one that is served.")] = None,
+    run: Annotated[bool, typer.Option("--run", help="Also open the engine and find in a phantom what the card says.")] = False,
 ) -> None:
     """Check that weights and card belong together."""
     from model.release import load
 
     release = load(folder) if folder else _release(_settings())
     typer.echo(f"{release.card.name} {release.card.version}: weights match the card ({release.card.sha256})")
+    if run:
+        from model.engine import open_engine
+        from worker.releases import check_phantom
+
+        settings = _settings()
+        engine = open_engine(release, settings.engine, "f32", threads=settings.threads)
+        found, said = check_phantom(release, engine)
+        recorded = "none is in the card" if said is None else f"the card says {said:.2f} ml"
+        typer.echo(f"{engine.name}, f32: {found:.2f} ml of lesion in the phantom, {recorded}")
+
+
+@RELEASES_APP.command("compare")
+def releases_compare(
+    first: Annotated[str, typer.Argument(help="A release: name, version or folder.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="NIfTI files, X_mask.nii.gz beside X.nii.gz; or DICOM.")],
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures there.")] = None,
+) -> None:
+    """Serve every case of a folder with two releases: volumes, seconds, the difference, and Dice where there is a mask."""
+    import json
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from model.engine import open_engine
+    from model.release import find
+    from service.choose import choose_series
+    from worker import releases
+
+    settings, console = _settings(), Console(stderr=True)
+    cases = releases.find_cases(folder)
+    pair = (find(first), find(second))
+    one, other = (open_engine(release, settings.engine, settings.precision, threads=settings.threads) for release in pair)
+    served = releases.compare(cases, pair, (one, other), lambda path: choose_series(path, settings).files)
+    rows = list(track(served, "comparing", total=len(cases), console=console))
+    Console().print(releases.tabulate(rows, (pair[0].card.version, pair[1].card.version)))
+    if json_file is not None:
+        said = {"releases": [f"{release.card.name} {release.card.version}" for release in pair], "cases": [row.as_dict() for row in rows]}
+        json_file.write_text(json.dumps(said, indent=1) + "\n")
+    if any(row.problem for row in rows):
+        raise typer.Exit(1)
 
 
 @APP.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
