@@ -20,17 +20,21 @@ from model.training.assemble import load_examples, read_bank
 from model.training.candidates import Ensemble
 from model.training.card import START_DEFINITION, describe_training
 from model.training.configuration import Config, Schedule, read_config
+from model.training.contact_sheet import contact_sheet
+from model.training.describe import describe
 from model.training.evaluate import score_lesions, serve
 from model.training.evidence import draw_served, open_reference, summary_line, target_truths
 from model.training.examples import Example
 from model.training.fit import CannotTrain, fit, start_network
-from model.training.network import AttentionVNet, count_parameters
+from model.training.network import AttentionVNet
 from model.training.release import make_release, provisional
 from model.training.release_tables import print_tables
 
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and release segmentation networks (needs the extra `train`).")
 app.command()(adapt)
 app.command()(accept)
+app.command()(contact_sheet)
+app.command()(describe)
 
 ConfigPath = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML configuration")]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="where checkpoints and logs go")]
@@ -133,7 +137,7 @@ def release(
     out: OutFolder,
     final: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of the run on all target patients")],
     fold: Annotated[list[str], typer.Option(help="PATIENT=FOLDER of the run that left this patient out; repeated")],
-    version: Annotated[str, typer.Option(help="version of the release")] = "0.1.0",
+    version: Annotated[str, typer.Option(help="version of the release")],
     pictures: Pictures = None,
     ensemble: Annotated[
         Ensemble, typer.Option(help="also try final and folds as one: averaged weights (soup) or outputs (mean)")
@@ -192,18 +196,3 @@ def data(
         _say(f"error: {error}")
         raise typer.Exit(1) from None
     raise typer.Exit(int(any(one.has("unusable") for one in checked)))
-
-
-@app.command()
-def describe(config_path: ConfigPath) -> None:
-    """Print the network's stages, parameters and multiply-adds."""
-    config = read_config(config_path)
-    network = AttentionVNet(config.network)
-    table = Table("stage", "width", "parameters")
-    parts = {"first": network.first, **{f"down {n + 1}": stage for n, stage in enumerate(network.down)}}
-    parts |= {f"up {n}": stage for n, stage in enumerate(network.up)}
-    widths = {**dict(zip(parts, config.network.widths, strict=False)), **{f"up {n}": w for n, w in enumerate(config.network.widths[:-1])}}
-    for name, part in parts.items():
-        table.add_row(name, str(widths[name]), f"{count_parameters(part):,}")
-    Console().print(table)
-    typer.echo(f"{count_parameters(network):,} parameters, heads: {', '.join(config.network.heads)}")
