@@ -110,7 +110,7 @@ def adapt(site: Site, say: Say) -> Adapted:
     Raises
     ------
     Refused
-        `out` holds another adaptation, or a scan would be judged that was trained on.
+        `out` holds another adaptation, a scan would be judged that was trained on, or nothing was learnt.
     """
     demand_apart(site)
     demand_same_plan(site)
@@ -136,6 +136,10 @@ def adapt(site: Site, say: Say) -> Adapted:
     network = _train(site, "final", start, examples, prior, say)
     chosen = choose_for([found for group in served.values() for found in group], site.base.card.lesion)
     release = write_release_with(site.base, network, site.out / "candidate", lesion=chosen)
+    if release.card.sha256 == site.base.card.sha256:
+        raise Refused(
+            f"{site.out / 'runs' / 'final'}: no step was taken, the weights are the old ones (log.jsonl counts the skipped steps)"
+        )
     restore_network(release)
     rows += judge_guard(site, release, say)
     return Adapted(release, tuple(rows), served, definitions, score_folds(served, definitions))
@@ -214,7 +218,10 @@ def make_folds(patients: Sequence[str], config: AdaptConfig) -> list[list[str]]:
 
 def _train(site: Site, name: str, start: AttentionVNet, kept: Sequence[Example], prior: Bank, say: Say) -> AttentionVNet:
     folder = site.out / "runs" / name
-    weights = fit(copy.deepcopy(start), kept, site_bank(prior, kept), site.config.schedule, folder, site.config.seed, say)
+    bank = site_bank(prior, kept)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trained-on.json").write_text(json.dumps({"scans": [example.name for example in kept], "shapes": bank.names}, indent=1))
+    weights = fit(copy.deepcopy(start), kept, bank, site.config.schedule, folder, site.config.seed, say)
     network = copy.deepcopy(start)
     network.load_state_dict({key: value.cpu() for key, value in weights.items()})
     return network.eval()

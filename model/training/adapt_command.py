@@ -130,7 +130,11 @@ def _propose(site: Site) -> None:
     for sentence in verdict.sentences:
         _say(f"  {sentence}")
     _say(f"the candidate is {'not worse than' if verdict.passed else 'WORSE than'} {site.base.card.name} {site.base.card.version}")
-    _say(f"look at {site.out / 'evidence.md'}; then `leukoscope train accept {site.out} --by NAME`, or leave it")
+    accepting = f"leukoscope train accept {site.out} --by NAME" + ("" if verdict.passed else " --against-the-verdict REASON")
+    _say(
+        f"look at {site.out / 'evidence.md'}; then leave it"
+        + (f", or `{accepting}`" if verdict.passed else f"; only with a reason: `{accepting}`")
+    )
     typer.echo(site.out)
 
 

@@ -16,12 +16,14 @@ from typing import Any
 from model.engine import measure_precision
 from model.release import Card, EngineLimits, Release, ReleaseMismatch, load
 from model.training.adapt import Adapted, Site, measure_calibration, number_guards
+from model.training.card import LIMITS
 from model.training.corrections import Refused, make_tokens
 from model.training.export import rewrite_card, versions
 from model.training.verdict import FIGURES, Margins, Row, Verdict, judge_rows
 
 PROPOSAL, ACCEPTED, CANDIDATE = "proposal.json", "accepted.json", "candidate"
 IRRADIATED = "No irradiated patient"
+MEASURED_BEFORE = "Measured before adaptation,"
 VERSION = re.compile(r"\d+(\.\d+)*([-+][0-9A-Za-z.]+)?")
 SITE = re.compile(r"\+site\.\d+$")
 
@@ -62,7 +64,8 @@ def card_changes(site: Site, adapted: Adapted, verdict: Verdict) -> dict[str, An
     base, irradiated = site.base.card, _irradiated(site)
     folds = adapted.folds
     mean = folds["mean_over_patients"]
-    limits = tuple(limit for limit in base.limits if IRRADIATED not in limit or irradiated == 0)
+    kept = [limit for limit in base.limits if IRRADIATED not in limit or irradiated == 0]
+    limits = tuple(limit if limit in LIMITS else f"{MEASURED_BEFORE} {base.version}: {limit}" for limit in kept)
     if irradiated is None:
         limits = (*limits, "Whether irradiated patients were in training or evaluation is not stated.")
     judged = f"Adapted at one site; judged there on {len(site.judged)} patients by networks that had not met them, as these weights have."

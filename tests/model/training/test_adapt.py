@@ -36,7 +36,7 @@ CONFIG = {
     "replay_phantoms": [],
     "guard_phantoms": [201],
     "schedule": {
-        "steps": 4, "learning_rate": 1e-3, "warm_up": 1, "crop": [32, 32, 32], "checkpoint_every": 2,
+        "steps": 4, "learning_rate": 1e-3, "warm_up": 1, "crop": [64, 64, 64], "checkpoint_every": 2,
         "mixture": {"target": 0.7, "replay": 0.3}, "painting": {"target": {"lesions": 1.0}},
     },
 }  # fmt: skip
@@ -89,7 +89,7 @@ def base(tmp_path_factory):
     card = Card(
         name="tiny", version="0.3.0", summary="Untrained.", input=InputPreparation(spacing_mm=SPACING, shapes=((64, 64, 64),)),
         architecture=architecture(network), weights="weights.onnx", sha256=hashlib.sha256(weights).hexdigest(),
-        lesion=START_DEFINITION, engine=START_LIMITS, intended_use=INTENDED_USE, limits=LIMITS, figures={"old": 1},
+        lesion=START_DEFINITION, engine=START_LIMITS, intended_use=INTENDED_USE, limits=(*LIMITS, "off by 3 ml."), figures={"old": 1},
         training={"irradiated_patients": 0, "patients": ["public/1"], "kept_aside": ["public/2"]},
     )  # fmt: skip
     (folder / "card.json").write_text(card.model_dump_json())
@@ -201,6 +201,18 @@ def test_an_adaptation_proposes_a_candidate_with_evidence_on_patients_left_out(a
     assert load(out / "candidate").card.sha256 != told["base"]["sha256"]
 
 
+def test_no_fold_has_met_whom_it_is_judged_on_neither_as_a_scan_nor_as_a_shape_to_paint(adapted):
+    out, _, _ = adapted
+    met = [json.loads((out / "runs" / f"fold-{n}" / "trained-on.json").read_text()) for n in (1, 2, 3)]
+    scans, shapes = ([set(one[key]) for one in met] for key in ("scans", "shapes"))
+    every = {"correction-01", "correction-02", "correction-03"}
+    assert sorted(sorted(every - one) for one in scans) == [["correction-01"], ["correction-02"], ["correction-03"]]
+    for left_out, painted in zip((every - one for one in scans), shapes, strict=True):
+        (name,) = left_out
+        assert name.replace("correction", "patient") not in painted
+    assert all(painted & {"patient-01", "patient-02", "patient-03"} for painted in shapes)
+
+
 def test_the_card_tells_where_every_correction_comes_from_and_names_no_patient(adapted, site):
     out, _, _ = adapted
     card = load(out / "candidate").card
@@ -208,6 +220,7 @@ def test_the_card_tells_where_every_correction_comes_from_and_names_no_patient(a
     assert [entry["provenance"] for entry in adaptation["corrections"]] == ["SEG 1.2.3; A. Reader"] * 3
     assert all(len(entry["mask_sha256"]) == 64 for entry in adaptation["corrections"])
     assert card.training["irradiated_patients"] == 2
+    assert any("Measured before adaptation, 0.3.0: off by 3 ml." in said for said in card.limits)
     assert not any("No irradiated" in said for said in (*card.limits, card.summary))
     for written in (out / "candidate" / "card.json", out / "evidence.md", out / "evidence.csv", out / "proposal.json"):
         assert not any(patient in written.read_text() for patient in LESIONS)
