@@ -14,7 +14,7 @@ from model.postprocess import LESION, TUMOUR_LIKE
 from model.training.charts import GREY, new_figure
 from model.training.layouts import Case, Mask, read_role, read_scan
 from model.training.results import Plan, Row, prediction_path, read_prediction
-from model.training.tables import number, of_arm, trained_on
+from model.training.tables import number, trained_on
 from model.volume import Volume, canonical
 
 REFERENCE, FOUND, TUMOUR = "#56B4E9", "#E69F00", "#CC79A7"
@@ -169,7 +169,7 @@ def make_paper_figure(folder: Path, plan: Plan, scenes: Sequence[Scene], arms: S
     panels = figure.subplots(len(arms), len(scenes), squeeze=False)
     draw_grid(panels, folder, scenes, arms, plan.seeds[0], rows)
     for line, arm in zip(panels, arms, strict=True):
-        line[0].set_ylabel(f"{arm}\ntarget patients (scans): {trained_on(of_arm(rows, arm))}")
+        line[0].set_ylabel(f"{arm}\ntarget patients (scans): {trained_on(plan, rows, arm)}")
     _frame(figure, plan, f"{title}: {counted(scenes, rows)}")
     return figure
 

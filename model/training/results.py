@@ -72,6 +72,7 @@ class Plan:
     ablations : those of them that switch one thing off; they get a table and a figure of their own
     name : what the experiment is called
     comparisons : (arm, reference arm), declared before the results were seen
+    without_target : arms that learn from no scan of the target cohort, whatever the fold holds
     classical, transfer : the arms of the two figures of the founding abstract
     """
 
@@ -82,6 +83,7 @@ class Plan:
     classical: tuple[str, ...]
     transfer: str
     ablations: tuple[str, ...] = ()
+    without_target: tuple[str, ...] = ()
 
     @property
     def main(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.training.arms import ExperimentConfig
+from model.training.arms import TARGET, ExperimentConfig
 from model.training.charts import DPI, make_bland_altman, make_boxes, make_reliability, style
 from model.training.paper_figures import Scene, make_examples, make_paper_figure, read_scenes
 from model.training.results import RESULTS, Bin, Plan, Row, UnusableResults, rater_agreement, read_cases, read_reliability, read_results
@@ -55,6 +55,7 @@ def plan_of(config: ExperimentConfig) -> Plan:
         tuple(arm for arm in classical if arm != transfer),
         transfer,
         config.ablations,
+        tuple(arm for arm in config.arms if TARGET not in config.kinds(arm)),
     )
 
 

@@ -109,7 +109,15 @@ def _cells(plan: Plan, rows: Sequence[Row], scans: int, arm: str) -> list[str]:
     dice, others = summarise(own, DICE.key), [summarise(own, metric.key) for metric in (HAUSDORFF95, VOLUME)]
     name = arm if state.done >= state.wanted else f"{arm}*"
     short = [median_text(one).split(" [")[0] for one in others]
-    return [name, trained_on(own), tested_on(own), median_text(dice), mean_text(dice), median_text(summarise(own, LESION_F1.key)), *short]
+    return [
+        name,
+        trained_on(plan, rows, arm),
+        tested_on(own),
+        median_text(dice),
+        mean_text(dice),
+        median_text(summarise(own, LESION_F1.key)),
+        *short,
+    ]
 
 
 def _sentences(plan: Plan, rows: Sequence[Row]) -> list[str]:

@@ -32,6 +32,7 @@ NOTES = (
         f"Tests: two-sided Wilcoxon signed-rank on Dice, paired by patient, for the comparisons declared in the configuration; none below "
         f"{FEWEST_TO_TEST} patients; Holm's correction over those tested. Other figures are described, not tested."
     ),
+    "An arm trained on 0 target patients still has its threshold and smallest lesion chosen on the fold's training patients.",
     "Correct negative: no lesion in the reference and none found. It has no Dice and is in no mean, so it is counted.",
     "Where only one of the two is empty, Dice is 0 and the distance is the image's diagonal.",
     "Lesion-wise: 26-connected components, one common voxel is a hit (Kuijf 2019). Hausdorff distance: surface to surface.",
@@ -90,10 +91,13 @@ def number(value: float) -> str:
     return "–" if isnan(value) else f"{value:.{1 if abs(value) >= 10 else 2}f}".replace("-", "−")
 
 
-def trained_on(rows: Sequence[Row]) -> str:
-    """Patients (scans) of the target cohort in training; a range where the folds differ."""
+def trained_on(plan: Plan, rows: Sequence[Row], arm: str) -> str:
+    """Patients (scans) of the target cohort that an arm learned from; a range where the folds differ."""
+    rows = of_arm(rows, arm)
     if not rows:
         return "–"
+    if arm in plan.without_target:
+        return "0 (0)"
     return f"{_range({row.n_train_patients for row in rows})} ({_range({row.n_train_scans for row in rows})})"
 
 
@@ -184,7 +188,7 @@ def _arms(plan: Plan, rows: Sequence[Row], scans: int) -> list[str]:
     body, more = [], []
     for arm in plan.arms:
         own = of_arm(rows, arm)
-        cells = [arm, trained_on(own), tested_on(own), negatives_text(own), str(state_of(plan, rows, scans, arm))]
+        cells = [arm, trained_on(plan, rows, arm), tested_on(own), negatives_text(own), str(state_of(plan, rows, scans, arm))]
         for metric in (DICE, LESION_F1):
             summary = summarise(own, metric.key)
             cells += [str(summary.n if summary else 0), median_text(summary), mean_text(summary)]

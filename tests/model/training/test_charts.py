@@ -16,7 +16,7 @@ from model.training.paper_figures import REFERENCE, choose_scans, read_scenes
 from model.training.results import UnusableResults, read_cases, read_reliability, read_results
 from model.training.summary import plan_of, write_summary
 from model.training.summary_page import make_page
-from model.training.tables import comparisons, write_tables
+from model.training.tables import comparisons, trained_on, write_tables
 from tests.model.training.synthetic_experiment import make_config, write_experiment
 
 ARMS = ("scratch", "ms+target", "transfer", "no gates")
@@ -150,6 +150,15 @@ def test_every_orientation_is_shown_with_the_patients_right_at_the_left_and_fron
     assert column < 0.4
     labels = np.asarray(nibabel.load(paths["lesion"]).dataobj, np.uint8)
     assert np.array_equal(scene.cut(labels) == 1, scene.reference)
+
+
+def test_an_arm_that_learned_from_no_target_scan_says_so(eight):
+    config = make_config(("scratch", "transfer"))
+    tumours_only = config.schedules["one"].model_copy(update={"mixture": {"tumour": 1.0}})
+    arms = {**config.arms, "scratch": config.arms["scratch"].model_copy(update={"stages": ("two",)})}
+    plan = plan_of(config.model_copy(update={"schedules": {**config.schedules, "two": tumours_only}, "arms": arms}))
+    assert trained_on(plan, eight[0], "scratch") == "0 (0)"
+    assert trained_on(plan, eight[0], "transfer") == "7 (7–8)"
 
 
 def test_without_declared_arms_the_two_figures_take_the_first_and_the_last():
