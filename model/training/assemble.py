@@ -18,6 +18,7 @@ from model.training.layouts import Case, UnusableCase, find_cases, open_ms_shape
 from model.training.paint import Bank, load_bank
 from model.training.site_bank import anatomical_prior
 
+Variant = tuple[str, str, Callable[[], Truth]]
 PHANTOM_SPACINGS = ((1.0, 1.0, 1.0), (0.9, 0.9, 3.0), (1.0, 1.0, 1.0), (0.8, 0.8, 5.0), (1.2, 1.0, 1.0), (4.0, 0.9, 0.9))
 
 
@@ -69,7 +70,7 @@ def held_out_cases(config: Scans) -> list[Case]:
     return found
 
 
-def _variants(config: Scans) -> Iterator[tuple[str, str, Callable[[], Truth]]]:
+def _variants(config: Scans) -> Iterator[Variant]:
     """Name, kind and a way to read every training volume."""
     for source in config.data.sources:
         for case in training_cases(config, source):
@@ -92,12 +93,13 @@ def read_phantom(seed: int, index: int) -> Truth:
     return phantom_truth(phantom, f"phantom-{seed}")
 
 
-def load_examples(config: Scans, bank: Bank, say: Callable[[str], None], only: tuple[str, ...] = ()) -> list[Example]:
-    """Prepare (or read from the cache) every training volume; `only` keeps some kinds."""
+def load_examples(
+    config: Scans, bank: Bank, say: Callable[[str], None], only: tuple[str, ...] = (), at_most: int | None = None
+) -> list[Example]:
+    """Prepare (or read from the cache) every training volume; `only` keeps some kinds, `at_most` so many of each, evenly."""
     examples = []
-    for name, kind, read in _variants(config):
-        if only and kind not in only:
-            continue
+    variants = [variant for variant in _variants(config) if not only or variant[1] in only]
+    for name, kind, read in variants if at_most is None else _evenly(variants, at_most):
         path = _cache_path(config, name)
         if path is not None and path.exists():
             examples.append(_restore(path))
@@ -108,6 +110,15 @@ def load_examples(config: Scans, bank: Bank, say: Callable[[str], None], only: t
             _keep(example, path)
         examples.append(example)
     return examples
+
+
+def _evenly(variants: list[Variant], at_most: int) -> list[Variant]:
+    kept = []
+    for kind in dict.fromkeys(kind for _, kind, _ in variants):
+        same = [variant for variant in variants if variant[1] == kind]
+        count = min(at_most, len(same))
+        kept += [same[index * len(same) // count] for index in range(count)]
+    return kept
 
 
 def _cache_path(config: Scans, name: str) -> Path | None:

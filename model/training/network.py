@@ -162,6 +162,13 @@ class AttentionVNet(nn.Module):
             attention.insert(0, seen)
         return decoded, attention
 
+    def attention_maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """How much of each skip its gate lets through, (n, 1, i, j, k) in (0, 1), full resolution first; none without gates.
+
+        In training mode as in evaluation; gradients flow through them.
+        """
+        return tuple(seen for seen in self.decode(x)[1] if seen is not None)
+
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits; at all supervised scales while training."""
         decoded, _ = self.decode(x)
