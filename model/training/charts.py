@@ -85,7 +85,8 @@ def draw_boxes(axes: Any, plan: Plan, arms: Sequence[str], rows: Sequence[Row], 
     if metric.bounded:
         axes.set_ylim(-0.03, 1.03)
     else:
-        axes.set_ylim(bottom=0)
+        highest = max((max(summary.points.values()) for summary in summaries.values() if summary), default=0.0)
+        axes.set_ylim(0, 1.06 * highest or 1.0)
     bare(axes)
 
 
@@ -171,8 +172,10 @@ def draw_reliability(axes: Any, plan: Plan, arm: str, curve: Reliability | None)
     for probability, frequency in curve.patients.values():
         axes.plot(probability, frequency, color=colour, alpha=0.35, linewidth=0.7)
     axes.plot(curve.probability, curve.frequency, color=colour, marker=marker_of(plan, arm), markersize=4, linewidth=1.6, clip_on=False)
-    error, above = (f"{np.mean(list(own.values())):.3f}" if own else "–" for own in (curve.error, curve.error_above))
-    axes.set_title(f"{arm}; n = {len(curve.error)}\ncalibration error {error},\n{above} above the lowest bin")
+    above = (
+        f"{np.mean(list(curve.error_above.values())):.3f} above the lowest bin" if curve.error_above else "no voxel above the lowest bin"
+    )
+    axes.set_title(f"{arm}; n = {len(curve.error)}\ncalibration error {np.mean(list(curve.error.values())):.3f},\n{above}")
 
 
 def signed(value: float) -> str:
@@ -235,7 +238,9 @@ def new_figure(width: float, height: float) -> Any:
     """A figure in inches, laid out so that nothing is cut off."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    figure: Any = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08)
+    return figure
 
 
 def style() -> AbstractContextManager[None]:

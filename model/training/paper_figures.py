@@ -165,7 +165,7 @@ def key_handles() -> list[Any]:
 
 def make_paper_figure(folder: Path, plan: Plan, scenes: Sequence[Scene], arms: Sequence[str], rows: Sequence[Row], title: str) -> Any:
     """One of the two figures of the founding abstract."""
-    figure = new_figure(max(2.3 * len(scenes), 4.6), 2.55 * len(arms) + 0.9)
+    figure = new_figure(max(2.3 * len(scenes), 4.6), 2.8 * len(arms) + 1.0)
     panels = figure.subplots(len(arms), len(scenes), squeeze=False)
     draw_grid(panels, folder, scenes, arms, plan.seeds[0], rows)
     for line, arm in zip(panels, arms, strict=True):

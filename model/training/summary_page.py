@@ -26,7 +26,7 @@ from model.training.tables import (
 )
 
 A4_INCHES = (8.27, 11.69)
-HEAD_INCHES, CHARTS_INCHES, LINE_INCHES, NOTES_INCHES = 0.65, 2.2, 0.165, 0.62
+HEAD_INCHES, CHARTS_INCHES, LINE_INCHES, NOTES_INCHES = 0.65, 2.2, 0.165, 0.85
 HEAD = (
     "arm",
     "trained on:\npatients\n(scans)",

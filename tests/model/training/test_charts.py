@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from math import isnan
 
 import nibabel
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from PIL import Image
 
-from model.training.charts import DICE, draw_boxes, new_figure, style
+from model.training.charts import DICE, METRICS, draw_boxes, new_figure, style
 from model.training.layouts import Case
 from model.training.paper_figures import REFERENCE, choose_scans, read_scenes
 from model.training.results import UnusableResults, read_cases, read_reliability, read_results
@@ -123,6 +124,10 @@ def test_the_box_plot_holds_every_patients_point_and_n(eight):
     assert [len(values) for values in points] == [8, 7]
     assert [text.get_text().split("n = ")[1] for text in axes.get_xticklabels()] == ["8", "0", "7"]
     assert [text.get_text() for text in axes.texts] == ["not run"]
+    draw_boxes(
+        far := new_figure(4, 3).subplots(), plan_of(make_config(("scratch", "transfer"))), ("scratch", "transfer"), rows, METRICS[4], {}
+    )
+    assert far.get_ylim()[1] > max(row.figures["hausdorff_mm"] for row in rows if not isnan(row.figures["hausdorff_mm"]))
 
 
 def test_the_scans_shown_are_chosen_by_the_reference_alone(eight):
