@@ -119,8 +119,11 @@ def _blobs(weight: Tensor) -> Tensor:
     return canvas
 
 
-def _caps(image: Tensor, brain: Tensor, to_mni: Tensor, white: WhiteMatter) -> Tensor:
-    """Bright rims of uneven thickness around the ventricles, as radiation leukoencephalopathy makes them."""
+def _caps(image: Tensor, brain: Tensor, prior: Tensor, to_mni: Tensor, white: WhiteMatter) -> Tensor:
+    """Bright rims of uneven thickness around the ventricles, as radiation leukoencephalopathy makes them.
+
+    Only wide fluid counts (sulci and the third ventricle have no caps), and only where lesions are common: deep grey matter has none.
+    """
     out = torch.zeros_like(image)
     box = box_of(PERIVENTRICULAR_BOX, to_mni, image.shape)
     if box.empty:
@@ -132,9 +135,10 @@ def _caps(image: Tensor, brain: Tensor, to_mni: Tensor, white: WhiteMatter) -> T
         place = (axes[0] * row[0] + row[3])[:, None, None] + (axes[1] * row[1])[None, :, None] + (axes[2] * row[2])[None, None, :]
         inside *= ((place > low) & (place < high)).float()
     fluid = (blur(box.of(image), 0.8) < white.mean - 3.0 * white.sd).float() * box.of(brain) * inside
-    near = blur(dilate(fluid, int(uniform(2, 5))), 2.0)
-    thickness = uniform(0.2, 0.6) + 0.15 * smooth_noise(box.shape, 10, image.device)
-    box.of(out).copy_((near > thickness).float() * (1.0 - fluid))
+    near = blur((blur(fluid, 1.5) > 0.5).float(), uniform(2.0, 7.0))
+    thickness = (uniform(0.05, 0.25) + 0.06 * smooth_noise(box.shape, 10, image.device)).clamp_min_(0.03)
+    common = box.of(prior) > uniform(0.02, 0.1)
+    box.of(out).copy_(((near > thickness) & common).float() * (1.0 - fluid))
     return out
 
 
@@ -178,7 +182,7 @@ def _draw_lesions(image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tenso
     if chance(0.6):
         drawn = torch.maximum(drawn, _blobs((prior * 0.02).clamp_max(0.01) * allowed))
     if chance(0.25):
-        drawn = torch.maximum(drawn, _caps(image, brain, to_mni, white))
+        drawn = torch.maximum(drawn, _caps(image, brain, prior, to_mni, white))
     if chance(0.12):
         drawn = (blur(dilate(drawn, 1), 1.5) > 0.35).float()
     return drawn * allowed, allowed

@@ -6,8 +6,8 @@ from scipy import ndimage
 
 from model.training.augment import Painting, draw_crop, find_centres, randomise
 from model.training.examples import IGNORE
-from model.training.fields import blur, dilate, jitter_matrix, pull
-from model.training.paint import erase_lesions, paint_lesions, paint_tumour
+from model.training.fields import blur, box_of, dilate, jitter_matrix, pull
+from model.training.paint import _caps, erase_lesions, paint_lesions, paint_tumour
 
 
 def _drawn(example, bank, seed):
@@ -104,3 +104,41 @@ def test_a_blur_is_the_gaussian_it_says():
     field = torch.randn(20, 24, 17)
     wanted = ndimage.gaussian_filter(field.numpy(), 1.6, mode="nearest", radius=4)
     assert np.allclose(blur(field, 1.6).numpy(), wanted, atol=1e-5)
+
+
+def test_caps_lie_on_ventricles_but_not_on_sulci_nor_where_lesions_are_rare(example):
+    image, brain = torch.zeros(64, 64, 64), (example.labels[2] == 1).float()
+    wide, narrow, common = torch.zeros_like(image), torch.zeros_like(image), torch.ones_like(image)
+    wide[19:25, 22:36, 28:36] = 1
+    narrow[46:47, 22:44, 24:40] = 1
+    common[:, 40:] = 0
+    common[:17] = 0
+    image[(wide + narrow) > 0] = -5.0
+    for seed in range(4):
+        torch.manual_seed(seed)
+        caps = _caps(image, brain, common, example.to_mni, example.white) > 0
+        assert caps.any()
+        assert not (caps & ((wide > 0) | (common == 0))).any()
+        assert (dilate(wide, 16) > 0)[caps].all()
+        assert not (dilate(narrow, 3) > 0)[caps].any()
+
+
+def test_only_what_lies_in_the_box_of_the_bank_is_worked_on_and_nothing_outside_it_changes(example, bank):
+    box = box_of(bank.extent, example.to_mni, example.image.shape)
+    assert not box.empty
+    inside = torch.zeros(example.image.shape, dtype=torch.bool)
+    box.of(inside).fill_(True)
+    assert (pull(bank.prior[None], example.to_mni, (64, 64, 64))[0] > 0)[inside].any()
+    assert not (pull(bank.prior[None], example.to_mni, (64, 64, 64))[0] > 0)[~inside].any()
+    image, painted, drawn, _, _ = _drawn(example, bank, 4)
+    assert torch.equal(painted[~inside], image[~inside])
+    assert not drawn[~inside].any()
+
+
+def test_a_crop_far_from_where_lesions_occur_stays_as_it_is(example, bank):
+    far = example.to_mni.clone()
+    far[:3, 3] += 500.0
+    image, brain = example.image.float(), (example.labels[2] == 1).float()
+    out, drawn = paint_lesions(image, brain, torch.zeros_like(brain), far, bank, example.white)
+    assert torch.equal(out, image)
+    assert not drawn.any()
