@@ -122,7 +122,7 @@ def _blobs(weight: Tensor) -> Tensor:
 def _caps(image: Tensor, brain: Tensor, prior: Tensor, to_mni: Tensor, white: WhiteMatter) -> Tensor:
     """Bright rims of uneven thickness around the ventricles, as radiation leukoencephalopathy makes them.
 
-    Only wide fluid counts (sulci and the third ventricle have no caps), and only where lesions are common: deep grey matter has none.
+    Thin fluid (most sulci) does not count, and caps lie only where lesions are common: deep grey matter has none.
     """
     out = torch.zeros_like(image)
     box = box_of(PERIVENTRICULAR_BOX, to_mni, image.shape)
