@@ -95,6 +95,7 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
         "python_multipart",
         "sqlalchemy",
         "kombu",
+        "alembic.runtime.plugins",  # a line for every plug-in, at import
         "highdicom",
         "dicom2nifti",
         "asyncio",

@@ -388,7 +388,7 @@ def test_files_that_go_between_being_found_and_being_noted_are_written_again(
 def test_no_row_can_come_while_files_are_looked_at_and_unlinked(make: Callable[..., House], book_url: str, what: str) -> None:
     house = make()
     dataset = flair_series(1)[0]
-    header, _, _ = _read(dataset)
+    header, _ = _read(dataset)
     other = Book(book_url, secret=house.book._secret)
     sender = threading.Thread(target=house.new_intake(other).receive, args=(part10(dataset), Source("a", "SCANNER")))
 
@@ -495,14 +495,14 @@ def test_files_without_rows_go_only_when_asked_for_and_a_day_old(make: Callable[
     assert house.files == house.named() | {at_work}
 
 
-def _read(dataset: Dataset) -> tuple[Any, bytes, Source]:
+def _read(dataset: Dataset) -> tuple[Any, bytes]:
     from io import BytesIO
 
     from service.headers import read_file
 
     data = part10(dataset)
     header, start = read_file(BytesIO(data))
-    return header, data[start:], Source("a", "SCANNER")
+    return header, data[start:]
 
 
 def test_an_orphan_that_is_sent_again_while_it_is_removed_stays(make: Callable[..., House]) -> None:
