@@ -10,7 +10,6 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter
 
 from model.postprocess import LESION
@@ -18,7 +17,6 @@ from model.release import LesionDefinition
 from model.training.calibrate import reliability
 from model.training.card import START_DEFINITION
 from model.training.evaluate import Served, choose_definition
-from model.training.examples import Truth
 from model.training.layouts import Case
 from model.training.metrics import Scores, score
 from model.training.plan import Trial
@@ -71,7 +69,7 @@ def tabulate(trials: Sequence[Trial], found: Found, n_scans: dict[str, int], fol
             labels = served.labels(definition)
             results.append({
                 **who, "n_train_patients": len(trial.fold.train), "n_train_scans": n_scans[trial.fold.name],
-                **_score(truth, labels == LESION),
+                **asdict(score(served.true_lesion, (labels == LESION) & served.known, truth.scan.spacing_mm)),
                 "threshold": definition.threshold, "smallest_mm3": definition.smallest_mm3, "temperature": definition.temperature,
                 "bias": definition.bias, "chosen_on": " ".join(patients), "seconds": round(seconds, 2),
             })  # fmt: skip
@@ -81,12 +79,6 @@ def tabulate(trials: Sequence[Trial], found: Found, n_scans: dict[str, int], fol
             save_nifti(prediction_path(target, trial.arm, trial.seed, truth.name), labels, truth.scan.affine_ras)
             written.add(truth.name)
     return results, bins
-
-
-def _score(truth: Truth, lesion: np.typing.NDArray[np.bool_]) -> Row:
-    if truth.lesion is None:
-        raise ValueError(f"{truth.name}: no lesion mask to compare with")
-    return asdict(score(truth.lesion, lesion, truth.scan.spacing_mm))
 
 
 def write_tables(folder: Path, results: Sequence[Row], bins: Sequence[Row]) -> None:
