@@ -55,6 +55,9 @@ class Schedule(_Frozen):
     large_crop: tuple[int, int, int] | None = None
     large_every: int = Field(default=0, description="every so-manieth step uses `large_crop`: instance norm must know whole heads too")
     large_steps: int = Field(default=0, description="so many last steps use `large_crop`")
+    statistics_steps: int = Field(
+        default=0, description="so many first steps batch norm takes each crop's own statistics and averages them; then the averages"
+    )
     head_steps: int = Field(default=0, description="so many first steps move the heads only")
     decoder_steps: int = Field(default=0, description="so many steps after them leave the encoder still: decoder, gates and heads learn")
     fresh_heads: tuple[str, ...] = Field(default=(), description="heads that start anew when training goes on from a checkpoint")

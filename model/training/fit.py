@@ -18,7 +18,7 @@ from model.training.draw import Pool, crop_size
 from model.training.examples import Example
 from model.training.journal import Journal, Watch
 from model.training.loss import supervised_loss
-from model.training.network import HEADS, AttentionVNet, NetworkConfig
+from model.training.network import HEADS, AttentionVNet, NetworkConfig, fold_norm
 from model.training.optimise import Average, make_optimiser, release_layers, set_rates
 from model.training.paint import Bank
 
@@ -65,6 +65,10 @@ def fit(
     torch.backends.cudnn.deterministic = True
     pool = _pool(examples, bank, schedule, device, say)
     network = network.to(device).to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
+    if schedule.statistics_steps == 0 and network.lacks_statistics:
+        raise CannotTrain(
+            "norm: batch has no statistics yet: the first schedule of a network needs `statistics_steps` (half its steps do well)"
+        )
     optimiser = make_optimiser(network, schedule)
     average = Average(network, schedule.ema)
     start = _resume(folder / "last.pt", network, optimiser, average, say)
@@ -74,6 +78,7 @@ def fit(
             began = time.monotonic()
             torch.manual_seed(seed * 1_000_003 + step)
             release_layers(network, schedule, step)
+            network.learn_statistics(step < schedule.statistics_steps)
             set_rates(optimiser, schedule, step)
             with _memory_explained(schedule, step, network.config):
                 crop = pool.draw(step)
@@ -201,11 +206,11 @@ def read_weights(path: Path) -> tuple[NetworkConfig, dict[str, Tensor]]:
 
 
 def load_network(path: Path) -> AttentionVNet:
-    """A network ready to predict."""
+    """A network ready to predict, batch norm folded into its convolutions."""
     config, weights = read_weights(path)
     network = AttentionVNet(config)
     network.load_state_dict(weights)
-    return network.eval()
+    return fold_norm(network.eval())
 
 
 def start_network(path: Path, config: NetworkConfig, fresh_heads: Sequence[str] = ()) -> AttentionVNet:

@@ -19,6 +19,7 @@ HEADS = ("lesion", "tumour", "brain")
 DOWN_CONVOLUTIONS = (1, 2, 3, 3, 3)
 UP_CONVOLUTIONS = (1, 2, 3, 3)
 SUPERVISED_STAGES = 3
+STATISTICS_MOMENTUM = 0.02  # crops are few and unlike each other: an average over about fifty
 
 
 class NetworkConfig(BaseModel):
@@ -28,7 +29,7 @@ class NetworkConfig(BaseModel):
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     kernel_size: int = 3
     gates: bool = True
-    norm: Literal["instance", "group", "none"] = "instance"
+    norm: Literal["instance", "batch", "group", "none"] = "instance"
     heads: tuple[str, ...] = Field(default=HEADS, min_length=1)
 
     @field_validator("heads")
@@ -44,6 +45,8 @@ class NetworkConfig(BaseModel):
 def _norm(kind: str, width: int) -> nn.Module:
     if kind == "instance":
         return nn.InstanceNorm3d(width, affine=True)
+    if kind == "batch":
+        return nn.BatchNorm3d(width, momentum=STATISTICS_MOMENTUM)
     if kind == "group":
         return nn.GroupNorm(math.gcd(8, width), width)
     return nn.Identity()
@@ -147,6 +150,21 @@ class AttentionVNet(nn.Module):
         """The last layer of every head, at every supervised scale."""
         return list(self.heads.parameters())
 
+    def learn_statistics(self, learns: bool) -> None:
+        """While training: whether batch norm takes each crop's own statistics and averages them, or the averages, as when it serves.
+
+        Instance norm sees other statistics in a whole head than in a crop of it; averages are the same in both. Other norms keep none.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.train(learns)
+
+    @property
+    def lacks_statistics(self) -> bool:
+        """Whether it has batch norm that never saw a crop."""
+        seen = [module.num_batches_tracked for module in self.modules() if isinstance(module, nn.BatchNorm3d)]
+        return any(count is None or int(count) == 0 for count in seen)
+
     def decode(self, x: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         """Decoded stages and attention maps, full resolution first."""
         skips = [self.first(x, x)]
@@ -176,6 +194,27 @@ class AttentionVNet(nn.Module):
             logits: Tensor = self.heads[0](decoded[0])
             return logits
         return tuple(head(stage) for head, stage in zip(self.heads, decoded, strict=False))
+
+
+def fold_norm(network: AttentionVNet) -> AttentionVNet:
+    """The same function without batch norm: its fixed scale and shift go into the convolutions before it.
+
+    What serves is then faster, and a part of a volume gives what the whole gives. A network of another norm is returned as it is.
+    """
+    if network.config.norm != "batch":
+        return network
+    folded = AttentionVNet(network.config.model_copy(update={"norm": "none"}))
+    state = {name: value for name, value in network.state_dict().items() if name in folded.state_dict()}
+    for name, layer in network.named_modules():
+        if not isinstance(layer, nn.Sequential) or len(layer) < 2 or not isinstance(layer[1], nn.BatchNorm3d):
+            continue
+        convolution, norm = layer[0], layer[1]
+        variance, mean = norm.get_buffer("running_var"), norm.get_buffer("running_mean")
+        scale = norm.weight.detach() / torch.sqrt(variance + norm.eps)
+        state[f"{name}.0.weight"] = convolution.get_parameter("weight").detach() * scale[:, None, None, None, None]
+        state[f"{name}.0.bias"] = norm.bias.detach() - mean * scale
+    folded.load_state_dict(state)
+    return folded.train(network.training)
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -24,7 +24,10 @@ class Average:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, value in network.state_dict().items():
-            self.weights[name].lerp_(value.detach(), 1.0 - decay)
+            if value.is_floating_point():
+                self.weights[name].lerp_(value.detach(), 1.0 - decay)
+            else:
+                self.weights[name].copy_(value)
 
 
 def make_optimiser(network: AttentionVNet, schedule: Schedule) -> torch.optim.AdamW:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 
@@ -29,8 +30,13 @@ def _network(config):
     return AttentionVNet(config)
 
 
-def test_a_killed_run_goes_on_says_so_and_ends_where_an_unbroken_one_ends(tmp_path, tiny_config, example, bank, monkeypatch):
-    whole = fit(_network(tiny_config), [example], bank, SCHEDULE, tmp_path / "whole", 7, lambda _: None)
+@pytest.mark.parametrize(("norm", "statistics"), [("instance", 0), ("batch", 4)])
+def test_a_killed_run_goes_on_says_so_and_ends_where_an_unbroken_one_ends(
+    tmp_path, tiny_config, example, bank, monkeypatch, norm, statistics
+):
+    config = tiny_config.model_copy(update={"norm": norm})
+    schedule = SCHEDULE.model_copy(update={"statistics_steps": statistics})
+    whole = fit(_network(config), [example], bank, schedule, tmp_path / "whole", 7, lambda _: None)
     taken = fitting._step
 
     def dies(*arguments):
@@ -42,14 +48,35 @@ def test_a_killed_run_goes_on_says_so_and_ends_where_an_unbroken_one_ends(tmp_pa
     dies.left = 7
     monkeypatch.setattr(fitting, "_step", dies)
     with pytest.raises(Killed):
-        fit(_network(tiny_config), [example], bank, SCHEDULE, tmp_path / "cut", 7, lambda _: None)
+        fit(_network(config), [example], bank, schedule, tmp_path / "cut", 7, lambda _: None)
     monkeypatch.setattr(fitting, "_step", taken)
     said: list[str] = []
-    resumed = fit(_network(tiny_config), [example], bank, SCHEDULE, tmp_path / "cut", 7, said.append)
+    resumed = fit(_network(config), [example], bank, schedule, tmp_path / "cut", 7, said.append)
     assert said == ["cut: an earlier run was interrupted; going on from step 6"]
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 2, 3, 4, 5, 6, 6, 7, 8]
+
+
+def test_batch_norm_learns_its_statistics_first_and_serves_with_them_from_then_on(tmp_path, tiny_config, example, bank, monkeypatch):
+    network = _network(tiny_config.model_copy(update={"norm": "batch"}))
+    with pytest.raises(CannotTrain, match="`statistics_steps`"):
+        fit(network, [example], bank, SCHEDULE, tmp_path / "none", 7, lambda _: None)
+    seen = []
+    taken = fitting._step
+
+    def watched(*arguments):
+        outcome = taken(*arguments)
+        seen.append(network.first.layers[0][1].running_mean.clone())
+        return outcome
+
+    monkeypatch.setattr(fitting, "_step", watched)
+    fit(network, [example], bank, SCHEDULE.model_copy(update={"statistics_steps": 4}), tmp_path / "some", 7, lambda _: None)
+    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(seen)]
+    assert moved == [True] * 3 + [False] * 5
+    kept = start_network(tmp_path / "some" / "final.pt", network.config)
+    fit(kept, [example], bank, SCHEDULE, tmp_path / "on", 7, lambda _: None)  # it has them: none need be learnt again
+    assert load_network(tmp_path / "on" / "final.pt").config.norm == "none"
 
 
 def test_a_half_written_checkpoint_does_not_count(tmp_path, tiny_config, example, bank):

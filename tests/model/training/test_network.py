@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.training.describe import describe_network, kept_bytes
-from model.training.network import AttentionVNet, NetworkConfig, count_parameters
+from model.training.network import AttentionVNet, NetworkConfig, count_parameters, fold_norm
 
 
 def test_serving_gives_one_logit_per_head_and_voxel(tiny_network):
@@ -55,7 +55,7 @@ def test_memory_grows_with_crop_and_batch_and_odd_sizes_are_refused():
         describe_network(config, (30, 32, 32))
 
 
-@pytest.mark.parametrize("change", [{"gates": False}, {"kernel_size": 5}, {"norm": "group"}, {"norm": "none"}])
+@pytest.mark.parametrize("change", [{"gates": False}, {"kernel_size": 5}, {"norm": "group"}, {"norm": "none"}, {"norm": "batch"}])
 def test_every_variant_is_one_word_of_configuration(change):
     network = AttentionVNet(NetworkConfig(widths=(4, 8, 8), **change)).eval()
     with torch.no_grad():
@@ -84,3 +84,23 @@ def test_unknown_configuration_and_even_kernels_are_refused():
         NetworkConfig(heads=("lesion", "oedema"))
     with pytest.raises(ValueError, match="odd"):
         AttentionVNet(NetworkConfig(widths=(4, 4), kernel_size=4))
+
+
+def test_batch_norm_folds_into_the_convolutions_and_then_a_part_gives_what_the_whole_gives():
+    torch.manual_seed(2)
+    network = AttentionVNet(NetworkConfig(widths=(4, 8), norm="batch")).train()
+    for _ in range(20):
+        network(2.0 * torch.randn(1, 1, 32, 32, 32) + 1.0)
+    served = network.eval()
+    folded = fold_norm(served)
+    whole = torch.randn(1, 1, 64, 64, 64)
+    with torch.no_grad():
+        expected = served(whole)
+        assert folded.config.norm == "none" and expected.std() > 0.1
+        torch.testing.assert_close(folded(whole), expected, atol=1e-5, rtol=1e-4)
+        part = folded(whole[..., 16:48, 16:48, 16:48])
+    torch.testing.assert_close(part[..., 14:18, 14:18, 14:18], expected[..., 30:34, 30:34, 30:34], atol=1e-5, rtol=1e-4)
+
+
+def test_other_norms_have_nothing_to_fold(tiny_network):
+    assert fold_norm(tiny_network) is tiny_network and not tiny_network.lacks_statistics
