@@ -51,6 +51,7 @@ def masks(probability: Floats, inputs: Inputs, card: Card) -> Masks:
     brain = _to_source(whole, inputs) > definition.brain_threshold
     lesion_probability = _to_source(probability[0], inputs)
     lesion = (lesion_probability > definition.threshold) & brain
+    peaks = lesion_probability > definition.peak_threshold
     tumour = (_to_source(probability[1], inputs) > definition.tumour_threshold) & brain
     labels = np.zeros(brain.shape, np.uint8)
     window = _window(lesion | tumour)
@@ -58,16 +59,24 @@ def masks(probability: Floats, inputs: Inputs, card: Card) -> Masks:
         smallest, smallest_tumour = (
             mm3 / (1000 * inputs.source.voxel_ml) for mm3 in (definition.smallest_mm3, definition.smallest_tumour_mm3)
         )
-        labels[window] = classify(lesion[window], tumour[window], smallest, definition.tumour_touch_fraction, smallest_tumour)
+        touch = definition.tumour_touch_fraction
+        labels[window] = classify(lesion[window], tumour[window], smallest, touch, smallest_tumour, peaks[window])
     return Masks(labels, brain, lesion_probability)
 
 
-def classify(lesion: Mask, tumour: Mask, smallest_voxels: float, touch_fraction: float, smallest_tumour_voxels: float = 0.0) -> Labels:
+def classify(
+    lesion: Mask,
+    tumour: Mask,
+    smallest_voxels: float,
+    touch_fraction: float,
+    smallest_tumour_voxels: float = 0.0,
+    peaks: Mask | None = None,
+) -> Labels:
     """Lesions apart from hyper-intensity that is taken for tumour, or belongs to it.
 
     A connected lesion is tumour-like as a whole when at least `touch_fraction` of its voxels, and at least one, lie in the
-    tumour class or next to it. Components under `smallest_voxels` are dropped in either class. A component of the tumour class
-    under `smallest_tumour_voxels` is as if it were not there: what of it is lesion stays lesion.
+    tumour class or next to it. Components under `smallest_voxels` are dropped in either class, and lesions without a voxel of `peaks`.
+    A component of the tumour class under `smallest_tumour_voxels` is as if it were not there: what of it is lesion stays lesion.
     """
     tumour = drop_small(tumour, max(smallest_voxels, smallest_tumour_voxels))
     near = ndimage.binary_dilation(tumour, EVERY_NEIGHBOUR) if tumour.any() else tumour
@@ -78,15 +87,17 @@ def classify(lesion: Mask, tumour: Mask, smallest_voxels: float, touch_fraction:
     taken[0] = False
     tumour_like = tumour | taken[components]
     labels = np.zeros(lesion.shape, np.uint8)
-    labels[drop_small(lesion & ~tumour_like, smallest_voxels)] = LESION
+    labels[drop_small(lesion & ~tumour_like, smallest_voxels, peaks)] = LESION
     labels[drop_small(tumour_like, smallest_voxels)] = TUMOUR_LIKE
     return labels
 
 
-def drop_small(mask: Mask, smallest_voxels: float) -> Mask:
-    """Without the 26-connected components of fewer voxels."""
+def drop_small(mask: Mask, smallest_voxels: float, peaks: Mask | None = None) -> Mask:
+    """Without the 26-connected components of fewer voxels, or without one of `peaks`."""
     components, count = ndimage.label(mask, EVERY_NEIGHBOUR)
     keep = np.bincount(components.ravel(), minlength=count + 1) >= smallest_voxels
+    if peaks is not None:
+        keep &= np.bincount(components[peaks], minlength=count + 1) > 0
     keep[0] = False
     return np.asarray(keep[components], bool)
 

@@ -50,6 +50,7 @@ class LesionDefinition(_Frozen):
     """One definition of a lesion for every output."""
 
     threshold: float
+    peak_threshold: float = Field(default=0.0, description="a lesion counts only if a voxel of it is more probable than this")
     tumour_threshold: float
     brain_threshold: float
     temperature: float = Field(default=1.0, description="the lesion head's logit is divided by this,")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,9 @@ from model.release import Card, LesionDefinition
 from model.training.calibrate import fit_platt, mean_by_patient, warm
 from model.training.examples import Truth
 from model.training.layouts import Mask
-from model.training.metrics import Scores, dice, lesion_wise, score
+from model.training.merit import TRIED, Scan, Tried, merits
+from model.training.metrics import Scores, dice, score
 
-THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
-SMALLEST_MM3 = (5.0, 10.0, 20.0)
 NOTHING = 2.0  # a threshold no probability reaches
 
 
@@ -72,21 +70,18 @@ class Served:
         return i, j, k
 
     @cached_property
-    def merits(self) -> dict[tuple[float, float], float]:
-        """Dice and half of the lesion-wise F1 by (threshold at temperature 1, smallest lesion); 1 each where rightly nothing is found."""
-        truth, known = self.true_lesion[self.window], self.known[self.window]
-        merits = {}
-        for threshold, smallest in product(THRESHOLDS, SMALLEST_MM3):
-            tried = self.start.model_copy(update={"threshold": threshold, "smallest_mm3": smallest})
-            found = (self._classify(self.probability[self.window], tried) == LESION) & known
-            right = not found.any() and not truth.any()
-            merits[threshold, smallest] = 1.5 if right else dice(truth, found) + 0.5 * lesion_wise(truth, found)[0]
-        return merits
+    def merits(self) -> dict[Tried, float]:
+        """Of every lesion definition that is tried; see `merit`."""
+        part = self.window
+        probability = np.where(self.brain[part], self.probability[part], np.float32(0))
+        scan = Scan(probability, self.tumour[part], self.true_lesion[part], self.known[part], 1000.0 * self.truth.scan.voxel_ml)
+        return merits(scan, self.start.tumour_touch_fraction)
 
     def _classify(self, probability: npt.NDArray[np.float32], definition: LesionDefinition) -> npt.NDArray[np.uint8]:
         found = (probability > definition.threshold) & self.brain[self.window]
         smallest = definition.smallest_mm3 / (1000.0 * self.truth.scan.voxel_ml)
-        return classify(found, self.tumour[self.window], smallest, definition.tumour_touch_fraction)
+        peaks = probability > definition.peak_threshold
+        return classify(found, self.tumour[self.window], smallest, definition.tumour_touch_fraction, peaks=peaks)
 
     def lesions(self, definition: LesionDefinition) -> Mask:
         """White-matter lesions under a definition."""
@@ -108,15 +103,13 @@ def score_lesions(served: Served, definition: LesionDefinition) -> Scores:
 
 
 def choose_definition(found: Sequence[Served], start: LesionDefinition) -> LesionDefinition:
-    """Calibration, threshold and smallest lesion that do best on out-of-fold predictions: Dice and F1, patients weighing alike."""
-    value = {
-        key: float(np.mean(list(mean_by_patient([(s.truth.patient, s.merits[key]) for s in found]).values())))
-        for key in product(THRESHOLDS, SMALLEST_MM3)
-    }
-    threshold, smallest = max(value, key=lambda key: value[key])
+    """Calibration, thresholds and smallest lesion that do best on out-of-fold predictions: Dice and F1, patients weighing alike."""
+    value = {tried: float(np.mean(list(mean_by_patient([(s.truth.patient, s.merits[tried]) for s in found]).values()))) for tried in TRIED}
+    best = max(value, key=lambda tried: value[tried])
     temperature, bias = fit_platt(found)
-    warmed = float(warm(np.asarray([threshold], np.float32), temperature, bias)[0])
-    return start.model_copy(update={"temperature": temperature, "bias": bias, "threshold": round(warmed, 6), "smallest_mm3": smallest})
+    threshold, peak = (round(float(v), 6) for v in warm(np.asarray([best.threshold, best.peak], np.float32), temperature, bias))
+    chosen = {"threshold": threshold, "peak_threshold": peak, "smallest_mm3": best.smallest_mm3}
+    return start.model_copy(update={"temperature": temperature, "bias": bias, **chosen})
 
 
 def other_figures(served: Served, definition: LesionDefinition) -> dict[str, Any]:

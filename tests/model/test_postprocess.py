@@ -66,6 +66,15 @@ def test_the_smallest_lesion_is_the_card_s_and_corners_connect() -> None:
     assert not classify(np.zeros(SHAPE, bool), lesion, 20, 0.1).any()
 
 
+def test_a_lesion_counts_only_where_its_probability_peaks(card: Card) -> None:
+    brain = field(SHAPE, INSIDE)
+    lesion = field(SHAPE, np.s_[8:14, 8:14, 8:14], np.s_[20:26, 20:26, 20:26])
+    lesion[20, 20, 20] = 0.99
+    wanted = card.model_copy(update={"lesion": card.lesion.model_copy(update={"peak_threshold": 0.98})})
+    found = masks(np.stack([lesion, np.zeros(SHAPE, np.float32), brain]), inputs_of(SHAPE), wanted)
+    assert (found.labels == 1).sum() == 6**3 and (found.labels[20:26, 20:26, 20:26] == 1).all()
+
+
 def test_a_speck_of_tumour_neither_turns_nor_carves_a_large_lesion() -> None:
     lesion = field(SHAPE, np.s_[5:30, 5:30, 5:20]) > 0
     speck = field(SHAPE, np.s_[10:13, 10:13, 10:13]) > 0

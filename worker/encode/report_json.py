@@ -69,6 +69,7 @@ class Definition(_Frozen):
     """What counts as a lesion; the same for every output of this release."""
 
     probability_threshold: float
+    peak_probability_threshold: float = Field(description="a component counts only if a voxel of it is more probable than this")
     tumour_probability_threshold: float
     smallest_mm3: float
     connectivity: int
@@ -171,6 +172,7 @@ def report(context: Context) -> Report:
         made_by=_maker(context),
         lesion_definition=Definition(
             probability_threshold=card.lesion.threshold,
+            peak_probability_threshold=card.lesion.peak_threshold,
             tumour_probability_threshold=card.lesion.tumour_threshold,
             smallest_mm3=card.lesion.smallest_mm3,
             connectivity=card.lesion.connectivity,
