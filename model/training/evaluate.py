@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from model.engine import Engine
 from model.familiar import Profile
-from model.postprocess import LESION, TUMOUR_LIKE, Masks, classify, masks
+from model.postprocess import EVERY_NEIGHBOUR, LESION, TUMOUR_LIKE, Masks, classify, drop_small, masks
 from model.predict import probability
 from model.preprocess import prepare
 from model.release import Card, LesionDefinition
@@ -113,7 +113,10 @@ def choose_definition(found: Sequence[Served], start: LesionDefinition) -> Lesio
 
 
 def other_figures(served: Served, definition: LesionDefinition) -> dict[str, Any]:
-    """Brain, tumour and false-alarm figures of a scan."""
+    """Brain, tumour and false-alarm figures of a scan, and how many of the lesions that changed between two visits are found in it.
+
+    A lesion that is new at the second visit cannot be found in the first one.
+    """
     truth = served.truth
     labels = served.labels(definition)
     lesion = labels == LESION
@@ -126,6 +129,9 @@ def other_figures(served: Served, definition: LesionDefinition) -> dict[str, Any
         "brain_ml": round(float(served.brain.sum()) * voxel_ml, 1),
         "reference_brain_ml": round(float(truth.brain.sum()) * voxel_ml, 1),
     }
+    if truth.changed is not None:
+        changed, count = ndimage.label(drop_small(truth.changed, definition.smallest_mm3 / (1000.0 * voxel_ml)), EVERY_NEIGHBOUR)
+        figures["changed_lesions"], figures["changed_found"] = count, len(np.unique(changed[lesion & (changed > 0)]))
     if truth.tumour is not None:
         whole = float(truth.tumour.sum())
         figures["tumour_ml"] = round(whole * voxel_ml, 2)

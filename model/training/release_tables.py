@@ -13,7 +13,8 @@ Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
 LEFT_OUT = ("dice", "lesion_f1", "sensitivity", "precision", "hausdorff95_mm", "truth_ml", "found_ml", "truth_lesions", "found_lesions")
-KEPT = ("brain_dice", "lesion_ml", "lesion_outside_brain_ml", "tumour_ml", "tumour_like_ml", "tumour_dice", "tumour_called_lesion_percent")
+TUMOUR = ("tumour_ml", "tumour_like_ml", "tumour_dice", "tumour_called_lesion_percent")
+KEPT = ("brain_dice", "lesion_ml", "lesion_outside_brain_ml", "changed_lesions", "changed_found", *TUMOUR)
 ERRORS = ("expected_calibration_error", "expected_calibration_error_where_possible")
 CALIBRATION = ("patient", "truth_ml", "by_threshold_ml", "by_probability_ml", *ERRORS)
 BINS = ("patient", "scan", "bin_low", "bin_high", "voxels", "mean_probability", "positives")

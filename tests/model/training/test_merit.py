@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from model.training.card import START_DEFINITION
-from model.training.evaluate import Served, choose_definition
+from model.training.evaluate import Served, choose_definition, other_figures
 from model.training.examples import Truth
 from model.training.merit import TRIED
 from model.training.metrics import dice, lesion_wise
@@ -61,3 +61,14 @@ def test_a_peak_is_asked_for_where_faint_lesions_are_false():
     chosen = choose_definition([Served(truth, probability, served.tumour, served.brain, (), START_DEFINITION)], START_DEFINITION)
     kept = Served(truth, probability, served.tumour, served.brain, (), START_DEFINITION).lesions(chosen)
     assert np.array_equal(kept, sure) and chosen.peak_threshold > chosen.threshold
+
+
+def test_changed_lesions_that_are_found_are_counted():
+    served = found_on(7, False, False)
+    changed = np.zeros(SHAPE, bool)
+    changed[2:6, 2:6, 2:6] = changed[20:24, 20:24, 20:24] = changed[30, 30, 30] = True  # the last is smaller than any lesion
+    probability = np.zeros(SHAPE, np.float32)
+    probability[21:23, 21:23, 21:23] = 0.999
+    truth = Truth("scan", "p", served.truth.scan, None, None, served.brain, True, changed=changed)
+    figures = other_figures(Served(truth, probability, served.tumour, served.brain, (), START_DEFINITION), START_DEFINITION)
+    assert (figures["changed_lesions"], figures["changed_found"]) == (2, 1)
