@@ -65,6 +65,11 @@ class Schedule(_Frozen):
     painting: dict[str, Painting] = {}
     head_weights: tuple[float, float, float] = Field(default=(1.0, 0.6, 0.4), description="of lesion, tumour, brain")
     alpha: tuple[float, float, float] = Field(default=ALPHA, description="Tversky weight of false positives: lesion, tumour, brain")
+    empty_weight: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="of the Tversky term in crops without a head's disease; more than 0 only where a head knows it already",
+    )
     checkpoint_every: int = 50
 
 

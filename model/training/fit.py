@@ -116,7 +116,7 @@ def _step(network: AttentionVNet, optimiser: torch.optim.Optimizer, crop: Crop, 
     alpha = [schedule.alpha[head] for head in chosen]
     with torch.autocast(image.device.type, torch.bfloat16, enabled=has_bfloat16(image.device)):
         stages = network(image)
-    loss, heads = supervised_loss(stages, crop.labels[:, chosen], weights, alpha)
+    loss, heads = supervised_loss(stages, crop.labels[:, chosen], weights, alpha, schedule.empty_weight)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)

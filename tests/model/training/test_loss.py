@@ -55,3 +55,30 @@ def test_labels_shrink_without_losing_small_lesions():
     assert small[0, 0, 1, 1, 1] == 1
     assert small[0, 0, 3, 3, 3] == IGNORE
     assert int((small == 1).sum()) == 1
+
+
+def _pull_on_background(logit, voxels, empty_weight):
+    labels = torch.zeros(1, 1, 40, 40, 40, dtype=torch.uint8)
+    labels.view(-1)[:voxels] = 1
+    logits = torch.full((1, 1, 40, 40, 40), logit, requires_grad=True)
+    masked_loss(logits, labels, (0.3,), empty_weight).sum().backward()
+    return float(logits.grad.view(-1)[-1])
+
+
+def test_a_crop_without_a_lesion_never_teaches_a_young_network_to_find_nothing():
+    """Else, where lesions are rare, that is the surest way to a low loss, and no gradient leads back."""
+    entropy_alone = 0.5 * torch.sigmoid(torch.tensor(-5.0)) / 40**3
+    assert torch.isclose(torch.tensor(_pull_on_background(-5.0, 0, 0.0)), entropy_alone, rtol=1e-3)
+    assert _pull_on_background(-5.0, 0, 0.0) < 2 * _pull_on_background(-5.0, 1000, 0.0)
+
+
+def test_where_it_knows_lesions_a_sure_false_alarm_costs_and_a_haze_does_not():
+    haze, sure = ([_pull_on_background(logit, 0, weight) for weight in (0.0, 1.0)] for logit in (-8.0, 0.0))
+    assert haze[1] < 1.5 * haze[0]
+    _, labels = _case()
+    labels[:, 0] = 0
+    logits = torch.full((1, 3, 8, 8, 8), -10.0)
+    logits[:, 0, 3:5] = 10.0
+    without, with_it = (float(masked_loss(logits, labels, empty_weight=weight)[0]) for weight in (0.0, 1.0))
+    assert with_it > without + 0.05
+    assert sure[1] > sure[0]
