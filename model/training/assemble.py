@@ -17,6 +17,7 @@ from model.training.examples import Example, Truth, make_example, phantom_truth,
 from model.training.layouts import Case, UnusableCase, find_cases, open_ms_shapes
 from model.training.paint import Bank, load_bank
 from model.training.site_bank import anatomical_prior
+from model.training.whole import whole_file
 
 Variant = tuple[str, str, Callable[[], Truth]]
 PHANTOM_SPACINGS = ((1.0, 1.0, 1.0), (0.9, 0.9, 3.0), (1.0, 1.0, 1.0), (0.8, 0.8, 5.0), (1.2, 1.0, 1.0), (4.0, 0.9, 0.9))
@@ -131,9 +132,8 @@ def _cache_path(config: Scans, name: str) -> Path | None:
 
 
 def _keep(example: Example, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save({**example.__dict__, "white": (example.white.mean, example.white.sd)}, partial)
-    partial.replace(path)
+    with whole_file(path) as stream:
+        torch.save({**example.__dict__, "white": (example.white.mean, example.white.sd)}, stream)
 
 
 def _restore(path: Path) -> Example:

@@ -16,6 +16,7 @@ from model.training.evaluate import Served, serve
 from model.training.examples import Truth
 from model.training.export import architecture
 from model.training.network import HEADS, AttentionVNet
+from model.training.whole import whole_file
 
 SILENT = -30.0  # a logit whose probability no threshold reaches
 LESION, TUMOUR = HEADS.index("lesion"), HEADS.index("tumour")
@@ -81,10 +82,8 @@ def serve_and_keep(truth: Truth, engine: TorchEngine, card: Card, path: Path) ->
     began = time.monotonic()
     found = serve(truth, engine, card)
     seconds = time.monotonic() - began
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     window = found.window
-    with partial.open("wb") as stream:
+    with whole_file(path) as stream:
         np.savez_compressed(
             stream,
             window=np.asarray([(part.start, part.stop) for part in window]),
@@ -94,7 +93,6 @@ def serve_and_keep(truth: Truth, engine: TorchEngine, card: Card, path: Path) ->
             quality=np.asarray(found.quality, dtype=np.str_),
             seconds=seconds,
         )
-    partial.replace(path)
 
 
 def read_kept(truth: Truth, path: Path) -> tuple[Served, float]:
