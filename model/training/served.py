@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from model.release import Card, InputPreparation
-from model.training.card import INTENDED_USE, LIMITS, NAME, START_DEFINITION, START_LIMITS
+from model.release import Card
+from model.training.card import START_DEFINITION
 from model.training.evaluate import Served, serve
 from model.training.examples import Truth
-from model.training.export import architecture
 from model.training.network import HEADS, AttentionVNet
 from model.training.whole import whole_file
 
@@ -56,25 +55,6 @@ def aim_heads(network: AttentionVNet, segmentation: str, tumour_taught: bool) ->
         if segmentation == "tumour" or not tumour_taught:
             weight[TUMOUR], bias[TUMOUR] = 0.0, SILENT
     return network
-
-
-def provisional_card(network: AttentionVNet, preparation: InputPreparation) -> Card:
-    """What the served path wants to know of a network that is no release."""
-    return Card(
-        name=NAME,
-        version="0.0.0",
-        summary="One network of an experiment.",
-        architecture=architecture(network),
-        input=preparation,
-        lesion=START_DEFINITION,
-        engine=START_LIMITS,
-        weights="",
-        sha256="",
-        training={},
-        figures={},
-        intended_use=INTENDED_USE,
-        limits=LIMITS,
-    )
 
 
 def serve_and_keep(truth: Truth, engine: TorchEngine, card: Card, path: Path) -> None:
