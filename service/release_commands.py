@@ -78,7 +78,7 @@ def compare(
 
 @APP.command()
 def measure(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER…", exists=True, file_okay=False, help=FOLDERS)],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", exists=True, file_okay=False, help=FOLDERS)],
     name: Annotated[
         str | None, typer.Option("--release", metavar="R", help="Name, version or folder; default: the one that is served.")
     ] = None,
