@@ -1,4 +1,4 @@
-"""The command line: the one place that knows service, worker and model, each imported only when its command runs."""
+"""The command line: with `release_commands` the one place that knows service, worker and model, each imported when its command runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import commands
+from service import commands, release_commands
+from service.release_commands import served_release
 
 if TYPE_CHECKING:
-    from model.release import Release
     from service.settings import Settings
 
 APP = typer.Typer(
@@ -26,8 +26,6 @@ APP = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-RELEASES_APP = typer.Typer(help="The models that can be served.", no_args_is_help=True)
-APP.add_typer(RELEASES_APP, name="releases")
 
 _SEGMENT_STEPS = 7  # the engine, and the six stages of worker.pipeline
 _NODE = re.compile(r"(?P<title>[^@]{1,16})@(?P<host>\[[0-9a-fA-F:]+\]|[^:@]+):(?P<port>\d{1,5})")
@@ -49,7 +47,7 @@ def serve() -> None:
     from service import serve as supervisor
 
     settings = _start()
-    _release(settings)
+    served_release(settings)
     _demand_engine(settings)
     raise typer.Exit(supervisor.run(settings))
 
@@ -85,7 +83,7 @@ def worker(
         from worker.tasks.inference import work_on_inference
 
         _demand_engine(settings)
-        code = work_on_inference(settings, _release(settings), owner)
+        code = work_on_inference(settings, served_release(settings), owner)
     else:
         from worker.tasks.delivery import work_on_delivery
 
@@ -142,7 +140,7 @@ def segment(
 
     console = Console(stderr=True)
     settings = _settings()
-    release = _release(settings)
+    release = served_release(settings)
     if source.is_dir():
         choice = choose_series(source, settings, series)
         console.print(choice.why, highlight=False)
@@ -201,69 +199,7 @@ def demo(
 
 
 commands.add_to(APP)
-
-
-@RELEASES_APP.command("list")
-def releases_list() -> None:
-    """List the releases that are here."""
-    from model.release import available, load
-
-    for folder in available():
-        card = load(folder).card
-        typer.echo(f"{folder.name}  {card.name} {card.version}  {card.sha256[:12]}  {card.summary}")
-
-
-@RELEASES_APP.command("verify")
-def releases_verify(
-    folder: Annotated[Path | None, typer.Argument(help="A release folder; default: the one that is served.")] = None,
-    run: Annotated[bool, typer.Option("--run", help="Also open the engine and find in a phantom what the card says.")] = False,
-) -> None:
-    """Check that weights and card belong together."""
-    from model.release import load
-
-    release = load(folder) if folder else _release(_settings())
-    typer.echo(f"{release.card.name} {release.card.version}: weights match the card ({release.card.sha256})")
-    if run:
-        from model.engine import open_engine
-        from worker.releases import check_phantom
-
-        settings = _settings()
-        engine = open_engine(release, settings.engine, "f32", threads=settings.threads)
-        found, said = check_phantom(release, engine)
-        recorded = "none is in the card" if said is None else f"the card says {said:.2f} ml"
-        typer.echo(f"{engine.name}, f32: {found:.2f} ml of lesion in the phantom, {recorded}")
-
-
-@RELEASES_APP.command("compare")
-def releases_compare(
-    first: Annotated[str, typer.Argument(help="A release: name, version or folder.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="NIfTI files, X_mask.nii.gz beside X.nii.gz; or DICOM.")],
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures there.")] = None,
-) -> None:
-    """Serve every case of a folder with two releases: volumes, seconds, the difference, and Dice where there is a mask."""
-    import json
-
-    from rich.console import Console
-    from rich.progress import track
-
-    from model.engine import open_engine
-    from model.release import find
-    from service.choose import choose_series
-    from worker import releases
-
-    settings, console = _settings(), Console(stderr=True)
-    cases = releases.find_cases(folder)
-    pair = (find(first), find(second))
-    one, other = (open_engine(release, settings.engine, settings.precision, threads=settings.threads) for release in pair)
-    served = releases.compare(cases, pair, (one, other), lambda path: choose_series(path, settings).files)
-    rows = list(track(served, "comparing", total=len(cases), console=console))
-    Console().print(releases.tabulate(rows, (pair[0].card.version, pair[1].card.version)))
-    if json_file is not None:
-        said = {"releases": [f"{release.card.name} {release.card.version}" for release in pair], "cases": [row.as_dict() for row in rows]}
-        json_file.write_text(json.dumps(said, indent=1) + "\n")
-    if any(row.problem for row in rows):
-        raise typer.Exit(1)
+APP.add_typer(release_commands.APP, name="releases")
 
 
 @APP.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
@@ -300,23 +236,6 @@ def _start() -> Settings:
     return settings
 
 
-def _release(settings: Settings) -> Release:
-    """Load and verify the release that the settings name, or the newest one here."""
-    from model.release import RELEASES, load
-    from service.errors import Misconfigured
-
-    if settings.release:
-        named = RELEASES / settings.release
-        folder = named if (named / "card.json").is_file() else Path(settings.release)
-        if not (folder / "card.json").is_file():
-            raise Misconfigured(f"release {settings.release}: neither a name in {RELEASES} nor a folder with a card.json")
-        return load(folder)
-    folders = [path.parent for path in RELEASES.glob("*/card.json")]
-    if not folders:
-        raise Misconfigured(f"no release in {RELEASES}; name one with LEUKOSCOPE_RELEASE")
-    return load(max(folders, key=_version_of))
-
-
 def _demand_engine(settings: Settings) -> None:
     """Refuse the start where the engine that the settings name can never be had here."""
     from model.installed import EngineUnavailable, demand_engine
@@ -326,10 +245,6 @@ def _demand_engine(settings: Settings) -> None:
         demand_engine(settings.engine, settings.precision)
     except EngineUnavailable as error:
         raise Misconfigured(f"engine {settings.engine}: {error}") from None
-
-
-def _version_of(folder: Path) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", folder.name))
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -96,10 +96,6 @@ class Store:
         self._put(folder, name, (data,))
         return f"{folder}/{name}"
 
-    def files_of(self, series_uid: str) -> list[Path]:
-        """List every stored instance of a series, the set-aside ones too, by name."""
-        return sorted((self.root / INSTANCES / series_key(series_uid)).glob("*.dcm"))
-
     def every_instance(self) -> Iterator[Path]:
         """Walk over all stored instances, series by series (to make the index anew)."""
         for folder in sorted((self.root / INSTANCES).iterdir()):

@@ -47,7 +47,10 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, in millilitres; lesions (white-matter hyper-intensities) and tumour-like ones apart, largest first."""
+    """What was found, in millilitres to a tenth of a microlitre.
+
+    Lesions (white-matter hyper-intensities) and tumour-like ones are apart, the largest of each first.
+    """
 
     lesions: tuple[Lesion, ...]
     lesion_count: int
@@ -120,20 +123,25 @@ def measure(masks: Masks, volume: Volume, card: Card) -> Findings:
         _components(label_image(masks.labels, value, card.lesion.connectivity), _KINDS[value], volume, midline)
         for value in (LESION, TUMOUR_LIKE)
     )
-    lesion_ml = int(np.count_nonzero(masks.labels == LESION)) * voxel_ml
-    tumour_ml = int(np.count_nonzero(masks.labels == TUMOUR_LIKE)) * voxel_ml
+    lesion_count = int(np.count_nonzero(masks.labels == LESION))
+    tumour_count = int(np.count_nonzero(masks.labels == TUMOUR_LIKE))
     return Findings(
         lesions=lesions,
         lesion_count=len(lesions),
-        lesion_volume_ml=lesion_ml,
+        lesion_volume_ml=_ml(lesion_count, voxel_ml),
         largest_lesion_ml=lesions[0].volume_ml if lesions else 0.0,
         tumour_like=tumour_like,
-        tumour_like_volume_ml=tumour_ml,
-        total_hyperintensity_ml=lesion_ml + tumour_ml,
-        brain_volume_ml=brain_count * voxel_ml,
-        lesion_share_of_brain_percent=100.0 * lesion_ml / (brain_count * voxel_ml) if brain_count else None,
+        tumour_like_volume_ml=_ml(tumour_count, voxel_ml),
+        total_hyperintensity_ml=_ml(lesion_count + tumour_count, voxel_ml),
+        brain_volume_ml=_ml(brain_count, voxel_ml),
+        lesion_share_of_brain_percent=100.0 * lesion_count / brain_count if brain_count else None,
         touches_edge=any(lesion.touches_edge for lesion in (*lesions, *tumour_like)),
     )
+
+
+def _ml(voxels: int, voxel_ml: float) -> float:
+    """Round once, for all outputs: of a number rounded anew in each, one would say 0.63 and another 0.64."""
+    return round(voxels * voxel_ml, 4)
 
 
 def demand_brain(masks: Masks) -> None:
@@ -199,7 +207,7 @@ def _components(numbered: npt.NDArray[np.int32], kind: Kind, volume: Volume, mid
     return tuple(
         Lesion(
             number=row + 1,
-            volume_ml=int(counts[row]) * volume.voxel_ml,
+            volume_ml=_ml(int(counts[row]), volume.voxel_ml),
             centroid_ras=_triple(positions[row]),
             centroid_ijk=_triple(centroids[row]),
             side=_side(float(positions[row, 0]) - midline, float(lowest[row]), float(highest[row])),

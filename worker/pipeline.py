@@ -52,11 +52,20 @@ class Result:
     stages: dict[str, tuple[float, float]]
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found in one volume, and what the volume and its masks show that limits it."""
+
+    masks: Masks
+    findings: Findings
+    quality: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Clock:
     """Times the stages and says which one begins."""
 
-    on_stage: Callable[[str], None] | None
+    on_stage: Callable[[str], None] | None = None
     stages: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @contextmanager
@@ -93,6 +102,22 @@ def run(
     clock = Clock(on_stage)
     with clock.stage("convert"):
         series, volume = _read(source)
+    found = segment(volume, release, engine, clock)
+    with clock.stage("encode"):
+        flags = join_flags(series.quality if series else (), found.quality)
+        context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision)
+        outputs = tuple(encode(context) for encode in ENCODERS if series or encode not in DICOM_ENCODERS)
+    return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages)
+
+
+def segment(volume: Volume, release: Release, engine: Engine, clock: Clock) -> Found:
+    """Find and measure, without encoding anything: what a case and a measurement of the release share.
+
+    Raises
+    ------
+    Rejected, UnusableVolume
+        The volume cannot be segmented; the message says why. Never retried.
+    """
     with clock.stage("preprocess"):
         inputs = preprocess.prepare(volume, release.card.input)
     with clock.stage("predict"):
@@ -103,14 +128,10 @@ def run(
         measure.demand_brain(masks)
         unfamiliar = familiar.flags(inputs.profile, release.card.contrast)
         seen = (*inputs.quality, *unfamiliar, *predict.tile_flags(inputs, tile))
-        del probability, inputs  # the network's grid is done with; encoding needs the room
+        del probability, inputs  # the network's grid is done with; measuring needs the room
     with clock.stage("measure"):
         findings = measure.measure(masks, volume, release.card)
-        seen = _joined(series.quality if series else (), (*seen, *measure.brain_flags(masks, findings)))
-    with clock.stage("encode"):
-        context = make_context(series, volume, masks, findings, release, engine, seen, revision)
-        outputs = tuple(encode(context) for encode in ENCODERS if series or encode not in DICOM_ENCODERS)
-    return Result(outputs, findings, context.quality, engine.name, engine.precision, clock.stages)
+    return Found(masks, findings, (*seen, *measure.brain_flags(masks, findings)))
 
 
 def _read(source: Input) -> tuple[Series | None, Volume]:
@@ -120,7 +141,7 @@ def _read(source: Input) -> tuple[Series | None, Volume]:
     return series, series.volume
 
 
-def _joined(of_series: Sequence[str], of_volume: Sequence[str]) -> tuple[str, ...]:
+def join_flags(of_series: Sequence[str], of_volume: Sequence[str]) -> tuple[str, ...]:
     """All flags; where headers and volume say the same (thick slices, saturation) the headers say it better. Coverage has several."""
     said = {flag.partition(":")[0] for flag in of_series} - {"coverage"}
     return (*of_series, *(flag for flag in of_volume if flag.partition(":")[0] not in said))

@@ -17,7 +17,8 @@ from service.records.upkeep import Counted
 class Window:
     """What the worker's parent tells of its child: shared memory, since the child may hang or die at any moment."""
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, release: Release, evidence: str) -> None:
+        self._evidence = evidence
         self._release = f"{release.card.version} ({release.card.sha256[:12]})"
         self._engine = multiprocessing.Array("c", 64, lock=False)
         self._case: tuple[str, datetime] | None = None
@@ -38,7 +39,7 @@ class Window:
     def describe(self) -> dict[str, Any]:
         """Tell how this worker is."""
         case_id, since = self._case or ("", None)
-        detail = {"release": self._release, "engine": self._engine.value.decode(), "case_id": case_id}
+        detail = {"release": self._release, "engine": self._engine.value.decode(), "case_id": case_id, "evidence": self._evidence}
         return detail | ({"since": f"{since:%Y-%m-%d %H:%M:%S} UTC"} if since else {})
 
 

@@ -17,8 +17,10 @@ from model.training.examples import Example, Truth, make_example, phantom_truth,
 from model.training.layouts import Case, UnusableCase, find_cases, open_ms_shapes
 from model.training.paint import Bank, load_bank
 from model.training.site_bank import anatomical_prior
+from model.training.whole import whole_file
 
 Variant = tuple[str, str, Callable[[], Truth]]
+PREPARATION = "2"  # changes with what an example holds, so that no older one is taken from the cache
 PHANTOM_SPACINGS = ((1.0, 1.0, 1.0), (0.9, 0.9, 3.0), (1.0, 1.0, 1.0), (0.8, 0.8, 5.0), (1.2, 1.0, 1.0), (4.0, 0.9, 0.9))
 
 
@@ -102,12 +104,14 @@ def load_examples(
     for name, kind, read in variants if at_most is None else _evenly(variants, at_most):
         path = _cache_path(config, name)
         if path is not None and path.exists():
-            examples.append(_restore(path))
-            continue
-        say(f"prepare {name}")
-        example = make_example(read(), kind, config.input, bank)
-        if path is not None:
-            _keep(example, path)
+            example = _restore(path)
+        else:
+            say(f"prepare {name}")
+            example = make_example(read(), kind, config.input, bank)
+            if path is not None:
+                _keep(example, path)
+        if not example.brain_known:
+            say(f"{name}: the brain mask that came with it holds the head (over 2 l), so the brain head learns nothing from it")
         examples.append(example)
     return examples
 
@@ -126,14 +130,14 @@ def _cache_path(config: Scans, name: str) -> Path | None:
         return None
     config.data.cache.mkdir(parents=True, exist_ok=True)
     prior = "" if config.data.shapes is not None else "anatomical"
-    key = hashlib.sha256((config.input.model_dump_json() + json.dumps(config.data.shapes_left_out) + prior).encode()).hexdigest()[:8]
+    told = config.input.model_dump_json() + json.dumps(config.data.shapes_left_out) + prior + PREPARATION
+    key = hashlib.sha256(told.encode()).hexdigest()[:8]
     return config.data.cache / f"{name}-{key}.pt"
 
 
 def _keep(example: Example, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save({**example.__dict__, "white": (example.white.mean, example.white.sd)}, partial)
-    partial.replace(path)
+    with whole_file(path) as stream:
+        torch.save({**example.__dict__, "white": (example.white.mean, example.white.sd)}, stream)
 
 
 def _restore(path: Path) -> Example:

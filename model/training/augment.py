@@ -67,6 +67,8 @@ def draw_crop(example: Example, centres: Centres, size: tuple[int, int, int], ce
     background = (image == 0) & (brain == 0)
     image, labels = _paint(example, image, labels, brain, to_mni, painting, bank)
     image = randomise(image, background)
+    if not example.brain_known:
+        labels[2] = IGNORE
     for axis in range(3):
         if chance(0.5 if axis == 0 else 0.05):
             image, labels = image.flip(axis), labels.flip(axis + 1)

@@ -86,8 +86,10 @@ def _patient_weights(patients: Sequence[str]) -> list[float]:
 def reliability(served: Served, definition: LesionDefinition) -> list[dict[str, float]]:
     """Brain voxels by bins of probability: how many, their mean probability, and how many are lesion."""
     where = served.brain & served.known
-    share = warm(served.probability[where], definition.temperature, definition.bias)
-    truth = served.true_lesion[where]
+    return _bin(warm(served.probability[where], definition.temperature, definition.bias), served.true_lesion[where])
+
+
+def _bin(share: npt.NDArray[np.float32], truth: Mask) -> list[dict[str, float]]:
     place = np.clip(np.digitize(share, BINS[1:-1]), 0, len(BINS) - 2)
     rows = []
     for number in range(len(BINS) - 1):
@@ -106,11 +108,8 @@ def calibration_error(share: npt.NDArray[np.float32], truth: Mask) -> float:
     ----------
     Guo et al. (2017) On calibration of modern neural networks
     """
-    if not share.size:
-        return 0.0
-    place = np.clip(np.digitize(share, BINS[1:-1]), 0, len(BINS) - 2)
-    gap = np.bincount(place, weights=share.astype(float) - truth, minlength=len(BINS) - 1)
-    return float(np.abs(gap).sum() / share.size)
+    gaps = (abs(row["mean_probability"] * row["voxels"] - row["positives"]) for row in _bin(share, truth))
+    return float(sum(gaps) / share.size) if share.size else 0.0
 
 
 def measure_scan(served: Served, definition: LesionDefinition) -> dict[str, float]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from model.engine import measure_precision
-from model.release import EngineLimits, LesionDefinition, load
+from model.release import Card, EngineLimits, InputPreparation, LesionDefinition, load
 from model.training.configuration import Config
-from model.training.export import versions
+from model.training.export import Network, architecture, versions
 
 NAME = "leukoscope-wmh"
 START_DEFINITION = LesionDefinition(threshold=0.5, tumour_threshold=0.5, brain_threshold=0.5, smallest_mm3=10.0, tumour_touch_fraction=0.5)
@@ -54,6 +54,28 @@ DATA: tuple[dict[str, str], ...] = (
     },
     {"name": "Phantoms of this project", "use": "all heads", "licence": "Apache-2.0", "citation": ""},
 )
+
+
+def start_card(preparation: InputPreparation, definition: LesionDefinition = START_DEFINITION, version: str = "0.0.0") -> dict[str, Any]:
+    """The card of a network nobody has measured yet; it lacks only what the weights decide."""
+    return {
+        "name": NAME,
+        "version": version,
+        "summary": "Being measured.",
+        "input": preparation.model_dump(),
+        "lesion": definition.model_dump(),
+        "engine": START_LIMITS.model_dump(),
+        "training": {},
+        "figures": {},
+        "intended_use": INTENDED_USE,
+        "limits": LIMITS,
+    }
+
+
+def provisional_card(network: Network, preparation: InputPreparation) -> Card:
+    """What the served path wants to know of a network that is no release."""
+    decided = {"architecture": architecture(network).model_dump(), "weights": "", "sha256": ""}
+    return Card.model_validate({**start_card(preparation), **decided})
 
 
 def describe_training(config: Config, volumes: dict[str, int], patients: dict[str, int]) -> dict[str, Any]:

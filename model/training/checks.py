@@ -16,7 +16,7 @@ from scipy import ndimage
 from model.training.contrast import judge_contrast
 from model.training.layouts import Case, Mask, Role, UnusableCase, carried, read_brain, read_mask, read_role, read_scan
 from model.training.metrics import dice
-from model.training.outline import LARGEST_BRAIN_ML, fill_brain, is_extracted
+from model.training.outline import fill_brain, holds_head, is_extracted
 from model.volume import Volume
 
 Read = TypeVar("Read")
@@ -102,8 +102,9 @@ def check_case(case: Case) -> Checked:
         return checked
     masks = _read_masks(checked, scan)
     brain = _tried(checked, lambda: _find_brain(case, scan))
-    if brain is not None and brain.sum() * scan.voxel_ml > LARGEST_BRAIN_ML:
-        checked.suspicious(f"its brain mask holds {brain.sum() * scan.voxel_ml:.0f} ml, more than any brain: a mask of the head?")
+    if brain is not None and case.brain is not None and holds_head(brain, scan):
+        held = f"its brain mask holds {brain.sum() * scan.voxel_ml:.0f} ml, more than any brain"
+        checked.suspicious(f"{held}: a mask of the head? No brain is learnt from it, nor compared with it")
         brain = None
     _measure(checked, scan, masks)
     if _check_places(checked, scan, masks, brain):

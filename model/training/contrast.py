@@ -1,9 +1,10 @@
 """Whether a scan has a FLAIR's contrast: a T1 or T2 under its name would teach the network the opposite.
 
 Three signs. Lesions, and tumours, are brighter than what lies around them (on T1 darker). Deep white matter is about as bright as the grey
-matter under the surface (on T1 brighter). Cerebrospinal fluid is dark (on T2 the brightest). Seen on 11 FLAIR scans of four data sets:
-all lesions were brighter and deep : shallow tissue was about 0.8 to 1.03; 1.10 on an average T1 head. Fluid was 0.074 of the inner
-brain on a T2 made from tissue maps; no real T2 was at hand.
+matter under the surface (on T1 brighter). Cerebrospinal fluid is dark (on T2 the brightest). Seen on 24 FLAIR scans of four data
+sets: deep : shallow tissue was 0.84 to 1.04, and at most 0.022 of the inner brain was as bright as fluid on T2. On the 15 of them that have
+masks, all 84 lesions and 23 parts of tumours that were large enough to judge were brighter. Beside them 1.10 on an average T1 head, and
+0.074 on a T2 made from tissue maps; no real T2 was at hand.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from rich.table import Table
 
 from model.training.case_picture import draw_case
 from model.training.checks import Checked, Severity, check_case, check_together, human_ceiling
-from model.training.layouts import LAYOUTS, Case, Found, UnusableCase, detect_layouts, find_cases, is_dicom
-from model.training.layouts.names import nifti, stem
+from model.training.layouts import LAYOUTS, Found, UnusableCase, detect_layouts, find_cases, is_dicom, not_taken
 
 DICOM = "dicom"
 SEVERITIES: tuple[Severity, ...] = ("unusable", "suspicious")
@@ -57,7 +55,7 @@ def check_folder(folder: Path, layout: str | None, out: Path, convert: Converter
         check_together(checked)
         drawn = _draw(checked, out / "pictures", progress) if pictures else 0
     shown.print(_tabulate(checked))
-    left = _not_taken(folder, cases)
+    left = [str(path.relative_to(folder)) for path in not_taken(folder, cases)]
     out.mkdir(parents=True, exist_ok=True)
     (out / REPORT).write_text(json.dumps(_report(folder, found, checked, left), indent=1, ensure_ascii=False))
     _tell(shown, checked, left)
@@ -119,19 +117,6 @@ def _tabulate(checked: Sequence[Checked]) -> Table:
         )
         table.add_row(*map(escape, cells), style=style)
     return table
-
-
-def _not_taken(folder: Path, cases: Sequence[Case]) -> list[str]:
-    """FLAIR files by their names that belong to no case: a mask beside them is missing, or called something else."""
-    if not folder.is_dir():
-        return []
-    taken = {case.flair.resolve() for case in cases}
-    used = {
-        path.resolve() for case in cases for path in (case.lesion, case.tumour, case.ignore, case.second, *case.raters) if path is not None
-    }
-    names = (path for path in nifti(folder, "**/*") if re.search(r"^flair|[_-](flair|t2f)", stem(path), re.IGNORECASE))
-    names = (path for path in names if path.resolve() not in used and not re.search("gold|mask|seg|_gt", stem(path), re.IGNORECASE))
-    return [str(path.relative_to(folder)) for path in names if path.resolve() not in taken]
 
 
 def _report(folder: Path, found: Sequence[Found], checked: Sequence[Checked], left: Sequence[str]) -> dict[str, Any]:

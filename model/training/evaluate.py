@@ -122,12 +122,12 @@ def other_figures(served: Served, definition: LesionDefinition) -> dict[str, Any
     lesion = labels == LESION
     voxel_ml = truth.scan.voxel_ml
     figures: dict[str, Any] = {
-        "brain_dice": round(dice(truth.brain, served.brain), 4),
+        "brain_dice": round(dice(truth.brain, served.brain), 4) if truth.brain_known else None,
         "lesion_ml": round(float(lesion.sum()) * voxel_ml, 3),
-        "lesion_outside_brain_ml": round(float((lesion & ~truth.brain).sum()) * voxel_ml, 4),
+        "lesion_outside_brain_ml": round(float((lesion & ~truth.brain).sum()) * voxel_ml, 4) if truth.brain_known else None,
         "tumour_like_ml": round(float((labels == TUMOUR_LIKE).sum()) * voxel_ml, 3),
         "brain_ml": round(float(served.brain.sum()) * voxel_ml, 1),
-        "reference_brain_ml": round(float(truth.brain.sum()) * voxel_ml, 1),
+        "reference_brain_ml": round(float(truth.brain.sum()) * voxel_ml, 1) if truth.brain_known else None,
     }
     if truth.changed is not None:
         changed, count = ndimage.label(drop_small(truth.changed, definition.smallest_mm3 / (1000.0 * voxel_ml)), EVERY_NEIGHBOUR)

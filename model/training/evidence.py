@@ -19,6 +19,7 @@ from model.training.configuration import Config
 from model.training.evaluate import Served, choose_definition, other_figures, score_lesions, serve
 from model.training.examples import Truth, phantom_truth, read_truth, with_head
 from model.training.figures import draw_overlay
+from model.training.layouts import read_scan
 
 Say = Callable[[str], None]
 HEAD_SEED = 4242
@@ -114,25 +115,21 @@ def measure_calibration(found: dict[str, list[Served]], definitions: dict[str, L
 
 
 def learn_contrast(config: Config, say: Say) -> Contrast | None:
-    """What the training scans and phantoms look like to the network; nothing where there are too few patients to tell."""
+    """What the training scans look like to the network; nothing where there are too few patients to tell.
+
+    Only what came from a scanner counts. Phantoms lie so far off that with them among the usual a T1 or an EPI passes too, and a synthetic
+    head has the contrast of nobody's scanner.
+    """
     profiles: dict[str, list[familiar.Profile]] = {}
-    for truth in _training_truths(config):
-        say(f"contrast of {truth.name}")
-        profiles.setdefault(truth.patient, []).append(prepare(truth.scan, config.input).profile)
+    for source in config.data.sources:
+        for case in training_cases(config, source):
+            say(f"contrast of {case.id}")
+            profiles.setdefault(case.patient, []).append(prepare(read_scan(case), config.input).profile)
     try:
         return familiar.learn(profiles)
     except ValueError as error:
         say(f"no scan will be flagged for its contrast: {error}")
         return None
-
-
-def _training_truths(config: Config) -> Iterator[Truth]:
-    """Training scans as they are (synthetic heads have no contrast of a scanner) and phantoms."""
-    for source in config.data.sources:
-        for case in training_cases(config, source):
-            yield read_truth(case)
-    for index, seed in enumerate(config.data.phantom_seeds):
-        yield read_phantom(seed, index)
 
 
 def judges_of_networks(config: Config) -> list[Truth]:

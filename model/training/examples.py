@@ -14,7 +14,7 @@ from model.preprocess import Inputs, prepare, resample_to
 from model.release import InputPreparation
 from model.training.fields import blur, dilate, pull
 from model.training.layouts import Case, Mask, carried, read_brain, read_role, read_scan
-from model.training.outline import fill_brain, is_extracted, outline_brain
+from model.training.outline import fill_brain, holds_head, is_extracted, outline_brain
 from model.training.paint import Bank, WhiteMatter
 from model.training.skull import add_head
 from model.volume import Volume, canonical
@@ -34,6 +34,8 @@ class Truth:
     ----------
     changed : lesion wherever the scan is bright there
     ignore : nobody says what is there: the lesion head learns nothing from it
+    brain_known : false where the brain mask that came with the scan holds a head: `brain` is the released network's, good to paint in and
+        no truth to learn or to compare with
     """
 
     name: str
@@ -45,6 +47,7 @@ class Truth:
     healthy_tumour: bool
     changed: Mask | None = None
     ignore: Mask | None = None
+    brain_known: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,7 @@ class Example:
     to_mni : float64, (4, 4), voxel -> MNI voxel, roughly
     white : normal-appearing white matter
     kind : "target" (lesions known), "tumour", "phantom" or "raw"
+    brain_known : whether the brain head may learn from the third label; where to paint it says in any case
     """
 
     name: str
@@ -67,10 +71,13 @@ class Example:
     labels: Tensor
     to_mni: Tensor
     white: WhiteMatter
+    brain_known: bool = True
 
 
 def read_truth(case: Case) -> Truth:
-    """Everything a case knows, on its own grid. A whole head without a brain mask gets the released network's.
+    """Everything a case knows, on its own grid.
+
+    A whole head without a brain mask, or with one that holds the head, gets the released network's.
 
     Raises
     ------
@@ -79,12 +86,13 @@ def read_truth(case: Case) -> Truth:
     """
     scan = read_scan(case)
     brain = read_brain(case, scan)
-    if brain is None:
+    known = brain is None or not holds_head(brain, scan)
+    if brain is None or not known:
         scan = scan.with_data(np.maximum(np.asarray(scan.data, np.float32), 0.0))
         brain = fill_brain(scan) if case.extracted or is_extracted(scan) else outline_brain(scan)
     lesion, tumour, ignore = (read_role(case, role, scan) for role in ("lesion", "tumour", "ignore"))
     changed = None if case.changed is None else carried(case, case.changed)
-    return Truth(case.id, case.patient, scan, lesion, tumour, brain, case.healthy_tumour, changed, ignore)
+    return Truth(case.id, case.patient, scan, lesion, tumour, brain, case.healthy_tumour, changed, ignore, known)
 
 
 def phantom_truth(phantom: Phantom, name: str) -> Truth:
@@ -109,7 +117,7 @@ def with_head(truth: Truth, seed: int) -> Truth:
 
     name = f"{truth.name}+head{seed}"
     lesion, tumour, ignore = (moved(mask) for mask in (truth.lesion, truth.tumour, truth.ignore))
-    return Truth(name, truth.patient, scan, lesion, tumour, brain, truth.healthy_tumour, None, ignore)
+    return Truth(name, truth.patient, scan, lesion, tumour, brain, truth.healthy_tumour, None, ignore, truth.brain_known)
 
 
 def make_example(truth: Truth, kind: str, preparation: InputPreparation, bank: Bank) -> Example:
@@ -142,7 +150,7 @@ def make_example(truth: Truth, kind: str, preparation: InputPreparation, bank: B
         labels[0][changed] = np.where(bright[changed], 1, IGNORE)
     if truth.ignore is not None:
         labels[0][_carry(inputs, truth, truth.ignore) > 0] = IGNORE
-    return Example(truth.name, truth.patient, kind, image.half(), torch.from_numpy(labels), to_mni, white)
+    return Example(truth.name, truth.patient, kind, image.half(), torch.from_numpy(labels), to_mni, white, truth.brain_known)
 
 
 def _shape(image: Tensor) -> tuple[int, int, int]:

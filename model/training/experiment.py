@@ -14,6 +14,7 @@ import torch
 
 from model.training.arms import TARGET, ExperimentConfig, UnusableExperiment
 from model.training.assemble import load_examples, read_bank
+from model.training.card import provisional_card
 from model.training.examples import Example, Truth, read_truth
 from model.training.fit import choose_device, fit, load_network, start_network
 from model.training.folds import Cases, Fold, check_experiment, collect_cases, make_folds, patients_of
@@ -23,7 +24,7 @@ from model.training.overview import Overview
 from model.training.paint import Bank
 from model.training.plan import Run, Trial, distinct_runs, plan_trials
 from model.training.record import describe_machine, measure_parity, wall_seconds
-from model.training.served import TorchEngine, aim_heads, provisional_card, read_kept, serve_and_keep
+from model.training.served import TorchEngine, aim_heads, read_kept, serve_and_keep
 from model.training.site_bank import site_bank
 from model.training.stand_ins import with_phantoms
 from model.training.summary import write_summary

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from model.training.loss import supervised_loss
 from model.training.network import HEADS, AttentionVNet, NetworkConfig, fold_norm
 from model.training.optimise import Average, make_optimiser, release_layers, set_rates
 from model.training.paint import Bank
+from model.training.whole import whole_file
 
 Say = Callable[[str], None]
 SKIPS_IN_A_ROW = 20
@@ -181,22 +180,14 @@ def _checkpoint(path: Path, network: AttentionVNet, optimiser: torch.optim.Optim
         "average_steps": average.steps,
         "step": step,
     }
-    _write_whole(path, state)
-
-
-def _write_whole(path: Path, state: dict[str, Any]) -> None:
-    """A kill leaves the old file or the new one, never half of one."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    with whole_file(path) as stream:
         torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
 
 
 def write_weights(path: Path, config: NetworkConfig, weights: dict[str, Tensor], steps: int) -> None:
     """Weights with the configuration that reads them."""
-    _write_whole(path, {"config": config.model_dump_json(), "weights": weights, "steps": steps})
+    with whole_file(path) as stream:
+        torch.save({"config": config.model_dump_json(), "weights": weights, "steps": steps}, stream)
 
 
 def read_weights(path: Path) -> tuple[NetworkConfig, dict[str, Tensor]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
+from io import StringIO
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from model.training.metrics import Scores, score
 from model.training.plan import Trial
 from model.training.results import CASES, RELIABILITY, RESULTS, prediction_path
 from model.training.stand_ins import save_nifti
+from model.training.whole import whole_file
 
 WHO = ("arm", "seed", "fold", "patient", "scan")
 RESULT_COLUMNS = (
@@ -83,8 +85,8 @@ def tabulate(trials: Sequence[Trial], found: Found, n_scans: dict[str, int], fol
 
 def write_tables(folder: Path, results: Sequence[Row], bins: Sequence[Row]) -> None:
     """results.csv and reliability.csv, each whole or not at all."""
-    write_whole(folder / RESULTS, lambda stream: _write_csv(stream, RESULT_COLUMNS, results))
-    write_whole(folder / RELIABILITY, lambda stream: _write_csv(stream, RELIABILITY_COLUMNS, bins))
+    _write_csv(folder / RESULTS, RESULT_COLUMNS, results)
+    _write_csv(folder / RELIABILITY, RELIABILITY_COLUMNS, bins)
 
 
 def write_cases(folder: Path, cases: Iterable[Case]) -> None:
@@ -95,21 +97,17 @@ def write_cases(folder: Path, cases: Iterable[Case]) -> None:
 
 def write_json(path: Path, told: Any) -> None:
     """A JSON file, whole or not at all."""
-    write_whole(path, lambda stream: stream.write(json.dumps(told, indent=1) + "\n"))
+    with whole_file(path) as stream:
+        stream.write((json.dumps(told, indent=1) + "\n").encode())
 
 
-def write_whole(path: Path, write: Callable[[Any], object]) -> None:
-    """A kill leaves the old file or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        write(stream)
-    partial.replace(path)
-
-
-def _write_csv(stream: Any, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    text = StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _text(value) for name, value in row.items()} for row in rows)
+    with whole_file(path) as stream:
+        stream.write(text.getvalue().encode())
 
 
 def _text(value: Any) -> Any:

@@ -18,6 +18,7 @@ from model.training.layouts import Mask, UnusableCase
 from model.volume import UnusableVolume, Volume, canonical
 
 LARGEST_BRAIN_ML = 2300.0  # with its cerebrospinal fluid; a head to the chin has 3500 and more
+LARGEST_REFERENCE_ML = 2000.0  # of a brain mask somebody made: a larger one holds the head
 
 
 def is_extracted(scan: Volume) -> bool:
@@ -36,6 +37,11 @@ def is_extracted(scan: Volume) -> bool:
         return False
     inside = int(np.count_nonzero(np.asarray(scan.data, np.float32) > head.air))
     return inside * scan.voxel_ml < LARGEST_BRAIN_ML
+
+
+def holds_head(brain: Mask, scan: Volume) -> bool:
+    """Whether a brain mask is too large for a brain: whoever made it took the head, or its skull, along."""
+    return float(brain.sum()) * scan.voxel_ml > LARGEST_REFERENCE_ML
 
 
 def fill_brain(scan: Volume) -> Mask:

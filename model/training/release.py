@@ -9,14 +9,13 @@ from typing import Any
 from model.release import Calibration, Card, Contrast, LesionDefinition
 from model.training import evidence
 from model.training.candidates import Ensemble, choose_network, choose_storage
-from model.training.card import INTENDED_USE, LIMITS, NAME, START_DEFINITION, START_LIMITS, describe_training, measure_limits
+from model.training.card import LIMITS, START_DEFINITION, describe_training, measure_limits, provisional_card, start_card
 from model.training.configuration import Config
 from model.training.evaluate import Served, choose_definition
 from model.training.evidence import Say
 from model.training.export import Network, check_parity, rewrite_card, write_release
 from model.training.fit import load_network
 from model.training.release_tables import write_evidence
-from model.training.served import provisional_card
 
 
 def make_release(
@@ -58,7 +57,7 @@ def make_release(
     say(evidence.summary_line(figures["leave_one_patient_out"]))
     calibration, figures["calibration"] = evidence.measure_calibration(plain, nested)
     known = {"calibration": calibration.model_dump(), "contrast": _dumped(evidence.learn_contrast(config, say))}
-    card = {**_card(config, chosen, version), **known, "training": json.loads((final / "described.json").read_text())}
+    card = {**start_card(config.input, chosen, version), **known, "training": json.loads((final / "described.json").read_text())}
     network = _choose(config, final, folds, provisional_card(load_network(final / "final.pt"), config.input), chosen, ensemble, figures)
     say(f"weights in {figures['storage']['weights']}: {figures['storage']['reason']}")
     write_release(network, out, card)
@@ -119,9 +118,9 @@ def measured_limits(figures: dict[str, Any]) -> tuple[str, ...]:
         f"Unseen phantoms: mean Dice {sum(phantoms.values()) / len(phantoms):.2f} (n = {len(phantoms)}), "
         f"worst {phantoms[lowest_phantom]:.2f} ({lowest_phantom})."
     )
-    loose = [name for name, row in figures["kept_aside"].items() if row["reference_brain_ml"] > 2000]
+    loose = [name for name, row in figures["kept_aside"].items() if row["brain_dice"] is None]
     if loose:
-        said.append(f"The reference brain mask of {', '.join(loose)} holds skull (over 2 l): brain Dice there says little.")
+        said.append(f"The reference brain mask of {', '.join(loose)} holds the head (over 2 l): no brain was compared with it.")
     return tuple(said)
 
 
@@ -129,23 +128,8 @@ def provisional(config: Config, folder: Path) -> Path:
     """A run's weights as a release folder inside it, good enough to serve from."""
     target = folder / "release"
     network = load_network(folder / "final.pt")
-    write_release(network, target, _card(config, START_DEFINITION, "0.0.0"))
+    write_release(network, target, start_card(config.input))
     return target
-
-
-def _card(config: Config, definition: LesionDefinition, version: str) -> dict[str, Any]:
-    return {
-        "name": NAME,
-        "version": version,
-        "summary": "Being measured.",
-        "input": config.input.model_dump(),
-        "lesion": definition.model_dump(),
-        "engine": START_LIMITS.model_dump(),
-        "training": {},
-        "figures": {},
-        "intended_use": INTENDED_USE,
-        "limits": LIMITS,
-    }
 
 
 def _summary(figures: dict[str, Any]) -> str:

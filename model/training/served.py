@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from model.release import Card, InputPreparation
-from model.training.card import INTENDED_USE, LIMITS, NAME, START_DEFINITION, START_LIMITS
+from model.release import Card
+from model.training.card import START_DEFINITION
 from model.training.evaluate import Served, serve
 from model.training.examples import Truth
-from model.training.export import architecture
 from model.training.network import HEADS, AttentionVNet
+from model.training.whole import whole_file
 
 SILENT = -30.0  # a logit whose probability no threshold reaches
 LESION, TUMOUR = HEADS.index("lesion"), HEADS.index("tumour")
@@ -57,34 +57,13 @@ def aim_heads(network: AttentionVNet, segmentation: str, tumour_taught: bool) ->
     return network
 
 
-def provisional_card(network: AttentionVNet, preparation: InputPreparation) -> Card:
-    """What the served path wants to know of a network that is no release."""
-    return Card(
-        name=NAME,
-        version="0.0.0",
-        summary="One network of an experiment.",
-        architecture=architecture(network),
-        input=preparation,
-        lesion=START_DEFINITION,
-        engine=START_LIMITS,
-        weights="",
-        sha256="",
-        training={},
-        figures={},
-        intended_use=INTENDED_USE,
-        limits=LIMITS,
-    )
-
-
 def serve_and_keep(truth: Truth, engine: TorchEngine, card: Card, path: Path) -> None:
     """Serve one scan and write what was found, whole or not at all."""
     began = time.monotonic()
     found = serve(truth, engine, card)
     seconds = time.monotonic() - began
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     window = found.window
-    with partial.open("wb") as stream:
+    with whole_file(path) as stream:
         np.savez_compressed(
             stream,
             window=np.asarray([(part.start, part.stop) for part in window]),
@@ -94,7 +73,6 @@ def serve_and_keep(truth: Truth, engine: TorchEngine, card: Card, path: Path) ->
             quality=np.asarray(found.quality, dtype=np.str_),
             seconds=seconds,
         )
-    partial.replace(path)
 
 
 def read_kept(truth: Truth, path: Path) -> tuple[Served, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from model.phantom import Phantom, make_phantom
 from model.training.arms import ExperimentConfig, Phantoms
 from model.training.configuration import Source
 from model.training.layouts.manifest import NAME
+from model.training.whole import whole_file
 from model.volume import Affine
 
 FIELD_MM = (190.0, 240.0, 240.0)
@@ -53,15 +55,12 @@ def _make(phantoms: Phantoms, seed: int) -> Phantom:
 
 
 def _save(phantom: Phantom, folder: Path, files: dict[str, str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     parts = (np.asarray(phantom.flair.data), np.asarray(phantom.lesions.data, np.uint8), np.asarray(phantom.brain.data, np.uint8))
     for file, data in zip(files.values(), parts, strict=True):
         save_nifti(folder / file, data, phantom.flair.affine_ras)
 
 
 def save_nifti(path: Path, data: npt.NDArray[np.generic], affine_ras: Affine) -> None:
-    """Write a NIfTI file whole: a kill leaves none or all of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    nibabel.save(nibabel.Nifti1Image(data, affine_ras), partial)
-    partial.replace(path)
+    """Write a `.nii.gz` file whole: a kill leaves none or all of it."""
+    with whole_file(path) as stream, gzip.GzipFile("", "wb", 1, stream, mtime=0) as packed:
+        nibabel.Nifti1Image(data, affine_ras).to_stream(packed)

@@ -86,7 +86,7 @@ def make_api(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.waiters = waiters
-    routers = (operation_routes(desk), submission_routes(desk), case_routes(desk, waiters), output_routes(desk), page_routes())
+    routers = (operation_routes(desk), submission_routes(desk), case_routes(desk, waiters), output_routes(desk), page_routes(desk))
     for router in routers:
         app.include_router(router)
     answer_problems(app, _allowed(routers))

@@ -100,6 +100,11 @@ def test_readiness_names_the_release_the_engine_and_the_case_in_hand(running, wr
     assert {name: part["ok"] for name, part in told.items()} == dict.fromkeys(told, True)
     assert f"port {running.ports['dicom_port']}, 0 associations" in told["listener"]["reason"]
 
+    def the_page_tells() -> None:
+        assert "No irradiated patient was in training or evaluation of this release." in running.client.get("/").text
+
+    eventually(the_page_tells)
+
     def engine_is_told() -> None:
         assert "engine not loaded yet" not in parts(running)["workers"]["reason"]
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 
 from service import records
 from service.intake import Intake, Receipt, Source
 from service.listener import Listener, start_listener
 from service.records import Case
 from service.settings import Settings
-from service.store import Store
+from service.store import INSTANCES, Store, series_key
 from tests.service.series import part10
 
 QUIET_S = 30.0
+MR = (MRImageStorage, ExplicitVRLittleEndian)
+VERIFICATION = ("1.2.840.10008.1.1", ImplicitVRLittleEndian)
 
 
 class House:
@@ -90,6 +95,11 @@ def listening(house: House) -> Iterator[Listener]:
         join_network_threads()
 
 
+def files_of(store: Store, series_uid: str) -> list[Path]:
+    """Every stored instance of a series, the set-aside ones too, by name."""
+    return sorted((store.root / INSTANCES / series_key(series_uid)).glob("*.dcm"))
+
+
 def join_network_threads() -> None:
     """Wait until pynetdicom's threads are gone."""
     deadline = time.monotonic() + 5
@@ -123,3 +133,26 @@ def _still_reactor(association: Association) -> None:
         time.sleep(0.001)
     time.sleep(0.02)
     checkpoint.set = lambda: None if association.is_established and not association._sent_abort else wake()
+
+
+def eventually(check: Callable[[], bool], limit_s: float = 5.0) -> bool:
+    """Wait until it holds."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if check():
+            return True
+        time.sleep(0.01)
+    return check()
+
+
+def store_bytes(association: Association, encoded: bytes, sop_class_uid: str, sop_instance_uid: str) -> int:
+    """C-STORE any bytes as a data set, and give the status."""
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    request.DataSet = BytesIO(encoded)
+    (context,) = [one for one in association.accepted_contexts if one.abstract_syntax == sop_class_uid]
+    association.dimse.send_msg(request, context.context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    assert answer is not None
+    return int(answer.Status)

@@ -15,7 +15,7 @@ from service.errors import Unavailable
 from service.headers import Unreadable
 from service.intake import Intake, Source
 from service.records import InvalidTransition, State, utc_now
-from tests.service.house import House
+from tests.service.house import House, files_of
 from tests.service.series import flair_series, part10
 
 
@@ -37,7 +37,7 @@ def test_bytes_are_kept_as_they_came(house: House) -> None:
     (dataset, *_) = flair_series(1)
     encoded = part10(dataset)
     house.intake.receive(encoded, Source("a1", "SCANNER"))
-    (path,) = house.store.files_of(dataset.SeriesInstanceUID)
+    (path,) = files_of(house.store, dataset.SeriesInstanceUID)
     group_2 = 132 + 12 + int.from_bytes(encoded[140:144], "little")
     stored = path.read_bytes()
     assert stored.endswith(encoded[group_2:])
@@ -192,7 +192,7 @@ def test_other_bytes_under_a_known_uid_are_kept_aside(house: House) -> None:
     (receipt,) = house.send([series[3]], "a2")
     assert receipt.outcome == "conflict"
     assert house.case.revision == 1
-    assert len(house.store.files_of(series[0].SeriesInstanceUID)) == 21
+    assert len(files_of(house.store, series[0].SeriesInstanceUID)) == 21
 
 
 @pytest.mark.parametrize("cut", [0, 100, 300, 1000, -1])

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -22,19 +22,14 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     MRImageStorage,
 )
-from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
 
 from service.contexts import TRANSFER_SYNTAXES
 from service.errors import Unavailable
 from service.headers import read_file
 from service.listener import STATUSES, Listener
 from service.records import State
-from tests.service.house import House, associate, join_network_threads, listening
+from tests.service.house import MR, VERIFICATION, House, associate, eventually, files_of, join_network_threads, listening, store_bytes
 from tests.service.series import flair_series, part10
-
-MR = (MRImageStorage, ExplicitVRLittleEndian)
-VERIFICATION = ("1.2.840.10008.1.1", ImplicitVRLittleEndian)
 
 
 @pytest.fixture
@@ -48,29 +43,6 @@ def house(tmp_path: Path) -> Iterator[House]:
 def listener(house: House) -> Iterator[Listener]:
     with listening(house) as running:
         yield running
-
-
-def eventually(check: Callable[[], bool], limit_s: float = 5.0) -> bool:
-    """Wait until it holds."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if check():
-            return True
-        time.sleep(0.01)
-    return check()
-
-
-def store_bytes(association: Association, encoded: bytes, sop_class_uid: str, sop_instance_uid: str) -> int:
-    """C-STORE any bytes as a data set, and give the status."""
-    request = C_STORE()
-    request.MessageID, request.Priority = 1, 2
-    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = sop_class_uid, sop_instance_uid
-    request.DataSet = BytesIO(encoded)
-    (context,) = [one for one in association.accepted_contexts if one.abstract_syntax == sop_class_uid]
-    association.dimse.send_msg(request, context.context_id)
-    _, answer = association.dimse.get_msg(block=True)
-    assert answer is not None
-    return int(answer.Status)
 
 
 def test_echo_and_a_series_from_the_first_slice_to_the_queue(house: House, listener: Listener) -> None:
@@ -94,7 +66,7 @@ def test_uncompressed_transfer_syntaxes_are_kept_as_they_came(house: House, list
     association = associate(listener, (MRImageStorage, transfer_syntax_uid))
     assert association.send_c_store(dataset).Status == 0x0000
     association.release()
-    (path,) = house.store.files_of(dataset.SeriesInstanceUID)
+    (path,) = files_of(house.store, dataset.SeriesInstanceUID)
     stored = dcmread(path)
     assert stored.file_meta.TransferSyntaxUID == transfer_syntax_uid
     assert stored.ImagePositionPatient == dataset.ImagePositionPatient
@@ -114,7 +86,7 @@ def test_compressed_series_are_kept_as_they_came(house: House, listener: Listene
     association = associate(listener, (MRImageStorage, first.file_meta.TransferSyntaxUID))
     assert [association.send_c_store(dcmread(file)).Status for file in files] == [0x0000] * len(files)
     association.release()
-    assert {path.read_bytes()[-1000:] for path in house.store.files_of(first.SeriesInstanceUID)} == {
+    assert {path.read_bytes()[-1000:] for path in files_of(house.store, first.SeriesInstanceUID)} == {
         part10(dcmread(file))[-1000:] for file in files
     }
 
@@ -228,83 +200,6 @@ def test_what_is_no_dicom_at_all_does_no_harm(house: House, listener: Listener, 
     association.release()
 
 
-def test_only_listed_senders_are_let_in(tmp_path: Path) -> None:
-    listed = [
-        {"title": "PACS", "address": "127.0.0.0/8"},
-        {"title": "FAR", "address": "192.0.2.1"},
-        {"title": "STRICT", "unwanted": "refuse"},
-    ]
-    house = House(tmp_path, calling_ae=listed)
-    with listening(house) as listener:
-        for title in ("NOBODY", "FAR"):
-            association = associate(listener, VERIFICATION, calling=title)
-            assert association.is_rejected
-            answer = association.acceptor.primitive
-            assert (answer.result, answer.result_source, answer.diagnostic) == (1, 1, 3)
-        association = associate(listener, VERIFICATION, calling="PACS")
-        assert association.is_established
-        association.release()
-        association = associate(listener, MR, (CTImageStorage, ExplicitVRLittleEndian), calling="STRICT")
-        assert [context.abstract_syntax for context in association.accepted_contexts] == [MRImageStorage]
-        association.release()
-    house.book.close()
-
-
-def test_private_classes_beside_the_images_are_recorded_and_discarded(tmp_path: Path) -> None:
-    csa_non_image = "1.3.12.2.1107.5.9.1"
-    house = House(tmp_path, calling_ae=[{"title": "PACS"}, {"title": "STRICT", "unwanted": "refuse"}])
-    (private,) = flair_series(1, SOPClassUID=csa_non_image)
-    del private.PixelData
-    with listening(house) as listener:
-        association = associate(listener, MR, (csa_non_image, ExplicitVRLittleEndian), calling="PACS")
-        encoded = part10(private)
-        _, start = read_file(BytesIO(encoded))
-        assert store_bytes(association, encoded[start:], csa_non_image, private.SOPInstanceUID) == 0x0000
-        association.release()
-        association = associate(listener, MR, (csa_non_image, ExplicitVRLittleEndian), calling="STRICT")
-        assert [context.abstract_syntax for context in association.accepted_contexts] == [MRImageStorage]
-        association.release()
-    assert [case.instances for case in house.cases] == [1]
-    assert not list(house.store.every_instance())
-    house.book.close()
-
-
-def test_no_more_associations_than_allowed(tmp_path: Path) -> None:
-    house = House(tmp_path, maximum_associations=2)
-    with listening(house) as listener:
-        first, second = associate(listener, VERIFICATION), associate(listener, VERIFICATION)
-        third = associate(listener, VERIFICATION)
-        assert third.is_rejected
-        assert (third.acceptor.primitive.result, third.acceptor.primitive.result_source) == (2, 3)
-        first.release()
-        second.release()
-    house.book.close()
-
-
-def test_port_probes_take_no_places(tmp_path: Path) -> None:
-    house = House(tmp_path, maximum_associations=2)
-    with listening(house) as listener:
-        for _ in range(6):
-            socket.create_connection(("127.0.0.1", listener.port), timeout=5).close()
-        assert eventually(lambda: len(listener._entity.active_associations) == 0)
-        association = associate(listener, VERIFICATION)
-        assert association.is_established
-        association.release()
-    house.book.close()
-
-
-@pytest.mark.parametrize("half", [b"", b"\x01\x00\x00", b"\x01\x00\x00\x00\x01\x00" + bytes(40)])
-def test_a_peer_that_stops_in_the_middle_loses_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bytes) -> None:
-    monkeypatch.setattr("service.listener.NETWORK_TIMEOUT_S", 0.3)
-    monkeypatch.setattr("service.listener.ACSE_TIMEOUT_S", 0.6)
-    house = House(tmp_path)
-    with listening(house) as listener, socket.create_connection(("127.0.0.1", listener.port), timeout=5) as connection:
-        connection.sendall(half)
-        assert eventually(lambda: len(listener._entity.active_associations) == 1)
-        assert eventually(lambda: len(listener._entity.active_associations) == 0)
-    house.book.close()
-
-
 def test_a_stop_lets_a_sender_finish_and_takes_nobody_new(house: House) -> None:
     with listening(house) as listener:
         association = associate(listener, MR)
@@ -360,14 +255,3 @@ def test_with_the_data_folder_away_associations_are_refused_until_it_is_back(
     association = associate(listener, MR, VERIFICATION)
     assert association.send_c_store(flair_series(1)[0]).Status == 0x0000
     association.release()
-
-
-def test_too_large_an_instance_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.listener.HEADER_BYTES", 0)
-    house = House(tmp_path, maximum_series_bytes=4096)
-    with listening(house) as listener:
-        association = associate(listener, MR, steady=False)
-        assert not association.send_c_store(flair_series(1)[0])
-        assert not house.cases
-        join_network_threads()
-    house.book.close()

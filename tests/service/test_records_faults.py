@@ -18,6 +18,7 @@ from service.records import work as work_module
 from service.settings import Destination
 from service.store import Store, StoredInstance
 from tests.service.casebook import FINDINGS, SECRET, instance, output, queue, receive
+from tests.service.house import files_of
 
 PACS = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)
 
@@ -231,11 +232,11 @@ def test_a_file_without_a_row_is_taken_again_and_becomes_one_row(book: Book, tmp
 
     assert end_of(store_and_die) == -signal.SIGKILL
     store = Store(tmp_path / "data")
-    assert (len(store.files_of("1")), book.find_cases().items) == (1, ())
+    assert (len(files_of(store, "1")), book.find_cases().items) == (1, ())
     again = put_one(tmp_path / "data")
     (noted,) = book.note_instances([instance(1, series="1", digest=again.digest, path=again.path)])
     assert noted.outcome == "new"
-    assert [store.path_of(path) for path in book.instance_paths(noted.case_id)] == store.files_of("1")
+    assert [store.path_of(path) for path in book.instance_paths(noted.case_id)] == files_of(store, "1")
 
 
 def test_a_book_survives_its_connections(postgresql_book: str) -> None:

@@ -46,6 +46,16 @@ def scan(*boxes, brain=True):
     return Masks(labels, inside, labels.astype(np.float32)), Volume(np.zeros(SHAPE, np.float32), AFFINE)
 
 
+def test_a_volume_is_rounded_once_so_that_every_output_says_the_same():
+    masks, volume = scan(((10, 20, 10), (1, 1, 1), LESION), ((25, 10, 10), (1, 1, 1), TUMOUR_LIKE))
+    stretched = AFFINE.copy()
+    stretched[0, 0] = -634.996 / 2  # a voxel of 0.634996 ml: 0.63, but 0.64 where it was rounded to 0.635 before
+    findings = measure(masks, replace(volume, affine_ras=stretched), CARD)
+    alone = (findings.lesions[0].volume_ml, findings.tumour_like[0].volume_ml, findings.lesion_volume_ml, findings.tumour_like_volume_ml)
+    assert alone == (0.635,) * 4 and findings.largest_lesion_ml == 0.635 and findings.total_hyperintensity_ml == 1.27
+    assert {f"{value:.2f}" for value in alone} == {"0.64"}
+
+
 def test_counts_volumes_sides_and_order():
     findings = measure(
         *scan(

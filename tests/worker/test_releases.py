@@ -16,7 +16,9 @@ from service.__main__ import APP
 from service.errors import Rejected
 from tests.tiny import write_release
 from worker.phantom import write_series
-from worker.releases import check_phantom, compare, find_cases
+from worker.pipeline import read_nifti
+from worker.releases import check_phantom, compare
+from worker.scans import find_scans
 
 
 def save(volume, data, path):
@@ -40,16 +42,9 @@ def folder(phantom, tmp_path_factory):
     return folder
 
 
-def test_masks_and_series_are_told_from_scans(folder, tmp_path):
-    cases = find_cases(folder)
-    assert [(case.name, case.mask and case.mask.name) for case in cases] == [("p1/p1_FLAIR.nii.gz", "p1_MASK.nii.gz"), ("p2", None)]
-    with pytest.raises(Rejected, match="no NIfTI file and no DICOM"):
-        find_cases(tmp_path)
-
-
 def test_what_another_release_would_change_is_tabled(folder, pair, tmp_path):
     shutil.copytree(folder, tmp_path / "cases")
-    volume = nibabel_volume(folder)
+    volume = read_nifti(folder / "p1" / "p1_FLAIR.nii.gz")
     save(volume, volume.data[:2], tmp_path / "cases" / "cut.nii")
     said = CliRunner().invoke(
         APP,
@@ -69,12 +64,12 @@ def test_what_another_release_would_change_is_tabled(folder, pair, tmp_path):
 
 def test_a_mask_on_another_grid_is_refused_by_name(folder, pair, tmp_path):
     shutil.copytree(folder / "p1", tmp_path / "p1")
-    volume = nibabel_volume(folder)
+    volume = read_nifti(folder / "p1" / "p1_FLAIR.nii.gz")
     save(volume, volume.data[1:], tmp_path / "p1" / "p1_mask.nii.gz")
     (tmp_path / "p1" / "p1_MASK.nii.gz").unlink()
     engine = open_engine(pair[0], "openvino-cpu", "f32")
-    (row,) = compare(find_cases(tmp_path / "p1"), pair, (engine, engine), lambda path: [path])
-    assert "p1_mask.nii.gz: lies on another grid" in row.problem
+    (row,) = compare(find_scans(tmp_path / "p1"), pair, (engine, engine), lambda path: ([path], ()))
+    assert "p1_mask.nii.gz: shape (159, 200, 40), the scan has (160, 200, 40)" in row.problem
 
 
 def test_a_release_that_no_longer_finds_what_its_card_says_is_told(pair):
@@ -88,9 +83,3 @@ def test_a_release_that_no_longer_finds_what_its_card_says_is_told(pair):
 
     with pytest.raises(Rejected, match="the card says"):
         check_phantom(with_record(1.1 * found + 0.1), engine)
-
-
-def nibabel_volume(folder):
-    from worker.pipeline import read_nifti
-
-    return read_nifti(folder / "p1" / "p1_FLAIR.nii.gz")

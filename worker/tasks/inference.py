@@ -23,6 +23,7 @@ from service.settings import Settings
 from service.store import Store
 from worker import pipeline
 from worker.child import ChildLost, Work, WorkChild
+from worker.encode.wording import irradiated_sentence
 from worker.keeping import FilesMissing, find_files, keep_outputs, keep_record
 from worker.renewal import renewing
 from worker.resends import compare_resends, oversee
@@ -162,7 +163,7 @@ def work_on_inference(settings: Settings, release: Release, owner: str | None = 
     app = make_app(settings)
     holder = make_owner(owner)
     open_book(settings).close()
-    window = Window(release)
+    window = Window(release, irradiated_sentence(release.card))
 
     def prepare() -> Work:
         # An app of its own: the parent's broker connections must not be used on this side of the fork.

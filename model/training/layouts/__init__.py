@@ -15,7 +15,7 @@ from model.training.layouts.case import (
     read_scan,
     read_volume,
 )
-from model.training.layouts.detect import LAYOUTS, Found, detect_layouts, find_cases, is_dicom
+from model.training.layouts.detect import LAYOUTS, Found, detect_layouts, find_cases, is_dicom, known_layouts, not_taken
 from model.training.layouts.ljubljana import open_ms_shapes
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     "detect_layouts",
     "find_cases",
     "is_dicom",
+    "known_layouts",
+    "not_taken",
     "open_ms_shapes",
     "read_brain",
     "read_mask",

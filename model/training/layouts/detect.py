@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from model.training.layouts.case import Case, UnusableCase
 from model.training.layouts.challenges import mslesseg, msseg2016, wmh2017
 from model.training.layouts.ljubljana import ljubljana, open_ms_mni, open_ms_raw
 from model.training.layouts.manifest import NAME, manifest
+from model.training.layouts.names import nifti, stem
 from model.training.layouts.nnunet import msd, nnunet
 
 
@@ -75,6 +77,14 @@ def detect_layouts(root: Path) -> list[Found]:
     UnusableCase
         None: the message lists what each layout was looked for by.
     """
+    found = known_layouts(root)
+    if not found:
+        raise UnusableCase(_riddle(root))
+    return found
+
+
+def known_layouts(root: Path) -> list[Found]:
+    """`detect_layouts`, and nothing where there is none; raises `UnusableCase` for a manifest that cannot be read."""
     taken: set[tuple[Path, int | None]] = set()
     found = []
     for name, layout in LAYOUTS.items():
@@ -82,9 +92,18 @@ def detect_layouts(root: Path) -> list[Found]:
         if cases:
             taken |= {(case.flair, case.channel) for case in cases}
             found.append(Found(name, layout.signs, cases))
-    if not found:
-        raise UnusableCase(_riddle(root))
     return found
+
+
+def not_taken(folder: Path, cases: Sequence[Case]) -> list[Path]:
+    """FLAIR files by their names that belong to no case: a mask beside them is missing, or called something else."""
+    taken = {case.flair.resolve() for case in cases}
+    used = {
+        path.resolve() for case in cases for path in (case.lesion, case.tumour, case.ignore, case.second, *case.raters) if path is not None
+    }
+    names = (path for path in nifti(folder, "**/*") if re.search(r"^flair|[_-](flair|t2f)", stem(path), re.IGNORECASE))
+    names = (path for path in names if path.resolve() not in used and not re.search("gold|mask|seg|_gt", stem(path), re.IGNORECASE))
+    return [path for path in names if path.resolve() not in taken]
 
 
 def _riddle(root: Path) -> str:

@@ -19,6 +19,7 @@ from service.headers import read_file
 from service.store import Store
 from tests.flow.bad_input.rows import ROWS, SLICES, Bench, Row
 from tests.running import Running
+from tests.service.house import files_of
 from tests.tiny import write_release
 from worker.phantom import make_uid
 from worker.send import read_outgoing, send
@@ -122,7 +123,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, small_volume: Volume, tiny_r
 
 def assert_nothing_lost(house: House, brought: Brought, taken: list[Path]) -> None:
     """What was acknowledged is on disk byte for byte and counted in its case; of what was refused nothing is left."""
-    kept = house.kept.files_of(brought.series_uid)
+    kept = files_of(house.kept, brought.series_uid)
     wanted = {data_set(path) for path in taken} if brought.row.stored else set()
     assert {data_set(path) for path in kept} == wanted
     assert len(kept) == len(wanted)

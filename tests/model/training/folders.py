@@ -158,3 +158,16 @@ def manifest(root: Path) -> None:
     names = "patient;session;site;flair;channel;lesion;lesion_values;ignore;ignore_values"
     row = "Dupont;2;Lyon;scans/a.nii.gz;1;masks/a.nii.gz;1;masks/a.nii.gz;2"
     (root / "manifest.csv").write_text(f"\ufeff{names}\n{row}\n", encoding="utf-8")  # as a spreadsheet in French saves it
+
+
+def write_cohort(root: Path, **changes: str) -> Path:
+    """Three patients in a manifest; `changes`: columns of the second one."""
+    rows = []
+    for number, name in enumerate(("anna", "bert", "carl")):
+        save(root / f"{name}.nii.gz", make_scan(seed=number))
+        save(root / f"{name}-mask.nii.gz", one(make_labels(), 1))
+        rows.append({"patient": name, "session": "1", "flair": f"{name}.nii.gz", "lesion": f"{name}-mask.nii.gz", "provenance": ""})
+    rows[1] |= changes
+    lines = [",".join(rows[1]), *(",".join(row.get(name, "") for name in rows[1]) for row in rows)]
+    (root / "manifest.csv").write_text("\n".join(lines))
+    return root

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from model.training.case_picture import draw_case
-from model.training.checks import check_case, check_together
+from model.training.checks import check_case
 from model.training.cli import app
 from model.training.contrast import judge_contrast
 from model.training.layouts import find_cases
@@ -18,7 +18,7 @@ from model.training.metrics import dice
 from model.volume import Volume
 from service.__main__ import APP
 from tests.model.training import folders
-from tests.model.training.folders import SHAPE, SPACING_MM, make_labels, make_scan, one, save
+from tests.model.training.folders import SHAPE, SPACING_MM, make_labels, make_scan, one, save, write_cohort
 from tests.worker.encode.cases import context_of
 from worker.convert import read_series
 from worker.encode import seg
@@ -30,19 +30,6 @@ def run(*arguments, command=app):
     result = CliRunner().invoke(command, [str(word) for word in arguments], env={"COLUMNS": "250"})
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, " ".join(result.output.split())
-
-
-def write_cohort(root, **changes):
-    """Three patients in a manifest; `changes`: columns of the second one."""
-    rows = []
-    for number, name in enumerate(("anna", "bert", "carl")):
-        save(root / f"{name}.nii.gz", make_scan(seed=number))
-        save(root / f"{name}-mask.nii.gz", one(make_labels(), 1))
-        rows.append({"patient": name, "session": "1", "flair": f"{name}.nii.gz", "lesion": f"{name}-mask.nii.gz", "provenance": ""})
-    rows[1] |= changes
-    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
-    (root / "manifest.csv").write_text("\n".join(lines))
-    return root
 
 
 def test_a_sound_folder_gives_a_table_a_report_and_no_picture(tmp_path):
@@ -59,108 +46,14 @@ def test_a_sound_folder_gives_a_table_a_report_and_no_picture(tmp_path):
     assert not (tmp_path / "out" / "pictures").exists()
 
 
-def swap_contrast(root):
-    save(root / "bert.nii.gz", make_scan(kind="T1"))
-
-
-def same_image(root):
-    save(root / "bert.nii.gz", make_scan(seed=0))
-
-
-def other_grid(root):
-    save(root / "bert-mask.nii.gz", one(make_labels(), 1), shift_mm=12.0)
-
-
-def strange_label(root):
-    save(root / "bert-mask.nii.gz", make_labels())
+def healthy(root):
+    save(root / "bert-mask.nii.gz", np.zeros(SHAPE, np.uint8))
 
 
 def not_finite(root):
     broken = make_scan()
     broken[20:24, 20:24, 20] = np.nan
     save(root / "bert.nii.gz", broken)
-
-
-def four_dimensions(root):
-    save(root / "bert.nii.gz", np.stack([make_scan(), make_scan()], axis=-1))
-
-
-def no_head(root):
-    save(root / "bert.nii.gz", (make_scan() * (np.indices(SHAPE)[0] > 36)).astype(np.float32))
-
-
-def one_value(root):
-    save(root / "bert.nii.gz", np.full(SHAPE, 7, np.float32))
-
-
-UNUSABLE = {
-    "surely T1-weighted and no FLAIR (8 of 8 lesions are darker than what lies around them and deep white matter is": (swap_contrast, {}),
-    "the same image as bert-1, of another patient: keep one": (same_image, {}),
-    "the same patient and session as anna-1": (None, {"patient": "anna", "session": "1"}),
-    "bert-mask.nii.gz: lies on another grid than its scan, 12.0 mm apart": (other_grid, {}),
-    "labels nobody declared: 1, 2": (strange_label, {}),
-    "bert.nii.gz: holds 16 values that are not finite": (not_finite, {}),
-    "4 dimensions, expected 3; a manifest.csv can say which volume is the FLAIR": (four_dimensions, {}),
-    "no head found": (no_head, {}),
-    "all voxels have one value": (one_value, {}),
-    "nowhere.nii.gz: no such file": (None, {"flair": "nowhere.nii.gz"}),
-    "no mask: nothing to learn from": (None, {"lesion": ""}),
-}
-
-
-def check(root, spoil):
-    """The findings of a cohort whose second patient was spoilt."""
-    if spoil:
-        spoil(root)
-    checked = [check_case(case) for case in find_cases("manifest", root)]
-    check_together(checked)
-    return checked
-
-
-@pytest.mark.parametrize("words", UNUSABLE)
-def test_what_cannot_be_trained_on_is_named(tmp_path, words):
-    spoil, changes = UNUSABLE[words]
-    checked = check(write_cohort(tmp_path, **changes), spoil)
-    found = {one.case.id: [finding.text for finding in one.findings if finding.severity == "unusable"] for one in checked}
-    assert [scan for scan, texts in found.items() if any(words in text for text in texts)], found
-    assert not found["carl-1"]
-
-
-def healthy(root):
-    save(root / "bert-mask.nii.gz", np.zeros(SHAPE, np.uint8))
-
-
-def outside(root):
-    save(root / "bert-mask.nii.gz", np.roll(one(make_labels(), 1), 20, axis=0))
-
-
-def like_t2(root):
-    save(root / "bert.nii.gz", make_scan(kind="T2"))
-
-
-SUSPICIOUS = {
-    "the lesion mask is empty: right if this scan has none": (healthy, {}),
-    "of the lesion lies outside the brain: moved, or mirrored?": (outside, {}),
-    "perhaps T2-weighted and no FLAIR": (like_t2, {}),
-    "nobody corrected this mask": (None, {"provenance": "SEG 2.25.1; as Leukoscope made it; not corrected"}),
-}
-
-
-@pytest.mark.parametrize("words", SUSPICIOUS)
-def test_what_a_person_should_look_at_is_named_and_may_be_trained_on(tmp_path, words):
-    spoil, changes = SUSPICIOUS[words]
-    checked = check(write_cohort(tmp_path, **changes), spoil)
-    ((finding,),) = [one.findings for one in checked if one.findings]
-    assert words in finding.text
-    assert finding.severity == "suspicious"
-
-
-def test_a_brain_mask_larger_than_any_brain_is_named(tmp_path):
-    folders.ljubljana(tmp_path)
-    assert not check_case(find_cases("ljubljana", tmp_path)[0]).findings
-    save(tmp_path / "patient05" / "patient05_brainmask.nii.gz", np.ones(SHAPE, np.uint8))
-    (finding,) = check_case(find_cases("ljubljana", tmp_path)[0]).findings
-    assert "more than any brain: a mask of the head?" in finding.text
 
 
 def test_what_is_wrong_is_drawn_and_only_the_unusable_ends_with_one(tmp_path):

@@ -82,7 +82,7 @@ def test_batch_norm_learns_its_statistics_first_and_serves_with_them_from_then_o
 def test_a_half_written_checkpoint_does_not_count(tmp_path, tiny_config, example, bank):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "last.partial").write_bytes(b"half")
+    (folder / "last.pt.partial").write_bytes(b"half")
     fit(_network(tiny_config), [example], bank, SCHEDULE.model_copy(update={"steps": 1}), folder, 7, lambda _: None)
     assert isinstance(load_network(folder / "final.pt"), AttentionVNet)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
+from service.presence import Counts, Presence
 from tests.service.api.conftest import Host
 
 STATEMENT = (
@@ -16,7 +18,6 @@ def test_the_page_carries_the_statement_and_only_own_files(shared_host: Host) ->
     page = shared_host.client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert STATEMENT in page.text
-    assert "No irradiated patient was in training or evaluation." in page.text
     assert "tumour not confirmed" in page.text
     for word in ("progress", "respons"):
         assert word not in page.text.replace(STATEMENT, "").lower()
@@ -27,6 +28,22 @@ def test_the_page_carries_the_statement_and_only_own_files(shared_host: Host) ->
             assert "://" not in answer.text
     assert "<style" not in page.text
     assert not re.search(r"<script(?![^>]*src=)", page.text)
+
+
+def test_the_page_says_what_the_serving_releases_say_of_irradiated_patients(make_host: Callable[..., Host]) -> None:
+    host = make_host()
+    page = host.client.get("/")
+    assert "no inference worker is alive" in page.text and "o irradiated patient was" not in page.text
+    sentences = ("No irradiated patient was in training or evaluation of this release.", "9 irradiated patients & no more.")
+    for kind, told in (("inference", sentences[0]), ("inference", sentences[1]), ("inference", sentences[0]), ("delivery", "Nothing.")):
+        Presence(host.book, Counts(), {kind: lambda told=told: {"evidence": told}}).beat()
+    assert re.findall(r'<p class="statement">(.*)</p>', host.client.get("/").text) == [
+        "9 irradiated patients &amp; no more. No irradiated patient was in training or evaluation of this release."
+    ]
+    host.book.close()
+    (host.settings.data_dir / "leukoscope.sqlite").unlink()
+    (host.settings.data_dir / "leukoscope.sqlite").mkdir()
+    assert "not known" in host.client.get("/").text and host.client.get("/").status_code == 200
 
 
 def test_the_page_puts_nothing_in_as_markup(shared_host: Host) -> None:

@@ -68,6 +68,10 @@ def test_numbers_agree_between_segmentation_nifti_json_and_page(context, page):
         assert found[key] == pytest.approx((labels == value).sum() * voxel_ml, abs=1e-3)
         assert found[key] == pytest.approx(frames[value - 1].sum() * voxel_ml, abs=1e-3)
         assert f"{found[key]:.2f}" in page
+    for key in (key for key in found if key.endswith("_ml")):
+        assert found[key] == getattr(context.findings, key)  # what the case book, the pictures and the preview say
+    measured = (*context.findings.lesions, *context.findings.tumour_like)
+    assert [one["volume_ml"] for one in (*found["lesions"], *found["tumour_like"])] == [one.volume_ml for one in measured]
     assert found["lesion_count"] == 2 == len(found["lesions"])
     assert sum(lesion["volume_ml"] for lesion in found["lesions"]) == pytest.approx(found["lesion_volume_ml"], abs=1e-3)
     assert found["total_hyperintensity_ml"] == pytest.approx(found["lesion_volume_ml"] + found["tumour_like_volume_ml"], abs=1e-3)

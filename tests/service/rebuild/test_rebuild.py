@@ -1,0 +1,164 @@
+"""The case book made anew from the files says what the old one said, as far as files can know."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service.errors import Misconfigured, Rejected, Unavailable
+from service.index import demand_stillness, run
+from service.records import DeliveryState, Part, State
+from service.records.rebuilding import Rebuilding
+from service.serve import only_one
+from tests.service.rebuild.conftest import Clinic, empty
+from tests.service.series import flair_series
+
+
+def test_a_lost_case_book_comes_back_from_the_files(clinic_on: Clinic) -> None:
+    clinic = clinic_on
+    for patient in ("P/1", "P2"):
+        clinic.done(flair_series(14, PatientID=patient))
+    before = clinic.facts()
+    empty(clinic)
+    assert clinic.facts() == {}
+    tally = clinic.rebuild()
+    assert (tally.counts["series"], tally.counts["new"], tally.counts["restored"], tally.counts["orphans"]) == (2, 28, 2, 0)
+    assert tally.is_sound
+    assert clinic.facts() == before
+    (case, *_) = clinic.book.find_cases().items
+    assert [line.reason for line in clinic.book.case(case.id).history] == [None, "index rebuilt from the files"]  # type: ignore[union-attr]
+    assert clinic.book.due() == [], "nothing runs again"
+    assert len(clinic.book.due_deliveries()) == 2, "what was not delivered must not be lost"
+
+
+def test_repeated_it_changes_nothing(clinic_on: Clinic) -> None:
+    clinic = clinic_on
+    clinic.done(flair_series(14))
+    clinic.send(flair_series(13), close=None)
+    before = clinic.facts()
+    tally = clinic.rebuild()
+    assert (tally.counts["new"], tally.counts["known"], tally.counts["restored"]) == (0, 27, 0)
+    assert clinic.facts() == before
+    empty(clinic)
+    clinic.rebuild()
+    first = clinic.facts()
+    clinic.rebuild()
+    assert clinic.facts() == first
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 15, 28])
+def test_interrupted_and_begun_again_it_gives_the_same(clinic: Clinic, after: int) -> None:
+    clinic.done(flair_series(14))
+    clinic.done(flair_series(14))
+    before = clinic.facts()
+    clinic.lose_book()
+    left = after
+
+    def stop() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        clinic.rebuild(step=stop)
+    clinic.rebuild()
+    assert clinic.facts() == before
+
+
+def test_what_was_not_finished_is_judged_again_and_runs(clinic: Clinic) -> None:
+    waiting, refused, gap = flair_series(14), flair_series(14, SeriesDescription="T1 MPRAGE", EchoTime="3"), flair_series(14)
+    for series in (waiting, refused, gap[:6] + gap[7:]):
+        clinic.send(series)
+    clinic.wait(31)
+    states = [clinic.case_of(series).state for series in (waiting, refused, gap)]
+    assert states == [State.QUEUED, State.REJECTED, State.HELD]
+    reasons = [clinic.case_of(series).reason for series in (refused, gap)]
+    clinic.lose_book()
+    clinic.rebuild()
+    assert {case.state for case in clinic.cases} == {State.RECEIVING}
+    clinic.wait(40)
+    assert [clinic.case_of(series).state for series in (waiting, refused, gap)] == states
+    assert [clinic.case_of(series).reason for series in (refused, gap)] == reasons
+    clinic.work()
+    assert clinic.case_of(waiting).state is State.DONE
+
+
+def test_what_was_delivered_can_be_said_so(clinic: Clinic) -> None:
+    case = clinic.done(flair_series(14))
+    clinic.lose_book()
+    clinic.rebuild(delivered=True)
+    assert [one.state for one in clinic.book.deliveries(case.id)] == [DeliveryState.SENT]
+    assert clinic.book.due_deliveries() == []
+
+
+def test_the_best_series_of_a_study_is_its_result_again(clinic: Clinic) -> None:
+    few = flair_series(14)
+    many = flair_series(20, study_uid=few[0].StudyInstanceUID)
+    clinic.done(few)
+    clinic.done(many)
+    before = clinic.facts()
+    clinic.lose_book()
+    clinic.rebuild()
+    assert clinic.facts() == before
+    assert clinic.case_of(many).primary
+    assert {one.case_id for one in clinic.book.due_deliveries()} == {clinic.case_of(many).id}
+
+
+def test_a_database_that_goes_away_stops_it_and_nothing_is_half_done(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    clinic.done(flair_series(14))
+    before = clinic.facts()
+    clinic.lose_book()
+
+    def away(*_: object, **__: object) -> int:
+        raise Unavailable("the database: gone")
+
+    monkeypatch.setattr(Rebuilding, "restore_results", away)
+    with pytest.raises(Unavailable):
+        clinic.rebuild()
+    monkeypatch.undo()
+    clinic.rebuild()
+    assert clinic.facts() == before
+
+
+def test_it_refuses_while_a_part_is_alive(clinic: Clinic) -> None:
+    clinic.done(flair_series(14))
+    settings = clinic.settings
+    now = datetime.now(UTC)
+    part = Part("listener:host:1:ab", "listener", now, now, {"host": "radiology-1", "pid": 7})
+    clinic.book.beat([part], {})
+    with pytest.raises(Rejected, match=r"still running: listener on radiology-1 \(process 7\); stop every part first"):
+        run(settings)
+    clinic.book.leave([part.name], {})
+    with only_one(settings.data_dir), pytest.raises(Misconfigured, match="already runs on the data folder"):
+        run(settings)
+    for dead in ({"host": "radiology-1", "seen_at": now - timedelta(seconds=31)}, {"host": socket.gethostname(), "seen_at": now}):
+        child = subprocess.Popen(["true"])
+        child.wait()
+        clinic.book.beat([Part(part.name, "listener", now, dead.pop("seen_at"), {**dead, "pid": child.pid})], {})
+        demand_stillness(clinic.book)
+    clinic.book.beat([Part(part.name, "listener", now, now, {"host": socket.gethostname(), "pid": os.getpid()})], {})
+    with pytest.raises(Rejected, match=f"process {os.getpid()}"):
+        demand_stillness(clinic.book)
+
+
+def test_the_command_says_what_it_found(clinic: Clinic, capsys: pytest.CaptureFixture[str]) -> None:
+    case = clinic.done(flair_series(14))
+    clinic.lose_book()
+    assert run(clinic.settings)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "instances indexed 14" in said
+    assert "cases done, with their results 1" in said
+    assert "Not in the files" in said
+    clinic.store.path_of(clinic.book.instance_paths(case.id)[0]).unlink()
+    (clinic.store.root / "installation.key").chmod(0o600)
+    assert not run(clinic.settings)
+    assert f"case {case.id}: 1 files missing; send the series again, then retry the case if it failed" in capsys.readouterr().out
