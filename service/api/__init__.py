@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from service.api.access import Access
 from service.api.cases import case_routes
 from service.api.desk import Desk
+from service.api.dicomweb import dicomweb_routes
 from service.api.operations import operation_routes
 from service.api.outputs import output_routes
 from service.api.page import page_routes
@@ -86,7 +87,14 @@ def make_api(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.waiters = waiters
-    routers = (operation_routes(desk), submission_routes(desk), case_routes(desk, waiters), output_routes(desk), page_routes())
+    routers = (
+        operation_routes(desk),
+        submission_routes(desk),
+        case_routes(desk, waiters),
+        output_routes(desk),
+        *dicomweb_routes(desk),
+        page_routes(),
+    )
     for router in routers:
         app.include_router(router)
     answer_problems(app, _allowed(routers))
