@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse
+
+from service.api.outputs import RangedFile
 
 WEB: Final = Path(__file__).resolve().parent.parent / "web"
 FILES: Final = {
@@ -25,7 +26,7 @@ def page_routes() -> APIRouter:
 
 
 def _add(router: APIRouter, address: str, file: Path, media_type: str) -> None:
-    async def give() -> FileResponse:
-        return FileResponse(file, media_type=media_type, headers={"Cache-Control": "no-cache"})
+    async def give() -> RangedFile:
+        return RangedFile(file, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
     router.add_api_route(address, give, methods=["GET"], name=file.name)
