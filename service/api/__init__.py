@@ -34,7 +34,8 @@ from service.uploads import Limits
 __all__ = ["ApiServer", "make_api", "start_api"]
 
 ABOUT: Final = (
-    "Send a brain FLAIR series, wait, get masks and reports. Errors are RFC 9457 problem details. Investigational. FLAIR "
+    "Send a brain FLAIR series, wait, get masks and reports. Errors are RFC 9457 problem details. DICOMweb is at /dicomweb, as "
+    "PS3.18 describes it. Investigational. FLAIR "
     "white-matter hyper-intensity, cause not attributed: treatment effect, oedema, infiltration and other disease look alike. "
     "Not a response assessment (RANO)."
 )

@@ -79,8 +79,10 @@ def talk_nonsense(service: Running) -> list[str]:
     client = service.client
     headers = {"x-patient": "Quetzalcoatl", "authorization": "Bearer ZQX7341"}
     paths = ("/cases/ZQX7341", "/patients/Quetzalcoatl", "/ZQX7341?x=Xiomara", "/cases?cursor=Quetzalcoatl", "/cases?state=ZQX7341")
+    paths += ("/dicomweb/studies/ZQX7341", "/dicomweb/studies?StudyDate=Xiomara", "/dicomweb/series?Quetzalcoatl=ZQX7341")
     answers = [client.get(path, headers=headers).text for path in paths]
     client.get("/cases", params={"patient_id": "ZQX7341"}).raise_for_status()
+    client.get("/dicomweb/instances", params={"PatientName": "Quetzalcoatl*", "includefield": "all"}).raise_for_status()
     part = {"files": ("Quetzalcoatl.dcm", b"PatientName=Quetzalcoatl^Xiomara", "application/dicom")}
     client.post("/cases", files=part)  # its answer names the file to its sender
     answers.append(client.post("/cases", content=b"Xiomara", headers={"content-type": "multipart/form-data; boundary=ZQX7341"}).text)

@@ -105,6 +105,8 @@ MATCHED: Final[dict[str, Level]] = {
 READ: Final = tuple(sorted({keyword for keywords in GIVEN.values() for keyword in keywords} - COMPUTED))
 """What is read of an object's header for a search."""
 
+READ_OF_INSTANCE: Final = tuple(sorted(set(GIVEN[Level.INSTANCE]) - COMPUTED))
+
 
 def tag_of(keyword: str) -> str:
     """The name of an attribute in DICOM JSON; PS3.18 F.2.1."""

@@ -74,7 +74,7 @@ def add_frames(router: APIRouter, desk: Desk, holdings: Holdings) -> None:
         (instance, *_) = await find(desk, holdings, study_uid, series_uid, sop_instance_uid)
         layout = await desk.read(partial(_frames_of, desk.store.path_of(instance.path)))
         wanted = [int(number) for number in frames.split(",")]
-        if max(wanted) > layout.count:
+        if len(wanted) > layout.count or max(wanted) > layout.count:
             raise Problem("instance-not-found", _NO_SUCH_FRAME)
         return _answer(desk, request, _frame_parts(desk, request, instance, layout, wanted), layout.syntax)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import tempfile
@@ -204,8 +203,3 @@ def read_attributes(path: Path, keywords: Sequence[str]) -> dict[str, Any]:
         found = _items_of(stored, stored.dataset, "", lambda path: path)
         named = {keyword_for_tag(int(tag, 16)): value for tag, value in found.items()}
         return named | {"TransferSyntaxUID": {"vr": "UI", "Value": [stored.transfer_syntax_uid]}}
-
-
-def read_attributes_text(path: Path, keywords: Sequence[str]) -> str:
-    """Give `read_attributes` as JSON text: a tenth of the memory, for those who keep many."""
-    return json.dumps(read_attributes(path, keywords), separators=(",", ":"))

@@ -18,7 +18,6 @@ MOST_RESULTS: Final[dict[Level, int]] = {Level.STUDY: 1000, Level.SERIES: 1000, 
 
 MOST_OFFSET: Final = 10**9
 _LONGEST_VALUE: Final = 4096
-_NAME: Final = re.compile(r"[A-Za-z0-9.]{1,128}")
 _UNSUPPORTED: Final = {
     "fuzzymatching": "The fuzzymatching parameter is not supported. Only literal matching has been performed.",
     "emptyvaluematching": "The emptyvaluematching parameter is not supported. Empty Value Matching has not been performed.",
@@ -72,14 +71,14 @@ def read_query(parameters: Sequence[tuple[str, str]], level: Level) -> Query:
     included: list[str] = []
     plain: dict[str, str] = {}
     seen: set[str] = set()
-    for name, value in parameters:
+    for place, (name, value) in enumerate(parameters, start=1):
         if name == "includefield":
             included += [part.strip() for part in value.split(",")]
         elif name in {"limit", "offset", *_UNSUPPORTED}:
             _once(seen, name)
             plain[name] = value
         else:
-            keyword = _keyword(name, level)
+            keyword = _keyword(name, level, place)
             _once(seen, keyword)
             matcher = _matcher(keyword, value)
             if matcher is not None:
@@ -97,9 +96,8 @@ def read_query(parameters: Sequence[tuple[str, str]], level: Level) -> Query:
 
 
 def refuse(name: str, why: str) -> Problem:
-    """The answer to a parameter that is not understood; its name is repeated only where it can be an attribute's."""
-    shown = name if _NAME.fullmatch(name) else "a parameter"
-    return Problem("invalid-query", f"{shown}: {why}.")
+    """The answer to a parameter that is not understood, named as the standard names it."""
+    return Problem("invalid-query", f"{name}: {why}.")
 
 
 def _once(seen: set[str], name: str) -> None:
@@ -108,13 +106,16 @@ def _once(seen: set[str], name: str) -> None:
     seen.add(name)
 
 
-def _keyword(name: str, level: Level) -> str:
+def _keyword(name: str, level: Level, place: int) -> str:
     """The keyword (or sequence.keyword) of a parameter that names an attribute by keyword or by tag."""
-    keyword = ".".join(_keyword_of_part(part) or "?" for part in name.split("."))
+    parts = [_keyword_of_part(part) for part in name.split(".")]
+    keyword = ".".join(parts)
+    if not all(part.isascii() and tag_for_keyword(part) for part in parts):
+        raise refuse(f"parameter {place}", "its name is neither an attribute's nor a parameter's of a search")  # and may be anything
     if keyword not in MATCHED:
-        raise refuse(name, "is neither a parameter of a search nor an attribute that can be searched by here")
+        raise refuse(keyword, "is not an attribute that can be searched by here")
     if MATCHED[keyword] > level:
-        raise refuse(name, f"is an attribute of {MATCHED[keyword].plural}; it cannot be matched in a search for {level.plural}")
+        raise refuse(keyword, f"is an attribute of {MATCHED[keyword].plural}; it cannot be matched in a search for {level.plural}")
     return keyword
 
 

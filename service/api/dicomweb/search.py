@@ -140,7 +140,7 @@ class Search:
     def _instance_values(self, instance: Instance, keyword: str) -> Sequence[Any]:
         if keyword == "SOPInstanceUID":
             return [instance.sop_instance_uid]
-        return _values(self.holdings.attributes(instance.path, remember=False), keyword)
+        return _values(self.holdings.instance_attributes(instance.path), keyword)
 
     def _modalities(self, study: Study) -> list[Any]:
         every = (_values(self.holdings.attributes(series.path), "Modality") for series in self.holdings.series_of(study))
@@ -183,7 +183,7 @@ class Search:
 
     def _instance_attributes(self, instance: Instance) -> dict[str, Any]:
         place = instance_url(self.url, instance.study_uid, instance.series_uid, instance.sop_instance_uid)
-        return _given(Level.INSTANCE, self.holdings.attributes(instance.path, remember=False)) | {
+        return _given(Level.INSTANCE, self.holdings.instance_attributes(instance.path)) | {
             "StudyInstanceUID": encoded("StudyInstanceUID", instance.study_uid),
             "SeriesInstanceUID": encoded("SeriesInstanceUID", instance.series_uid),
             "SOPInstanceUID": encoded("SOPInstanceUID", instance.sop_instance_uid),
