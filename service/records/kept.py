@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select, union
 
 from service.records.database import Ledger
-from service.records.schema import cases, instances
+from service.records.schema import cases, instances, outputs
 from service.records.states import State
 
 
@@ -36,6 +37,9 @@ class KeptInstance:
     size: int
 
 
+DICOM: Final = "application/dicom"
+"""The media type of a result that is a DICOM object."""
+
 _KEPT = (instances.c.aside.is_(False), instances.c.path != "")
 
 
@@ -53,6 +57,16 @@ class Kept(Ledger):
         with self._reading() as connection:
             rows = connection.execute(chosen).all()
         return [KeptSeries(*row[:4], State(row[4]), row[5], row[6]) for row in rows if row[6]]
+
+    def studies_with(self, sop_instance_uids: Sequence[str]) -> list[str]:
+        """Give the studies in which one of these instances may be: among what came in, or among the results."""
+        came_in = instances.c.sop_instance_uid.in_(list(sop_instance_uids))
+        went_out = or_(outputs.c.sop_instance_uid.in_(list(sop_instance_uids)), outputs.c.sop_instance_uid.is_(None))
+        case_ids = union(
+            select(instances.c.case_id).where(came_in), select(outputs.c.case_id).where(went_out, outputs.c.media_type == DICOM)
+        )
+        with self._reading() as connection:
+            return list(connection.execute(select(cases.c.study_uid).where(cases.c.id.in_(case_ids)).distinct()).scalars())
 
     def kept_instances(self, case_id: str, sop_instance_uids: Sequence[str] | None = None) -> list[KeptInstance]:
         """Give the instances of a series, or those of these UIDs, by Instance Number, and in the order they came where they have none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.records import Book, State
-from tests.service.casebook import START, instance, receive
+from tests.service.casebook import START, instance, queue, receive, run
 
 
 def test_series_are_given_newest_first_with_the_same_file_every_time(book: Book) -> None:
@@ -39,3 +39,13 @@ def test_what_is_set_aside_or_discarded_is_not_there(book: Book) -> None:
     assert [row.case_id for row in book.kept_series()] == [kept]
     assert [row.path for row in book.kept_instances(kept)] == ["instances/1.2.3/1.dcm", "instances/1.2.3/2.dcm"]
     assert book.count_kept([kept, case_of(book, "1.2.4")]) == {kept: 2, case_of(book, "1.2.4"): 0}
+
+
+def test_the_studies_of_instances_that_came_in_or_went_out(book: Book) -> None:
+    receive(book, series="1.1", study="1.9")
+    run(book, queue(book, series="1.2", study="1.8"))
+    receive(book, series="1.3", study="1.7")
+    assert book.studies_with(["1.1.2"]) == ["1.9"]
+    assert sorted(book.studies_with(["1.1.2", "1.2.1", "1.1.1"])) == ["1.8", "1.9"]
+    assert book.studies_with(["2.25.1"]) == ["1.8"], "the result of its first revision"
+    assert book.studies_with(["1.4"]) == []

@@ -13,9 +13,9 @@ from service.api.dicomweb.attributes import READ, READ_OF_INSTANCE
 from service.api.dicomweb.objects import read_attributes
 from service.headers import Unreadable
 from service.records import Book, KeptSeries, OutputRow, State
+from service.records.kept import DICOM
 from service.store import Store
 
-DICOM: Final = "application/dicom"
 BATCH: Final = 100
 REMEMBERED: Final = 10_000
 """Headers kept in memory, about a kilobyte each; a file never changes under its name."""
@@ -81,6 +81,10 @@ class Holdings:
                     if output.media_type == DICOM and output.revision == row.revision
                 )
                 yield Study(group[0].study_uid, group[0].patient_id, group[-1].path, tuple(group), tuple(results))
+
+    def studies_with(self, sop_instance_uids: Sequence[str]) -> list[str]:
+        """Give the UIDs of the studies in which one of these instances may be."""
+        return self._book.studies_with(sop_instance_uids)
 
     def series_of(self, study: Study) -> list[Series]:
         """Give the series of a study: those that came in, then the results."""

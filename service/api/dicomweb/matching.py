@@ -33,7 +33,7 @@ def make_matcher(keyword: str, vr: str, text: str) -> Matcher | None:
     if text in ("", "*"):
         return None
     if vr == "UI":
-        return _one_of(_uids(text))
+        return _one_of(read_uids(text))
     if vr in ("DA", "TM"):
         return _within(text, _date if vr == "DA" else _time)
     if vr in _WHOLE:
@@ -43,7 +43,8 @@ def make_matcher(keyword: str, vr: str, text: str) -> Matcher | None:
     return _like_any([text.rstrip("^") if vr == "PN" else text], ignore_case=vr == "PN")
 
 
-def _uids(text: str) -> frozenset[str]:
+def read_uids(text: str) -> frozenset[str]:
+    """Read a UID, or a list of them with commas or backslashes between. Raises NotAValue."""
     found = [part.strip() for part in re.split(r"[\\,]", text)]
     if not all(_UID.fullmatch(part) for part in found):
         raise NotAValue("is not a UID, or a list of UIDs with commas between")

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
 from service.api.dicomweb.attributes import MATCHED, Level
-from service.api.dicomweb.matching import Matcher, NotAValue, make_matcher
+from service.api.dicomweb.matching import Matcher, NotAValue, make_matcher, read_uids
 from service.problems import Problem
 
 MOST_RESULTS: Final[dict[Level, int]] = {Level.STUDY: 1000, Level.SERIES: 1000, Level.INSTANCE: 5000}
@@ -37,12 +37,14 @@ class Query:
     Attributes
     ----------
     keys : by level, what has to match: keyword (or sequence.keyword) and comparison
+    uids : by keyword, the UIDs that were asked for where they were
     included : tags of further attributes, upper-case hexadecimal; `everything` includes all there are
     warnings : what has to be said about it in the Warning header
     """
 
     level: Level
     keys: Mapping[Level, tuple[tuple[str, Matcher], ...]]
+    uids: Mapping[str, frozenset[str]]
     included: tuple[str, ...]
     everything: bool
     limit: int
@@ -52,10 +54,6 @@ class Query:
     def matches(self, level: Level, values_of: Callable[[str], Sequence[Any]]) -> bool:
         """Tell whether what `values_of` gives for each keyword is what was asked for at this level."""
         return all(matcher(values_of(keyword)) for keyword, matcher in self.keys[level])
-
-    def wants(self, keyword: str) -> bool:
-        """Tell whether the search compares this attribute."""
-        return any(keyword == name for keys in self.keys.values() for name, _ in keys)
 
 
 def read_query(parameters: Sequence[tuple[str, str]], level: Level) -> Query:
@@ -68,6 +66,7 @@ def read_query(parameters: Sequence[tuple[str, str]], level: Level) -> Query:
         400, with what is wrong; values are not repeated.
     """
     keys: dict[Level, list[tuple[str, Matcher]]] = {one: [] for one in Level}
+    uids: dict[str, frozenset[str]] = {}
     included: list[str] = []
     plain: dict[str, str] = {}
     seen: set[str] = set()
@@ -83,10 +82,13 @@ def read_query(parameters: Sequence[tuple[str, str]], level: Level) -> Query:
             matcher = _matcher(keyword, value)
             if matcher is not None:
                 keys[MATCHED[keyword]].append((keyword, matcher))
+                if keyword in ("StudyInstanceUID", "SOPInstanceUID"):
+                    uids[keyword] = read_uids(value)
     everything = "all" in included
     return Query(
         level=level,
         keys={one: tuple(sorted(found, key=lambda key: key[0] not in _CHEAP)) for one, found in keys.items()},
+        uids=uids,
         included=tuple(_tag(name) for name in included if name != "all"),
         everything=everything,
         limit=min(_whole("limit", plain.get("limit"), MOST_RESULTS[level]), MOST_RESULTS[level]),

@@ -102,7 +102,7 @@ class Search:
 
     def _matches(self) -> Iterator[Match]:
         level = self.query.level
-        for study in self.holdings.studies(None if self.study_uid is None else [self.study_uid]):
+        for study in self.holdings.studies(self._study_uids()):
             if not self.query.matches(Level.STUDY, partial(self._study_values, study)):
                 continue
             if level is Level.STUDY:
@@ -113,6 +113,15 @@ class Search:
                     yield Match(study, series, None)
                 else:
                     yield from (Match(study, series, instance) for instance in self._matching_instances(series))
+
+    def _study_uids(self) -> list[str] | None:
+        """The studies to look at, where the address or a UID says which; None is all of them."""
+        if self.study_uid is not None:
+            return [self.study_uid]
+        if "StudyInstanceUID" in self.query.uids:
+            return sorted(self.query.uids["StudyInstanceUID"])
+        wanted = self.query.uids.get("SOPInstanceUID")
+        return None if wanted is None else self.holdings.studies_with(sorted(wanted))
 
     def _matching_series(self, study: Study) -> Iterator[Series]:
         for series in self.holdings.series_of(study):

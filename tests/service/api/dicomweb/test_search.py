@@ -118,6 +118,7 @@ def test_series_and_instances_match_by_their_own_attributes(archive: Archive) ->
     assert search(STUDY[FLAIR], search_filters={"StudyInstanceUID": STUDY[RLE]}) == []
     search = archive.client.search_for_instances
     assert values(search(search_filters={"SOPClassUID": PDF}), "SOPInstanceUID") == [f"{RESULTS}.3.1"]
+    assert values(search(search_filters={"SOPInstanceUID": f"{RESULTS}.0.1,{FLAIR}.2"}), "Modality") == ["MR", "SEG"]
     assert values(search(STUDY[FLAIR], search_filters={"InstanceNumber": "4"}), "SOPInstanceUID") == [f"{FLAIR}.4"]
     assert values(search(search_filters={"SOPInstanceUID": f"{RLE}.2", "PatientID": "Other"}), "SOPInstanceUID") == [f"{RLE}.2"]
 
