@@ -82,7 +82,6 @@ def talk_nonsense(service: Running) -> list[str]:
     paths += ("/dicomweb/studies/ZQX7341", "/dicomweb/studies?StudyDate=Xiomara", "/dicomweb/series?Quetzalcoatl=ZQX7341")
     answers = [client.get(path, headers=headers).text for path in paths]
     client.get("/cases", params={"patient_id": "ZQX7341"}).raise_for_status()
-    client.get("/dicomweb/instances", params={"PatientName": "Quetzalcoatl*", "includefield": "all"}).raise_for_status()
     part = {"files": ("Quetzalcoatl.dcm", b"PatientName=Quetzalcoatl^Xiomara", "application/dicom")}
     client.post("/cases", files=part)  # its answer names the file to its sender
     answers.append(client.post("/cases", content=b"Xiomara", headers={"content-type": "multipart/form-data; boundary=ZQX7341"}).text)
@@ -166,6 +165,7 @@ def test_nothing_of_the_patient_is_seen_by_those_who_run_the_service(tmp_path, w
         service.kill()
         service.start()
         answers += talk_nonsense(service)
+        service.client.get("/dicomweb/instances", params={"PatientName": "Quetzalcoatl*", "limit": 3}).raise_for_status()
         wait_for_a_failed_delivery(service, outcome["good"]["id"])
         seen = everything_readable(service)
     finally:
