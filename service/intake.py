@@ -71,6 +71,7 @@ class Receipt:
     case_id: str
     study_uid: str
     series_uid: str
+    sop_class_uid: str
     sop_instance_uid: str
     outcome: str
     state: State
@@ -155,7 +156,8 @@ class Intake:
         door = "rest" if announced is None else "dicom"
         self._counts.add("received_instances", door, outcome)
         self._counts.add("received_bytes", door, by=len(whole))
-        return Receipt(noted.case_id, header.study_uid, header.series_uid, header.sop_instance_uid, outcome, noted.state)
+        uids = header.study_uid, header.series_uid, header.sop_class_uid, header.sop_instance_uid
+        return Receipt(noted.case_id, *uids, outcome, noted.state)
 
     def _keep(self, header: Header, whole: bytes) -> StoredInstance:
         return self._store.put_instance(

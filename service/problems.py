@@ -25,13 +25,16 @@ TYPE_PREFIX: Final = "urn:leukoscope:problem:"
 
 KINDS: Final[dict[str, tuple[int, str]]] = {
     "bad-request": (400, "The request could not be read"),
+    "invalid-query": (400, "The search could not be understood"),
     "malformed-upload": (400, "The multipart body could not be read"),
     "unauthenticated": (401, "A bearer token is needed"),
     "forbidden": (403, "The token does not allow this"),
     "not-found": (404, "There is nothing at this address"),
     "case-not-found": (404, "There is no such case"),
     "output-not-found": (404, "The case has no such output now"),
+    "instance-not-found": (404, "There is no such object"),
     "method-not-allowed": (405, "The method is not allowed here"),
+    "not-acceptable": (406, "What is there is of no kind that is accepted"),
     "upload-timed-out": (408, "The upload stopped coming"),
     "not-retryable": (409, "The case cannot be run again in this state"),
     "upload-too-large": (413, "The upload is too large"),

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, BinaryIO, Final
 
 from anyio import CancelScope
 from python_multipart.exceptions import FormParserError
@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.store import Store
 
 BLOCK: Final = 1 << 20
+FORM_DATA: Final = "multipart/form-data"
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 
@@ -126,10 +127,14 @@ class Intray:
 
 
 async def spool_upload(
-    headers: Mapping[str, str], body: AsyncIterator[bytes], folder: Path, limits: Limits, in_thread: InThread
+    headers: Mapping[str, str], body: AsyncIterator[bytes], folder: Path, limits: Limits, in_thread: InThread, *, kind: str = FORM_DATA
 ) -> list[Part]:
     """
     Write the parts of a multipart body to `folder` as they arrive.
+
+    Parameters
+    ----------
+    kind : the multipart type that is taken here
 
     Raises
     ------
@@ -138,14 +143,12 @@ async def spool_upload(
     OSError
         The disk did not take it.
     """
-    kind, options = parse_options_header(headers.get("content-type"))
-    if kind != b"multipart/form-data":
-        raise Problem("unsupported-media-type", "Send multipart/form-data: DICOM files, or one zip of them.")
+    given, options = parse_options_header(headers.get("content-type"))
+    if given.decode("latin-1").lower() != kind:
+        raise Problem("unsupported-media-type", f"Send {kind}.")
     if not options.get(b"boundary"):
         raise Problem("malformed-upload", "The content type names no boundary.")
-    length = headers.get("content-length", "")
-    if length.isdecimal():
-        check_size(int(length), limits)
+    _check_declared(headers, limits)
     try:
         tray = Intray(folder, options[b"boundary"], limits)
     except FormParserError:
@@ -157,6 +160,32 @@ async def spool_upload(
     finally:
         tray.close()
     return tray.parts
+
+
+async def spool_file(
+    headers: Mapping[str, str], body: AsyncIterator[bytes], folder: Path, limits: Limits, in_thread: InThread
+) -> list[Part]:
+    """Write a body that is one file to `folder` as it arrives. Raises Problem (413 over a limit) and OSError."""
+    _check_declared(headers, limits)
+    path, size = folder / "000001", 0
+    with path.open("wb", buffering=0) as file:
+        async for block in _gather(body):
+            size += len(block)
+            check_size(size, limits)
+            await in_thread(partial(_write_whole, file, block))
+    return [Part(1, "", size, partial(_open, path))]
+
+
+def _check_declared(headers: Mapping[str, str], limits: Limits) -> None:
+    length = headers.get("content-length", "")
+    if length.isdecimal():
+        check_size(int(length), limits)
+
+
+def _write_whole(file: IO[bytes], block: bytes) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[file.write(view) :]
 
 
 async def _gather(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

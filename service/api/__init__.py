@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from service.api.access import Access
 from service.api.cases import case_routes
 from service.api.desk import Desk
+from service.api.dicomweb import dicomweb_routes
 from service.api.operations import operation_routes
 from service.api.outputs import output_routes
 from service.api.page import page_routes
@@ -33,7 +34,8 @@ from service.uploads import Limits
 __all__ = ["ApiServer", "make_api", "start_api"]
 
 ABOUT: Final = (
-    "Send a brain FLAIR series, wait, get masks and reports. Errors are RFC 9457 problem details. Investigational. FLAIR "
+    "Send a brain FLAIR series, wait, get masks and reports. Errors are RFC 9457 problem details. DICOMweb is at /dicomweb, as "
+    "PS3.18 describes it. Investigational. FLAIR "
     "white-matter hyper-intensity, cause not attributed: treatment effect, oedema, infiltration and other disease look alike. "
     "Not a response assessment (RANO)."
 )
@@ -86,7 +88,14 @@ def make_api(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.waiters = waiters
-    routers = (operation_routes(desk), submission_routes(desk), case_routes(desk, waiters), output_routes(desk), page_routes(desk))
+    routers = (
+        operation_routes(desk),
+        submission_routes(desk),
+        case_routes(desk, waiters),
+        output_routes(desk),
+        *dicomweb_routes(desk),
+        page_routes(desk),
+    )
     for router in routers:
         app.include_router(router)
     answer_problems(app, _allowed(routers))

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio.to_thread
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, Semaphore
 
 from service.health import Health
 from service.intake import Intake
@@ -23,15 +23,18 @@ from service.store import Store
 from service.uploads import Limits
 
 T = TypeVar("T")
+UPLOADS_AT_ONCE: Final = 8
 CASE_ID = r"^[A-Za-z0-9._-]{1,64}$"
 
 
 @dataclass(frozen=True)
 class Desk:
     """
-    The parts, and the threads: `look` for short calls of the case book, `work` for uploads, whose files `hands` give to the intake.
+    The parts, and the threads: `look` for short calls of the case book, `work` for uploads, whose files `hands` give to the intake,
+    `read` for what is searched and streamed from the disk.
 
-    Blocking calls never run on the event loop, and neither kind can starve the other. `large` lets one large file pass at a time.
+    Blocking calls never run on the event loop, and no kind can starve another. `large` lets one large file pass at a time, `uploads`
+    so many requests that send.
     """
 
     settings: Settings
@@ -45,6 +48,8 @@ class Desk:
     limits: Limits
     lookers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(6))
     workers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
+    readers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
+    uploads: Semaphore = field(default_factory=lambda: Semaphore(UPLOADS_AT_ONCE))
     hands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "upload"))
     large: threading.Lock = field(default_factory=threading.Lock)
 
@@ -55,6 +60,10 @@ class Desk:
     async def work(self, call: Callable[[], Any]) -> Any:
         """Run a step of an upload in a thread."""
         return await anyio.to_thread.run_sync(call, limiter=self.workers)
+
+    async def read(self, call: Callable[[], T]) -> T:
+        """Run a search, or a step of an answer that comes from the disk, in a thread."""
+        return await anyio.to_thread.run_sync(call, limiter=self.readers)
 
     async def case(self, case_id: str) -> Case:
         """Give the case, or raise a 404 problem."""

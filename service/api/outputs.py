@@ -78,10 +78,10 @@ def answer_output(request: Request, desk: Desk, face: Face, output: OutputRow) -
     if not path.is_file():
         raise Problem("output-not-found", "The file was cleaned away.", state=State.DONE.value, reason=None)
     disposition = "inline" if face.inline else "attachment"
-    return _File(path, headers=headers, media_type=face.media_type, filename=face.filename, content_disposition_type=disposition)
+    return RangedFile(path, headers=headers, media_type=face.media_type, filename=face.filename, content_disposition_type=disposition)
 
 
-class _File(FileResponse):
+class RangedFile(FileResponse):
     """Starlette's, but an unreadable Range is ignored (RFC 9110 14.2) and one outside the file is answered with a problem detail."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

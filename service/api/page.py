@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse
 
 from service.api.desk import Desk
+from service.api.outputs import RangedFile
 from service.errors import Unavailable
 from service.records import Book
 
@@ -48,7 +49,7 @@ def told_evidence(book: Book) -> str:
 
 
 def _add(router: APIRouter, address: str, file: Path, media_type: str) -> None:
-    async def give() -> FileResponse:
-        return FileResponse(file, media_type=media_type, headers=HEADERS)
+    async def give() -> RangedFile:
+        return RangedFile(file, media_type=media_type, headers=HEADERS)
 
     router.add_api_route(address, give, methods=["GET"], name=file.name)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from service.installation import read_secret
 from service.records.arrivals import Arrivals
 from service.records.database import BookOutdated, upgrade
+from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
@@ -43,7 +44,7 @@ from service.records.work import Work
 from service.settings import Destination, Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Rebuilding, Upkeep, Removal):
+class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -97,6 +98,8 @@ __all__ = [
     "InstanceRow",
     "InvalidTransition",
     "Judged",
+    "KeptInstance",
+    "KeptSeries",
     "Lease",
     "LeaseLost",
     "Noted",

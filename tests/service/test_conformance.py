@@ -7,6 +7,9 @@ from pathlib import Path
 
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.admission.rules import RULE_NAMES
+from service.api.dicomweb.attributes import GIVEN, MATCHED, Level
+from service.api.dicomweb.query import MOST_RESULTS
+from service.api.dicomweb.store import FAILURES
 from service.contexts import TRANSFER_SYNTAXES
 from service.listener import MAXIMUM_PDU, STATUSES
 from service.records.resends import FLAGS
@@ -43,3 +46,19 @@ def test_flags_of_what_came_again() -> None:
 
 def test_largest_pdu() -> None:
     assert f"| {MAXIMUM_PDU} bytes |" in STATEMENT
+
+
+def test_failures_of_storing_over_the_web() -> None:
+    assert {(int(code, 16), why) for code, why in rows("### 9.1 ")} == set(FAILURES.values())
+
+
+def test_attributes_of_searches() -> None:
+    own = {Level.STUDY: (), Level.SERIES: ("StudyInstanceUID",), Level.INSTANCE: ("StudyInstanceUID", "SeriesInstanceUID")}
+    for level, (_, matched, given) in zip(Level, rows("### 9.2 "), strict=True):
+        assert set(matched.split(", ")) == {keyword for keyword, of in MATCHED.items() if of is level}
+        told = {keyword.partition(".")[0] for keyword in (matched + ", " + given).split(", ")}
+        assert told == set(GIVEN[level]) - set(own[level])
+
+
+def test_most_results_of_a_search() -> None:
+    assert f"{MOST_RESULTS[Level.STUDY]:,} studies or series, {MOST_RESULTS[Level.INSTANCE]:,} instances in an answer" in STATEMENT

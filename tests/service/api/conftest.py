@@ -152,13 +152,15 @@ def hosts_in(folder: Path) -> Iterator[Callable[..., Host]]:
         hosts.append(host)
         return host
 
-    yield make
-    for host in hosts:
-        host.client.close()
-        host.server.stop()
-        host.book.close()
-    logging.getLogger().removeHandler(handler)
-    logging.getLogger().setLevel(level)
+    try:
+        yield make
+    finally:
+        for host in hosts:
+            host.client.close()
+            host.server.stop()
+            host.book.close()
+        logging.getLogger().removeHandler(handler)
+        logging.getLogger().setLevel(level)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service import archive, listener
-from service.api import connection, submission
+from service.api import connection, desk, receiving
 from service.settings import Settings
 from service.uploads import Limits
 from tests.service.api.conftest import OUTPUTS, Host, make_series
@@ -175,8 +175,8 @@ def test_the_table_of_limits_is_the_programs() -> None:
     assert table["HTTP connections"] == str(connection.MOST_CONNECTIONS)
     assert table["HTTP request line and header"] == f"64 KiB, within {connection.HEADER_WITHIN_S:g} s"
     assert table["HTTP client that does not read"] == f"{connection.READ_WITHIN_S:g} s for 64 KiB"
-    assert table["uploads at the same time"] == str(submission.UPLOADS_AT_ONCE)
-    assert table["upload that stops or drips"] == f"{submission.SILENCE_S:g} s of silence, {submission.SLOWEST_BYTES_PER_S} bytes/s"
+    assert table["uploads at the same time"] == str(desk.UPLOADS_AT_ONCE)
+    assert table["upload that stops or drips"] == f"{receiving.SILENCE_S:g} s of silence, {receiving.SLOWEST_BYTES_PER_S} bytes/s"
     assert f"{limits.files:,} files" in table["upload"]
     assert f"directory {archive.DIRECTORY_BYTES >> 20} MiB" in table["zip"]
     assert f"{limits.ratio:g} times its size above {limits.ratio_from_bytes >> 20} MiB" in table["zip"]

@@ -15,10 +15,18 @@ SOUP = st.one_of(
     st.text(max_size=12).map(lambda text: text.encode("utf-8", "surrogatepass")),
     st.sampled_from([b"done", b"nan", b"inf", b"1e400", b"..", b"%00", b"a" * 300, b"\xed\xa0\x80", b"0", b"-1", b"true", b"[]"]),
 )
-PATHS = st.sampled_from(
-    ["/cases", "/cases/{}", "/cases/{}/segmentation", "/cases/{}/retry", "/cases/{}/{}", "/{}", "/health/{}", "/metrics/{}"]
+CASES = ["/cases", "/cases/{}", "/cases/{}/segmentation", "/cases/{}/retry", "/cases/{}/{}", "/{}", "/health/{}", "/metrics/{}"]
+WEB = ["studies", "instances", "studies/{}", "studies/{}/series/{}", "studies/1.2/series", "studies/1.2/series/1.2/instances/{}/frames/{}"]
+PATHS = st.sampled_from([*CASES, *(f"/dicomweb/{path}" for path in WEB)])
+NAMES = st.sampled_from(
+    [
+        *("series_uid", "study_uid", "patient_id", "state", "limit", "cursor", "wait", "else"),
+        "offset",
+        "PatientID",
+        "StudyDate",
+        "includefield",
+    ]
 )
-NAMES = st.sampled_from(["series_uid", "study_uid", "patient_id", "state", "limit", "cursor", "wait", "else"])
 HEADERS = st.dictionaries(
     st.sampled_from(["Range", "If-None-Match", "If-Range", "Authorization", "Content-Type", "Accept", "Sec-Fetch-Site", "X-Request-ID"]),
     st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=30).map(
@@ -37,6 +45,8 @@ HEADERS = st.dictionaries(
     headers=HEADERS,
     body=st.binary(max_size=40),
 )
+@example("GET", "/{}", (b"", b""), [], {"Range": b"bytes"}, b"")
+@example("GET", "/dicomweb/studies", (b"", b""), [("StudyDate", b"2026")], {"Accept": b"x"}, b"")
 @example("GET", "/cases", (b"", b""), [("limit", b"1"), ("limit", b"2")], {}, b"")
 @example("GET", "/cases", (b"", b""), [("cursor", b"WyIyMDI2LTExLTIzIiwgMV0")], {}, b"")
 @example("GET", "/cases", (b"", b""), [("cursor", b"WyI5OTk5LTEyLTMxVDIzOjU5OjU5KzAwOjAwIiwgImEiXQ")], {}, b"")

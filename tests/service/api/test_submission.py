@@ -189,7 +189,7 @@ def test_a_refused_sender_of_much_still_reads_the_answer(make_host: Callable[...
 
 
 def test_a_sender_that_drips_is_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.api.submission.SILENCE_S", 0.3)
+    monkeypatch.setattr("service.api.receiving.SILENCE_S", 0.3)
     monkeypatch.setattr("service.api.access.DRAIN_S", 0.1)
     head = b"POST /cases HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 5000\r\n\r\n--b\r\n"
     with socket.create_connection((host.server.host, host.server.port), timeout=10) as peer:
