@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from service import sendable
 from service.errors import Misconfigured
 
 PREFIX = "LEUKOSCOPE_"
@@ -41,7 +42,7 @@ class Destination(_Frozen):
     host: Annotated[str, StringConstraints(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)]
     calling_ae: AETitle | None = None
-    outputs: tuple[str, ...] = ("segmentation",)
+    outputs: tuple[sendable.Sendable, ...] = sendable.DEFAULT
     empty_segmentation: bool = False  # viewers have hung on a SEG without a voxel
 
 
@@ -228,8 +229,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         One clear line: an unknown key or variable, a bad value, an unreadable file, an open door without a lock.
     """
     environ = os.environ if environ is None else environ
-    values = _read_file(environ.get(CONFIG, ""))
-    values.update(_read_variables(environ))
+    values = _read_file(environ.get(CONFIG, "")) | _read_variables(environ)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,7 @@
-"""The outbox's sender: each due result to its destination, by C-STORE, until the destination has it or a week is over."""
+"""The outbox's sender: each due result to its destination, by C-STORE, until the destination has it or a week is over.
+
+What a case has for a destination goes over one association; the outcome is each object's own.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import logging
 import random
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import zip_longest
 
 from service.errors import Rejected, Unavailable
 from service.presence import Counts
@@ -15,7 +21,7 @@ from service.records import Book, Delivery, LeaseLost, outbox, utc_now
 from service.settings import Destination, Settings
 from service.store import Store
 from worker.renewal import renewing
-from worker.send import Answer, Peer, read_outgoing, send
+from worker.send import Answer, Broken, Outgoing, Peer, read_outgoing, send
 
 LOG = logging.getLogger(__name__)
 FIRST_PAUSE_S = 2.0
@@ -40,19 +46,28 @@ class _Line:
             self.served = self.served or mine
             return mine
 
-    def next(self) -> Delivery | None:
-        """Take the first; None ends the serving (in the same breath, so that nobody joins a line that is not served)."""
+    def next(self) -> list[Delivery]:
+        """Take what the first case has here; nothing ends the serving (in the same breath: nobody joins a line that is not served)."""
         with self.guard:
-            if not self.waiting:
-                self.served = False
-                return None
-            return self.waiting.popleft()
+            batch = [delivery for delivery in self.waiting if delivery.case_id == self.waiting[0].case_id]
+            self.waiting = deque(delivery for delivery in self.waiting if delivery.case_id != batch[0].case_id)
+            self.served = bool(batch)
+            return batch
 
     def abandon(self) -> None:
         """End the serving early; what waits is still due in the case book, and the sweep brings it back."""
         with self.guard:
             self.waiting.clear()
             self.served = False
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """A delivery that can be sent: where to, and its file."""
+
+    delivery: Delivery
+    destination: Destination
+    file: Outgoing
 
 
 class Sender:
@@ -107,8 +122,8 @@ class Sender:
     def _serve(self, line: _Line) -> None:
         done = False
         try:
-            while (delivery := line.next()) is not None:
-                self._attempt(delivery)
+            while batch := line.next():
+                self._attempt(batch)
             done = True
         except Unavailable as error:
             LOG.warning("outcome of a delivery not written: %s", error)
@@ -116,55 +131,92 @@ class Sender:
             if not done:
                 line.abandon()
 
-    def _attempt(self, due: Delivery) -> None:
-        delivery = self._book.claim_delivery(due.id, self._owner)
-        if delivery is None:
-            return
-        fields = {"case_id": delivery.case_id, "destination": delivery.destination, "kind": delivery.output, "delivery_id": delivery.id}
-        try:
-            self._settle(delivery, fields)
-        except LeaseLost:
-            LOG.info("another worker has the delivery", extra=fields)
+    def _attempt(self, batch: list[Delivery]) -> None:
+        """Claim and send what is still due; an object at which the peer hangs up does not keep back those after it."""
+        claimed = [delivery for due in batch if (delivery := self._book.claim_delivery(due.id, self._owner))]
+        waiting = [parcel for delivery in claimed if (parcel := self._pack(delivery))]
+        while waiting:
+            waiting = self._send(waiting)
 
-    def _settle(self, delivery: Delivery, fields: dict[str, object]) -> None:
+    def _renew(self, parcels: list[_Parcel]) -> None:
+        for parcel in parcels:
+            with suppress(LeaseLost):
+                self._book.renew_delivery(parcel.delivery)
+
+    def _pack(self, delivery: Delivery) -> _Parcel | None:
+        """Find the file of a delivery; without one the delivery is given up or put off."""
         destination = self._destinations.get(delivery.destination)
-        if destination is None or delivery.sop_class_uid is None:
-            why = "the destination is no longer in the settings" if destination is None else "not a DICOM object"
-            self._book.delivery_dead(delivery.id, why, fence=delivery.fence)
-            LOG.error("delivery given up: %s", why, extra=fields)
-            return
         try:
-            with renewing(lambda: self._book.renew_delivery(delivery), outbox.DELIVERY_LEASE.total_seconds()):
-                answer = self._send(destination, delivery)
-        except (Unavailable, Rejected) as error:
-            self._postpone(delivery, str(error), fields)
-            return
-        if answer.category == "Failure":
-            self._postpone(delivery, _describe(answer), fields | {"dimse_status": answer.status}, shown="refused")
-            return
-        warning = _describe(answer) if answer.category == "Warning" else None
-        self._book.delivered(delivery.id, warning=warning, fence=delivery.fence)
-        self._counts.add("delivery_attempts", delivery.destination, "sent")
-        LOG.info("delivered", extra=fields | {"dimse_status": answer.status})
-
-    def _send(self, destination: Destination, delivery: Delivery) -> Answer:
-        peer = Peer(destination.ae_title, destination.host, destination.port, destination.calling_ae or self._title)
-        try:
+            if destination is None or delivery.sop_class_uid is None:
+                self._give_up(delivery, "the destination is no longer in the settings" if destination is None else "not a DICOM object")
+                return None
             files = read_outgoing([self._store.path_of(delivery.path)])
         except OSError as error:
-            raise Unavailable(f"the result cannot be read: {error.strerror}") from error
+            self._postpone(delivery, f"the result cannot be read: {error.strerror}", pause_after(delivery.attempts))
+            return None
         if not files:
-            raise Unavailable("the result is not in the store")
-        return send(peer, files)[0]
+            self._postpone(delivery, "the result is not in the store", pause_after(delivery.attempts))
+            return None
+        return _Parcel(delivery, destination, files[0])
 
-    def _postpone(self, delivery: Delivery, why: str, fields: dict[str, object], *, shown: str = "") -> None:
+    def _send(self, parcels: list[_Parcel]) -> list[_Parcel]:
+        """Send over one association, write what became of each, and give those that are to be sent over another."""
+        destination = parcels[0].destination
+        peer = Peer(destination.ae_title, destination.host, destination.port, destination.calling_ae or self._title)
+        answers: list[Answer] = []
+        left, failure = 0, ""
+        try:
+            with renewing(lambda: self._renew(parcels), outbox.DELIVERY_LEASE.total_seconds()):
+                send(peer, [parcel.file for parcel in parcels], answers.append)
+        except Broken as error:
+            left, failure = len(parcels) - len(answers) - 1, str(error)
+        except (Unavailable, Rejected) as error:
+            failure = str(error)
+        tried = parcels[: len(parcels) - left]
+        # one pause for all: what failed together is sent together again
+        pause_s = pause_after(max(parcel.delivery.attempts for parcel in tried))
+        for parcel, answer in zip_longest(tried, answers):
+            if answer is None:
+                self._postpone(parcel.delivery, failure, pause_s)
+            else:
+                self._settle(parcel.delivery, answer, pause_s)
+        return parcels[len(tried) :]
+
+    def _settle(self, delivery: Delivery, answer: Answer, pause_s: float) -> None:
+        if answer.category == "Failure":
+            self._postpone(delivery, _describe(answer), pause_s, shown="refused", dimse_status=answer.status)
+            return
+        warning = _describe(answer) if answer.category == "Warning" else None
+        with _owned(delivery):
+            self._book.delivered(delivery.id, warning=warning, fence=delivery.fence)
+            self._counts.add("delivery_attempts", delivery.destination, "sent")
+            LOG.info("delivered", extra=_fields(delivery) | {"dimse_status": answer.status})
+
+    def _give_up(self, delivery: Delivery, why: str) -> None:
+        with _owned(delivery):
+            self._book.delivery_dead(delivery.id, why, fence=delivery.fence)
+            LOG.error("delivery given up: %s", why, extra=_fields(delivery))
+
+    def _postpone(self, delivery: Delivery, why: str, pause_s: float, *, shown: str = "", **fields: object) -> None:
         """What the peer says in its Error Comment may name a patient: the case book keeps it, the log does not."""
         self._counts.add("delivery_attempts", delivery.destination, "failed")
-        pause_s = pause_after(delivery.attempts)
-        state = self._book.delivery_failed(delivery.id, why, utc_now() + timedelta(seconds=pause_s), fence=delivery.fence)
-        LOG.warning(
-            "not delivered: %s", shown or why, extra=fields | {"state": state.value, "attempt": delivery.attempts + 1, "seconds": pause_s}
-        )
+        with _owned(delivery):
+            state = self._book.delivery_failed(delivery.id, why, utc_now() + timedelta(seconds=pause_s), fence=delivery.fence)
+            told = {"state": state.value, "attempt": delivery.attempts + 1, "seconds": pause_s}
+            LOG.warning("not delivered: %s", shown or why, extra=_fields(delivery) | told | fields)
+
+
+@contextmanager
+def _owned(delivery: Delivery) -> Iterator[None]:
+    """Write an outcome only while the delivery is ours."""
+    try:
+        yield
+    except LeaseLost:
+        LOG.info("another worker has the delivery", extra=_fields(delivery))
+
+
+def _fields(delivery: Delivery) -> dict[str, object]:
+    return {"case_id": delivery.case_id, "destination": delivery.destination, "kind": delivery.output, "delivery_id": delivery.id}
 
 
 def pause_after(attempts: int) -> float:

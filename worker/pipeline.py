@@ -24,7 +24,7 @@ from model.volume import Volume
 from service.errors import Rejected
 from worker import convert, measure
 from worker.convert import Series
-from worker.encode import DICOM_ENCODERS, ENCODERS, Context, Output
+from worker.encode import Context, Output, encode_all
 from worker.encode.identity import identify
 from worker.encode.source import read_header
 from worker.measure import Findings
@@ -106,7 +106,7 @@ def run(
     with clock.stage("encode"):
         flags = join_flags(series.quality if series else (), found.quality)
         context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision)
-        outputs = tuple(encode(context) for encode in ENCODERS if series or encode not in DICOM_ENCODERS)
+        outputs = encode_all(context)
     return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages)
 
 

@@ -29,6 +29,10 @@ _ANSWER_S = 60.0
 _CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 
 
+class Broken(Unavailable):
+    """The peer ended the association, or did not answer, at the object after the last one answered."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """A DICOM node: title, host, port, and the title we call it by."""
@@ -84,7 +88,9 @@ def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], No
     Raises
     ------
     Unavailable
-        The peer could not be reached, refused the association or broke it before every file was answered; may be repeated.
+        The peer could not be reached or refused the association; may be repeated.
+    Broken
+        It ended the association before every file was answered; may be repeated.
     Rejected
         More kinds of objects than one association can propose.
     """
@@ -92,11 +98,11 @@ def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], No
     with associate(peer, files) as association:
         for file in files:
             if not association.is_established:
-                raise Unavailable(f"{peer.ae_title}: the association ended after {len(answers)} of {len(files)} objects")
+                raise Broken(f"{peer.ae_title}: the association ended after {len(answers)} of {len(files)} objects")
             try:
                 answer = _store(association, file)
             except Unavailable as error:
-                raise Unavailable(f"{peer.ae_title}: {error.reason}; {len(answers)} of {len(files)} were answered") from None
+                raise Broken(f"{peer.ae_title}: {error.reason}; {len(answers)} of {len(files)} were answered") from None
             answers.append(answer)
             if on_answer is not None:
                 on_answer(answer)
@@ -208,4 +214,7 @@ def _send_at_once(event: evt.Event) -> None:
 def _why_not(association: Association) -> str:
     if association.is_rejected:
         return "the association was rejected"
+    refused = sorted({context.abstract_syntax.name for context in association.rejected_contexts})
+    if refused and not association.accepted_contexts:
+        return f"not accepted there: {', '.join(refused)}"
     return "the association was aborted"

@@ -24,6 +24,9 @@ class Face:
 
 FACES: Final = (
     Face("segmentation", "application/dicom", "segmentation.dcm", "DICOM Segmentation on the grid of the series that was sent"),
+    Face("structured-report", "application/dicom", "structured-report.dcm", "DICOM SR: every lesion, totals, limits (TID 1500)"),
+    Face("report.dcm", "application/dicom", "report.dcm", "The page as DICOM Encapsulated PDF"),
+    Face("preview.dcm", "application/dicom", "preview.dcm", "The montage as DICOM Secondary Capture"),
     Face("segmentation.nii.gz", "application/gzip", "segmentation.nii.gz", "The same mask as NIfTI (1 lesion, 2 tumour-like)"),
     Face("report.json", "application/json", "report.json", "Every number of the report", inline=True),
     Face("report.pdf", "application/pdf", "report.pdf", "The report for people, one page", inline=True),

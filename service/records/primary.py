@@ -64,7 +64,7 @@ def _release(connection: Connection, row: dict[str, Any], destinations: Sequence
         .values(state=DeliveryState.PENDING.value, last_error=None, next_attempt_at=now, changed_at=now)
     )
     for destination in destinations:
-        for kind in destination.outputs:
+        for kind in dict.fromkeys(destination.outputs):
             if kind in kinds and (destination.name, kind) not in there and not _is_unwanted(destination, kind, row):
                 connection.execute(
                     insert(deliveries).values(

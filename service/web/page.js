@@ -8,6 +8,7 @@ const more = document.getElementById("more");
 const NAMES = {
   "segmentation": "DICOM SEG", "segmentation.nii.gz": "NIfTI", "report.pdf": "Report (PDF)", "report.json": "Report (JSON)",
   "structured-report": "DICOM SR", "rtstruct": "RTSTRUCT",
+  "report.dcm": "Report (DICOM)", "preview.dcm": "Preview (DICOM)",
 };
 const REFRESH_MS = 5000;
 let next = null;
@@ -39,7 +40,7 @@ async function fetchFile(url) {
 }
 
 function link(name, url) {
-  const made = element("a", { href: url, text: NAMES[name] || name, target: name.startsWith("report") ? "_blank" : null, rel: "noopener" });
+  const made = element("a", { href: url, text: NAMES[name] || name, target: name.startsWith("report.") && !name.endsWith(".dcm") ? "_blank" : null, rel: "noopener" });
   if (form.token.value) {
     // A plain link carries no token.
     made.addEventListener("click", async (event) => {

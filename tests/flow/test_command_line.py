@@ -74,7 +74,16 @@ def test_segment_picks_the_flair_and_says_why(write_phantom, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"series {series_uid(flair)}: named a FLAIR; 1 other series left out" in done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"segmentation.dcm", "segmentation.nii.gz", "report.json", "report.pdf", "preview.png"}
+    assert names == {
+        "segmentation.dcm",
+        "structured-report.dcm",
+        "report.dcm",
+        "preview.dcm",
+        "segmentation.nii.gz",
+        "report.json",
+        "report.pdf",
+        "preview.png",
+    }
 
 
 def test_segment_asks_where_two_series_are_as_good(write_phantom, tmp_path):

@@ -20,17 +20,17 @@ from service.errors import Unavailable
 from service.records import DeliveryState, OutputRow, open_book, outbox, upgrade
 from service.settings import Destination, Settings
 from service.store import Store
-from tests.provider import SEGMENTATION, provider
+from tests.provider import CLASSES, SEGMENTATION, provider
 from tests.service.casebook import FINDINGS, queue
 from worker.deliver import LONGEST_PAUSE_S, Sender, pause_after
 from worker.send import Peer, read_outgoing, send
 
 
-def part10(uid):
+def part10(uid, sop_class=SEGMENTATION):
     dataset = Dataset()
-    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = SEGMENTATION, uid, "P"
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = sop_class, uid, "P"
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = SEGMENTATION, uid, ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = sop_class, uid, ExplicitVRLittleEndian
     file = FileDataset("", dataset, file_meta=meta, preamble=bytes(128))
     buffer = io.BytesIO()
     file.save_as(buffer, enforce_file_format=True)
@@ -55,14 +55,15 @@ def house(tmp_path):
         book.close()
 
 
-def done_case(book, tmp_path, number=1):
+def done_case(book, tmp_path, number=1, kinds=("segmentation",)):
     case_id = queue(book, series=f"1.2.{number}", study=f"1.{number}")
-    data = part10(f"2.25.{number}")
-    path = Store(tmp_path).put_output(case_id, "segmentation", data)
-    row = OutputRow(
-        "segmentation", "application/dicom", path, hashlib.sha256(data).hexdigest(), len(data), 1, SEGMENTATION, f"2.25.{number}"
-    )
-    book.finish(book.claim(case_id, "w"), outputs=[row], findings=FINDINGS)
+    rows = []
+    for place, kind in enumerate(kinds):
+        uid = f"2.25.{number}{place or ''}"
+        data = part10(uid, CLASSES[kind])
+        path = Store(tmp_path).put_output(case_id, kind, data)
+        rows.append(OutputRow(kind, "application/dicom", path, hashlib.sha256(data).hexdigest(), len(data), 1, CLASSES[kind], uid))
+    book.finish(book.claim(case_id, "w"), outputs=rows, findings=FINDINGS)
     return case_id
 
 
@@ -122,7 +123,54 @@ def test_a_class_that_is_refused_says_so(house, tmp_path):
     finally:
         server.shutdown()
     assert only(book, case_id).state is DeliveryState.PENDING
-    assert only(book, case_id).last_error
+    assert only(book, case_id).last_error.endswith("not accepted there: Segmentation Storage")
+
+
+def states(book, case_id):
+    return {delivery.output: delivery.state.value for delivery in book.deliveries(case_id)}
+
+
+def test_what_a_case_gives_goes_over_one_association(house, tmp_path):
+    with provider() as pacs:
+        book, sender = house(pacs=pacs.port)
+        cases = [done_case(book, tmp_path, number, tuple(CLASSES)[::-1]) for number in (1, 2)]
+        sender._send_all(book.due_deliveries())
+    assert pacs.associations == [set(CLASSES.values())] * 2
+    assert pacs.got == ["2.25.13", "2.25.12", "2.25.11", "2.25.1", "2.25.23", "2.25.22", "2.25.21", "2.25.2"]
+    assert {state for case_id in cases for state in states(book, case_id).values()} == {"sent"}
+
+
+def test_a_pacs_that_takes_no_segmentation_gets_the_others_and_the_case_says_so(house, tmp_path):
+    with provider(classes=[uid for uid in CLASSES.values() if uid != SEGMENTATION]) as pacs:
+        book, sender = house(pacs=pacs.port)
+        case_id = done_case(book, tmp_path, kinds=tuple(CLASSES))
+        sender.deliver(case_id)
+    assert states(book, case_id) == dict.fromkeys(CLASSES, "sent") | {"segmentation": "pending"}
+    assert len(pacs.associations) == 1
+    refused = book.deliveries(case_id)[0]
+    assert "Segmentation Storage" in refused.last_error
+    assert "not accepted there" in refused.last_error
+
+
+def test_a_pacs_that_hangs_up_at_the_segmentation_gets_the_others(house, tmp_path):
+    with provider(hang_up_at=SEGMENTATION) as pacs:
+        book, sender = house(pacs=pacs.port)
+        case_id = done_case(book, tmp_path, kinds=tuple(CLASSES))
+        sender.deliver(case_id)
+    assert states(book, case_id) == dict.fromkeys(CLASSES, "sent") | {"segmentation": "pending"}
+    assert len(pacs.associations) == 2
+    assert [delivery.attempts for delivery in book.deliveries(case_id)] == [1] * len(CLASSES)
+
+
+def test_a_pacs_that_is_away_is_called_once_for_a_case_and_again_for_all_of_it(house, tmp_path, free_port):
+    book, sender = house(pacs=free_port())
+    case_id = done_case(book, tmp_path, kinds=tuple(CLASSES))
+    sender.deliver(case_id)
+    found = book.deliveries(case_id)
+    assert {(delivery.state, delivery.attempts) for delivery in found} == {(DeliveryState.PENDING, 1)}
+    moments = [delivery.next_attempt_at for delivery in found]
+    assert max(moments) - min(moments) < timedelta(seconds=0.5)
+    assert len(book.due_deliveries(now=max(moments))) == len(CLASSES), "a lease was left behind"
 
 
 def test_a_slow_destination_holds_up_nobody(house, tmp_path):

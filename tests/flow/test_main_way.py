@@ -14,7 +14,16 @@ import pydicom
 
 from tests.running import series_uid
 
-KINDS = {"segmentation", "segmentation.nii.gz", "report.json", "report.pdf", "preview.png"}
+KINDS = {
+    "segmentation",
+    "structured-report",
+    "report.dcm",
+    "preview.dcm",
+    "segmentation.nii.gz",
+    "report.json",
+    "report.pdf",
+    "preview.png",
+}
 
 
 def mask_of(data):

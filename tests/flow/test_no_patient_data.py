@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
+from tests.provider import CLASSES
 from tests.running import Running, series_uid
 from tests.tiny import write_release
 from worker.send import read_outgoing, send
@@ -43,7 +44,8 @@ class Indiscreet:
 
     def __init__(self) -> None:
         entity = AE(ae_title="PACS")
-        entity.add_supported_context("1.2.840.10008.5.1.4.1.1.66.4", [ExplicitVRLittleEndian])
+        for sop_class in CLASSES.values():
+            entity.add_supported_context(sop_class, [ExplicitVRLittleEndian])
         self.asked = threading.Event()
         self.server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._refuse)])
         self.port = self.server.socket.getsockname()[1]

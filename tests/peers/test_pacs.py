@@ -1,4 +1,4 @@
-"""A hospital's PACS, played by DCMTK and Orthanc: a whole series in, the segmentation back, nobody's own code in between."""
+"""A hospital's PACS, played by DCMTK and Orthanc: a whole series in, the results back, nobody's own code in between."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pydicom
 import pytest
 
 from model.volume import Volume
+from tests.provider import CLASSES
 from tests.running import Running, series_uid
 from worker.phantom import write_series
 
@@ -46,7 +47,7 @@ def whole_head(shared_data):
     return Volume(data * scale, np.asarray(image.affine, dtype=np.float64))
 
 
-def test_storescu_sends_and_orthanc_gets_the_segmentation(with_pacs, orthanc, peer, write_phantom, tmp_path):
+def test_storescu_sends_and_orthanc_gets_the_results(with_pacs, orthanc, peer, write_phantom, tmp_path):
     files = write_phantom("pacs")
     storescu(peer("storescu"), with_pacs, files[0].parent)
     check_way(with_pacs, orthanc, peer, files, tmp_path)
@@ -74,10 +75,20 @@ def check_way(service, orthanc, peer, files, tmp_path):
     path = tmp_path / "arrived.dcm"
     path.write_bytes(arrived)
     assert complaints(peer("dciodvfy"), path) == []
-    wait_for_sent(service, case["id"])
-    sent = delivery_of(service, case["id"])
-    assert (sent["destination"], sent["output"], sent["last_error"]) == ("pacs", "segmentation", None)
+    sent = wait_for_all(service, case["id"], "state", "sent")
+    assert [(one["destination"], one["output"], one["last_error"]) for one in sent] == [("pacs", output, None) for output in CLASSES]
+    for output, modality in (("structured-report", "SR"), ("report.dcm", "DOC"), ("preview.dcm", "OT")):
+        check_object(service, orthanc, peer, case, output, {"Modality": modality, "StudyInstanceUID": study}, path)
     return case
+
+
+def check_object(service, orthanc, peer, case, output, query, path):
+    """The PACS has one, as we serve it, and gives back a valid object."""
+    (series,) = orthanc.wait_for("Series", query)
+    (instance,) = orthanc.find("Instance", {"SeriesInstanceUID": series["MainDicomTags"]["SeriesInstanceUID"]})
+    path.write_bytes(orthanc.file(instance))
+    assert pydicom.dcmread(path) == pydicom.dcmread(io.BytesIO(service.output(case, output))), output
+    assert complaints(peer("dciodvfy"), path) == []
 
 
 def test_a_destination_that_is_away_gets_it_when_it_is_back(peer, tmp_path, free_port, write_phantom):
@@ -88,33 +99,34 @@ def test_a_destination_that_is_away_gets_it_when_it_is_back(peer, tmp_path, free
         files = write_phantom("away")
         service.push(files)
         case = service.wait_until(series_uid(files), "done")
-        deadline = time.monotonic() + 60
-        while not (delivery := delivery_of(service, case["id"]))["last_error"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert delivery["state"] == "pending"
+        waiting = wait_for_all(service, case["id"], "last_error")
+        assert [one["state"] for one in waiting] == ["pending"] * len(CLASSES)
         assert service.stop() == 0
         arrived = tmp_path / "arrived"
         arrived.mkdir()
         receiver = subprocess.Popen([peer("storescp"), "-od", str(arrived), "+xa", str(port)], stderr=subprocess.DEVNULL)
         try:
             service.start()
-            wait_for_sent(service, case["id"])
+            wait_for_all(service, case["id"], "state", "sent")
         finally:
             receiver.terminate()
             receiver.wait()
-        assert len(list(arrived.iterdir())) == 1
+        assert {str(pydicom.dcmread(path).SOPClassUID) for path in arrived.iterdir()} == set(CLASSES.values())
+        assert len(list(arrived.iterdir())) == len(CLASSES)
     finally:
         service.stop()
 
 
-def delivery_of(service, case_id):
-    (delivery,) = service.client.get(f"/cases/{case_id}").json()["deliveries"]
-    return delivery
+def deliveries_of(service, case_id):
+    return service.client.get(f"/cases/{case_id}").json()["deliveries"]
 
 
-def wait_for_sent(service, case_id, limit_s=60.0):
+def wait_for_all(service, case_id, key, value=None, limit_s=90.0):
+    """Wait until that is so, or is anything, of each delivery; give them."""
     deadline = time.monotonic() + limit_s
-    while (delivery := delivery_of(service, case_id))["state"] != "sent":
-        assert time.monotonic() < deadline, delivery
+    while True:
+        found = deliveries_of(service, case_id)
+        if found and all(one[key] == value if value else one[key] for one in found):
+            return found
+        assert time.monotonic() < deadline, found
         time.sleep(0.1)

@@ -52,13 +52,20 @@ def output(revision: int = 1, kind: str = "segmentation") -> OutputRow:
 FINDINGS = {"lesion_count": 2, "lesion_volume_ml": 1.5, "tumour_like_volume_ml": 0.0}
 
 
-def run(book: Book, case_id: str, *, owner: str = "worker-1", findings: dict[str, Any] | None = None) -> None:
+def run(
+    book: Book,
+    case_id: str,
+    *,
+    owner: str = "worker-1",
+    findings: dict[str, Any] | None = None,
+    kinds: tuple[str, ...] = ("segmentation", "report.json"),
+) -> None:
     """Work on a queued case until it is done."""
     lease = book.claim(case_id, owner)
     assert lease is not None
     book.finish(
         lease,
-        outputs=[output(lease.revision), output(lease.revision, "report.json")],
+        outputs=[output(lease.revision, kind) for kind in kinds],
         findings=findings or FINDINGS,
         quality=("after contrast",),
         model={"name": "m"},

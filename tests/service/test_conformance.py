@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pydicom.uid import UID
+
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.admission.rules import RULE_NAMES
 from service.api.dicomweb.attributes import GIVEN, MATCHED, Level
@@ -13,6 +15,7 @@ from service.api.dicomweb.store import FAILURES
 from service.contexts import TRANSFER_SYNTAXES
 from service.listener import MAXIMUM_PDU, STATUSES
 from service.records.resends import FLAGS
+from tests.provider import CLASSES
 
 STATEMENT = (Path(__file__).resolve().parents[2] / "deploy" / "conformance.md").read_text(encoding="utf-8")
 
@@ -42,6 +45,11 @@ def test_rules_in_their_order() -> None:
 
 def test_flags_of_what_came_again() -> None:
     assert set(re.findall(r"flag `([a-z-]+)`", STATEMENT)) == {code for code, _ in FLAGS.values()}
+
+
+def test_classes_of_what_is_sent() -> None:
+    assert {output.strip("`"): uid for output, _, uid, _ in rows("### 4.5 ")} == CLASSES
+    assert all(UID(uid).name == name for _, name, uid, _ in rows("### 4.5 "))
 
 
 def test_largest_pdu() -> None:

@@ -172,18 +172,22 @@ def test_a_sending_that_was_withheld_meanwhile_says_what_happened(book: Book) ->
 
 
 def test_a_segmentation_without_a_voxel_goes_only_where_it_is_wanted(book: Book) -> None:
-    wanting = Destination(name="archive", ae_title="A", host="h", port=1, outputs=("segmentation", "report.json"), empty_segmentation=True)
+    wanting = Destination(name="archive", ae_title="A", host="h", port=1, outputs=("segmentation", "report.dcm"), empty_segmentation=True)
     book._destinations = (*book._destinations, wanting)
     case_id = queue(book)
-    run(book, case_id, findings={"lesion_count": 0, "tumour_like_volume_ml": 0.0})
-    assert [(d.destination, d.output) for d in book.deliveries(case_id)] == [("archive", "segmentation"), ("archive", "report.json")]
+    run(book, case_id, findings={"lesion_count": 0, "tumour_like_volume_ml": 0.0}, kinds=("segmentation", "report.dcm", "report.pdf"))
+    assert [(d.destination, d.output) for d in book.deliveries(case_id)] == [
+        ("pacs", "report.dcm"),
+        ("archive", "segmentation"),
+        ("archive", "report.dcm"),
+    ]
 
 
 def test_a_destination_gets_what_it_asks_for_if_it_is_there(book: Book) -> None:
-    book._destinations = (Destination(name="d", ae_title="A", host="h", port=1, outputs=("report.json", "rtstruct")),)
+    book._destinations = (Destination(name="d", ae_title="A", host="h", port=1, outputs=("report.dcm", "preview.dcm", "report.dcm")),)
     case_id = queue(book)
-    run(book, case_id)
-    assert [d.output for d in book.deliveries(case_id)] == ["report.json"]
+    run(book, case_id, kinds=("segmentation", "report.dcm"))
+    assert [d.output for d in book.deliveries(case_id)] == ["report.dcm"]
 
 
 def test_a_study_whose_series_were_all_refused_has_no_result(book: Book) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service import sendable
 from service.errors import Misconfigured
 from service.settings import Destination, Rule, Settings, SettingsError, Span, is_loopback, load_settings
 
@@ -69,7 +70,7 @@ def test_a_whole_file_is_read(toml) -> None:
         inversion_time_ms = { minimum = 1500 }
         """)
     )
-    assert settings.destinations[0].outputs == ("segmentation",)
+    assert settings.destinations[0].outputs == sendable.DEFAULT
     assert settings.calling_ae[0].unwanted == "refuse"
     assert settings.admission is not None
     assert settings.admission[0].inversion_time_ms == Span(minimum=1500)
@@ -95,6 +96,10 @@ TWO = '{"name": "a", "ae_title": "A", "host": "h", "port": 1}'
         ({"LEUKOSCOPE_DESTINATIONS": "pacs"}, "LEUKOSCOPE_DESTINATIONS is not JSON"),
         ({"LEUKOSCOPE_DESTINATIONS": '[{"name": "a"}]'}, "LEUKOSCOPE_DESTINATIONS.0.ae_title: Field required"),
         ({"LEUKOSCOPE_DESTINATIONS": f"[{TWO}, {TWO}]"}, "LEUKOSCOPE_DESTINATIONS: two destinations have the same name"),
+        (
+            {"LEUKOSCOPE_DESTINATIONS": f'[{TWO[:-1]}, "outputs": ["segmentation", "report.pdf"]}}]'},
+            "LEUKOSCOPE_DESTINATIONS.0.outputs.1: Input should be 'segmentation', 'structured-report', ",
+        ),
         ({"LEUKOSCOPE_DICOM_HOST": "0.0.0.0"}, "dicom_host 0.0.0.0 is open to the network: list the senders under [[calling_ae]]"),
         ({"LEUKOSCOPE_HTTP_HOST": "::"}, "http_host :: is open to the network: add API tokens under [[tokens]]"),
         ({"LEUKOSCOPE_CONFIG": "/nowhere/x.toml"}, "LEUKOSCOPE_CONFIG=/nowhere/x.toml: No such file or directory"),

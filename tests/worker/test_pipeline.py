@@ -99,15 +99,23 @@ def test_the_lesions_are_found_where_they_are(result):
 def test_outputs_and_their_names(result):
     assert [(output.kind, output.filename, output.media_type) for output in result.outputs] == [
         ("segmentation", "segmentation.dcm", "application/dicom"),
+        ("structured-report", "structured-report.dcm", "application/dicom"),
+        ("report.dcm", "report.dcm", "application/dicom"),
+        ("preview.dcm", "preview.dcm", "application/dicom"),
         ("segmentation.nii.gz", "segmentation.nii.gz", "application/gzip"),
         ("report.json", "report.json", "application/json"),
         ("report.pdf", "report.pdf", "application/pdf"),
         ("preview.png", "preview.png", "image/png"),
     ]
-    segmentation, *others = result.outputs
-    assert segmentation.sop_class_uid == "1.2.840.10008.5.1.4.1.1.66.4"
-    assert segmentation.sop_instance_uid.startswith("2.25.")
-    assert all(output.sop_instance_uid is None for output in others)
+    assert {output.kind: output.sop_class_uid for output in result.outputs if output.sop_class_uid} == {
+        "segmentation": "1.2.840.10008.5.1.4.1.1.66.4",
+        "structured-report": "1.2.840.10008.5.1.4.1.1.88.34",
+        "report.dcm": "1.2.840.10008.5.1.4.1.1.104.1",
+        "preview.dcm": "1.2.840.10008.5.1.4.1.1.7",
+    }
+    uids = {output.sop_instance_uid for output in result.outputs if output.media_type == "application/dicom"}
+    assert len(uids) == 4
+    assert all(uid.startswith("2.25.") for uid in uids)
 
 
 def test_any_order_gives_the_same_bytes_and_a_revision_other_uids(files, result):

@@ -41,6 +41,26 @@ def source_images(context: Context, frames: tuple[SourceFrame, ...]) -> list[Dat
     return [_enhanced(shared, frames[0], groups, positions)]
 
 
+def source_objects(context: Context) -> list[Dataset]:
+    """Give one light data set per object of the source, without frames: who it belongs to and its UIDs.
+
+    Raises
+    ------
+    ValueError
+        The case has no DICOM source.
+    """
+    if context.series is None:
+        raise ValueError("a DICOM object needs the DICOM series it belongs to")
+    shared = _shared(context.header, context)
+    objects = {}
+    for frame in context.series.frames:
+        image = Dataset()
+        image.update(shared)
+        image.SOPClassUID, image.SOPInstanceUID = frame.sop_class_uid, frame.sop_instance_uid
+        objects[frame.sop_instance_uid] = image
+    return list(objects.values())
+
+
 def _shared(header: Header, context: Context) -> Dataset:
     shared = Dataset()
     for keyword in _DEMANDED:

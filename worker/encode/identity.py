@@ -40,6 +40,11 @@ class Identity:
         return f"2.25.{uuid.uuid5(_NAMESPACE, f'{self.seed}/{kind}').int}"
 
 
+def device_uid(release: Release, product_version: str) -> str:
+    """Give the UID of what observes: this version of the product with this release, the same for every case."""
+    return f"2.25.{uuid.uuid5(_NAMESPACE, f'device/{product_version}/{release.card.sha256}').int}"
+
+
 def identify(
     header: Header,
     volume: Volume,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
+from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian
 
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_images
-from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL, series_description
+from worker.encode.instance import as_output, common_arguments, reference
+from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL
 
 if TYPE_CHECKING:
     from worker.convert import SourceFrame
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 KIND = "segmentation"
 SERIES_NUMBER = 9100
 # label in the mask -> (segment label, tracking identifier, property type, region)
-_SEGMENTS = {
+SEGMENTS = {
     1: (LESION_LABEL, "lesion", codes.DCM.WhiteMatterT2Hyperintensity, codes.SCT.CerebralWhiteMatter),
     2: (TUMOUR_LIKE_LABEL, "tumour-like", codes.SCT.Lesion, codes.SCT.Brain),
 }
@@ -42,18 +41,17 @@ def encode(context: Context) -> Output:
     if context.series is None:
         raise ValueError("a segmentation object needs the DICOM series it belongs to")
     frames = context.series.frames
-    segments = [label for label in _SEGMENTS if label == 1 or (context.masks.labels == label).any()]
+    segments = [label for label in SEGMENTS if label == 1 or (context.masks.labels == label).any()]
     dataset = _build(context, frames, segments)
-    _make_deterministic(dataset, context)
+    organization = context.identity.uid("dimension organization")
+    for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
     if frames[0].frame_number is not None:
         _restore_references(dataset, frames)
-    sop_class_uid, sop_instance_uid = str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)
-    data = _as_bytes(dataset)
-    return Output(KIND, "application/dicom", "segmentation.dcm", data, sop_class_uid, sop_instance_uid)
+    return as_output(dataset, context, KIND, "segmentation.dcm")
 
 
 def _build(context: Context, frames: tuple[SourceFrame, ...], segments: list[int]) -> Segmentation:
-    identity, card = context.identity, context.release.card
     # planes of rows of columns: (k, j, i)
     stored: npt.NDArray[np.uint8] = np.ascontiguousarray(context.masks.labels.transpose(2, 1, 0))
     return Segmentation(
@@ -61,29 +59,16 @@ def _build(context: Context, frames: tuple[SourceFrame, ...], segments: list[int
         pixel_array=stored,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_describe(context, label) for label in segments],
-        series_instance_uid=identity.uid("segmentation series"),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=identity.uid(KIND),
-        instance_number=1,
-        manufacturer=PRODUCT,
-        manufacturer_model_name=f"{PRODUCT} WMH",
-        software_versions=context.product_version,
-        device_serial_number=card.sha256[:64],
-        transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=False,
         content_label="WMH",
         content_description="FLAIR white-matter hyper-intensity, AI, unverified",
         content_creator_name=f"{PRODUCT}^",
-        series_description=series_description(context.product_version),
-        content_date=identity.content_date,
-        content_time=identity.content_time,
-        specific_character_set="ISO_IR 192",
-        contributing_equipment=[_equipment(context)],
+        **common_arguments(context, KIND, SERIES_NUMBER),
     )
 
 
 def _describe(context: Context, label: int) -> SegmentDescription:
-    text, tracking, property_type, region = _SEGMENTS[label]
+    text, tracking, property_type, region = SEGMENTS[label]
     card = context.release.card
     description = SegmentDescription(
         segment_number=label,
@@ -105,54 +90,18 @@ def _describe(context: Context, label: int) -> SegmentDescription:
     return description
 
 
-def _equipment(context: Context) -> ContributingEquipment:
-    card = context.release.card
-    return ContributingEquipment(
-        manufacturer=PRODUCT,
-        purpose_of_reference=codes.DCM.ProcessingEquipment,
-        manufacturer_model_name=f"{PRODUCT} WMH",
-        software_versions=[context.product_version, f"{card.name} {card.version}"[:64]],
-        contribution_description=f"Segmentation by release {card.name} {card.version}, SHA-256 {card.sha256}"[:1024],
-    )
-
-
-def _make_deterministic(dataset: Dataset, context: Context) -> None:
-    """Replace what highdicom takes from the clock and from chance (decision 0002)."""
-    del dataset.InstanceCreationDate, dataset.InstanceCreationTime
-    organization = context.identity.uid("dimension organization")
-    for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
-        item.DimensionOrganizationUID = organization
-    for item in dataset.ContributingEquipmentSequence:
-        if "ContributionDateTime" in item:
-            del item.ContributionDateTime
-    dataset.PatientName = context.header.get("PatientName")
-    dataset.ReferringPhysicianName = context.header.get("ReferringPhysicianName")
-
-
 def _restore_references(dataset: Dataset, frames: tuple[SourceFrame, ...]) -> None:
     """Name the frames of Enhanced sources by their own objects and numbers (highdicom was shown one object in the order of k)."""
     # the segments of a plane share one item, which must be renamed once
     shared = {id(item): item for group in dataset.PerFrameFunctionalGroupsSequence for item in _sources(group)}
-    for reference in shared.values():
-        frame = frames[reference.ReferencedFrameNumber - 1]
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = frame.sop_class_uid, frame.sop_instance_uid
-        reference.ReferencedFrameNumber = frame.frame_number
+    for item in shared.values():
+        frame = frames[item.ReferencedFrameNumber - 1]
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = frame.sop_class_uid, frame.sop_instance_uid
+        item.ReferencedFrameNumber = frame.frame_number
     objects = {frame.sop_instance_uid: frame.sop_class_uid for frame in frames}
-    dataset.SourceImageSequence = [_reference(*item) for item in objects.items()]
-    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [_reference(*item) for item in objects.items()]
+    for holder, keyword in ((dataset, "SourceImageSequence"), (dataset.ReferencedSeriesSequence[0], "ReferencedInstanceSequence")):
+        setattr(holder, keyword, [reference(sop_class, instance) for instance, sop_class in objects.items()])
 
 
 def _sources(group: Dataset) -> list[Dataset]:
     return list(group.DerivationImageSequence[0].SourceImageSequence)
-
-
-def _reference(sop_instance_uid: str, sop_class_uid: str) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
-    return reference
-
-
-def _as_bytes(dataset: Dataset) -> bytes:
-    buffer = BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()

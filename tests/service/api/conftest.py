@@ -30,6 +30,9 @@ MR = UID("1.2.840.10008.5.1.4.1.1.4")
 PATIENT = "Zz^Poirot^Hercule"
 OUTPUTS = {
     "segmentation": ("application/dicom", b"\0" * 128 + b"DICM" + bytes(range(256)) * 8),
+    "structured-report": ("application/dicom", b"\0" * 128 + b"DICM SR"),
+    "report.dcm": ("application/dicom", b"\0" * 128 + b"DICM DOC"),
+    "preview.dcm": ("application/dicom", b"\0" * 128 + b"DICM OT"),
     "segmentation.nii.gz": ("application/gzip", b"\x1f\x8b nifti"),
     "report.json": ("application/json", b'{"lesion_count": 7}'),
     "report.pdf": ("application/pdf", b"%PDF-1.4"),

@@ -1,0 +1,19 @@
+"""Which outputs can be sent to a destination: those that are DICOM objects, by the names they have everywhere."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+Sendable = Literal[
+    "segmentation",
+    "structured-report",
+    "report.dcm",
+    "preview.dcm",
+]
+# A PACS that takes no segmentation still gets the page and the picture
+DEFAULT: Final[tuple[Sendable, ...]] = (
+    "segmentation",
+    "structured-report",
+    "report.dcm",
+    "preview.dcm",
+)

@@ -1,0 +1,95 @@
+"""What every DICOM object of a case has in common: whose it is, who made it, in which series, when, and under which UIDs."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+from highdicom import ContributingEquipment, SOPClass
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+
+from worker.encode.context import Context, Output
+from worker.encode.frames import source_objects
+from worker.encode.wording import PRODUCT, series_description
+
+
+def common_arguments(context: Context, kind: str, series_number: int) -> dict[str, Any]:
+    """Give what highdicom's constructors all take: each kind of output is one instance in a series of its own."""
+    identity, card = context.identity, context.release.card
+    return {
+        "series_instance_uid": identity.uid(f"{kind} series"),
+        "series_number": series_number,
+        "sop_instance_uid": identity.uid(kind),
+        "instance_number": 1,
+        "manufacturer": PRODUCT,
+        "manufacturer_model_name": f"{PRODUCT} WMH",
+        "software_versions": context.product_version,
+        "device_serial_number": card.sha256[:64],
+        "transfer_syntax_uid": ExplicitVRLittleEndian,
+        "series_description": series_description(context.product_version),
+        "content_date": identity.content_date,
+        "content_time": identity.content_time,
+        "specific_character_set": "ISO_IR 192",
+        "contributing_equipment": [_equipment(context)],
+    }
+
+
+def begin(context: Context, kind: str, series_number: int, *, sop_class_uid: str, modality: str) -> Dataset:
+    """Begin an object that highdicom has no constructor for: patient, study, series, equipment and SOP common modules are done.
+
+    References
+    ----------
+    PS3.3 C.7.1.1, C.7.2.1, C.7.5.1, C.12.1
+    """
+    source = source_objects(context)[0]
+    arguments = common_arguments(context, kind, series_number)
+    equipment = arguments.pop("contributing_equipment")
+    dataset = SOPClass(
+        study_instance_uid=source.StudyInstanceUID,
+        sop_class_uid=sop_class_uid,
+        modality=modality,
+        patient_id=source.PatientID,
+        patient_birth_date=source.PatientBirthDate,
+        patient_sex=source.PatientSex,
+        accession_number=source.AccessionNumber,
+        study_id=source.StudyID,
+        study_date=source.StudyDate,
+        study_time=source.StudyTime,
+        **arguments,
+    )
+    dataset.copy_patient_and_study_information(source)
+    dataset._add_contributing_equipment(equipment, source)  # noqa: SLF001  # as highdicom's own constructors end
+    return dataset
+
+
+def as_output(dataset: Dataset, context: Context, kind: str, filename: str) -> Output:
+    """Replace what highdicom takes from the clock, set the names it complains of, and write the object (decision 0002)."""
+    del dataset.InstanceCreationDate, dataset.InstanceCreationTime
+    for item in dataset.ContributingEquipmentSequence:
+        if "ContributionDateTime" in item:
+            del item.ContributionDateTime
+    dataset.PatientName = context.header.get("PatientName")
+    dataset.ReferringPhysicianName = context.header.get("ReferringPhysicianName")
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return Output(kind, "application/dicom", filename, buffer.getvalue(), str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
+
+
+def reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """Name an instance (PS3.3 10.8)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    return item
+
+
+def _equipment(context: Context) -> ContributingEquipment:
+    card = context.release.card
+    return ContributingEquipment(
+        manufacturer=PRODUCT,
+        purpose_of_reference=codes.DCM.ProcessingEquipment,
+        manufacturer_model_name=f"{PRODUCT} WMH",
+        software_versions=[context.product_version, f"{card.name} {card.version}"[:64]],
+        contribution_description=f"Segmentation by release {card.name} {card.version}, SHA-256 {card.sha256}"[:1024],
+    )
