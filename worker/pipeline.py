@@ -22,11 +22,13 @@ from model.postprocess import Masks
 from model.release import Release
 from model.volume import Volume
 from service.errors import Rejected
+from service.settings import RTStruct
 from worker import convert, measure
 from worker.convert import Series
 from worker.encode import DICOM_ENCODERS, ENCODERS, Context, Output
 from worker.encode.identity import identify
 from worker.encode.source import read_header
+from worker.encode.structures import draw
 from worker.measure import Findings
 
 PRODUCT_VERSION = version("leukoscope")
@@ -75,6 +77,7 @@ def run(
     engine: Engine,
     *,
     revision: int = 1,
+    rtstruct: RTStruct = RTStruct(),
     on_stage: Callable[[str], None] | None = None,
 ) -> Result:
     """Segment one series, or one volume that came as NIfTI (which gives no DICOM).
@@ -83,6 +86,7 @@ def run(
     ----------
     source : the DICOM files of one series in any order, or a volume
     revision : of the case; every revision has UIDs of its own
+    rtstruct : how the structure set is drawn
     on_stage : told the name of each stage as it begins
 
     Raises
@@ -108,8 +112,9 @@ def run(
         findings = measure.measure(masks, volume, release.card)
         seen = _joined(series.quality if series else (), (*seen, *measure.brain_flags(masks, findings)))
     with clock.stage("encode"):
-        context = make_context(series, volume, masks, findings, release, engine, seen, revision)
-        outputs = tuple(encode(context) for encode in ENCODERS if series or encode not in DICOM_ENCODERS)
+        context = make_context(series, volume, masks, findings, release, engine, seen, revision, rtstruct)
+        made = (encode(context) for encode in ENCODERS if series or encode not in DICOM_ENCODERS)
+        outputs = tuple(output for output in made if output is not None)
     return Result(outputs, findings, context.quality, engine.name, engine.precision, clock.stages)
 
 
@@ -135,6 +140,7 @@ def make_context(
     engine: Engine,
     flags: tuple[str, ...],
     revision: int,
+    rtstruct: RTStruct,
 ) -> Context:
     """Put together what every encoder sees, and derive the identity of the result set from it."""
     header = read_header(series)
@@ -149,13 +155,16 @@ def make_context(
         revision=revision,
         product_version=PRODUCT_VERSION,
         quality=quality,
+        settings=(f"rtstruct {rtstruct.model_dump_json()}",),
     )
+    connectivity = release.card.lesion.connectivity
     return Context(
         series=series,
         header=header,
         volume=volume,
         masks=masks,
         findings=findings,
+        structures=draw(masks, volume, findings, rtstruct, connectivity, header.positions_lps) if series else None,
         release=release,
         engine_name=engine.name,
         precision=engine.precision,

@@ -13,6 +13,7 @@ import pytest
 
 from model.volume import UnusableVolume, Volume
 from service.errors import Rejected
+from service.settings import RTStruct
 from tests.worker.encode.cases import RELEASE
 from worker import pipeline
 from worker.phantom import write_series
@@ -99,15 +100,37 @@ def test_the_lesions_are_found_where_they_are(result):
 def test_outputs_and_their_names(result):
     assert [(output.kind, output.filename, output.media_type) for output in result.outputs] == [
         ("segmentation", "segmentation.dcm", "application/dicom"),
+        ("rtstruct", "rtstruct.dcm", "application/dicom"),
         ("segmentation.nii.gz", "segmentation.nii.gz", "application/gzip"),
         ("report.json", "report.json", "application/json"),
         ("report.pdf", "report.pdf", "application/pdf"),
         ("preview.png", "preview.png", "image/png"),
     ]
-    segmentation, *others = result.outputs
+    segmentation, rtstruct, *others = result.outputs
     assert segmentation.sop_class_uid == "1.2.840.10008.5.1.4.1.1.66.4"
+    assert rtstruct.sop_class_uid == "1.2.840.10008.5.1.4.1.1.481.3"
     assert segmentation.sop_instance_uid.startswith("2.25.")
+    assert rtstruct.sop_instance_uid.startswith("2.25.")
     assert all(output.sop_instance_uid is None for output in others)
+
+
+def test_a_tilted_scan_gets_an_axial_series_beside_its_contours(tmp_path):
+    volume, _ = head()
+    tilted = volume.affine_ras.copy()
+    turn = np.radians(12)
+    tilted[1:3, :3] = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ tilted[1:3, :3]
+    outputs = pipeline.run(write_series(Volume(volume.data, tilted), tmp_path), HEAD, Bright()).outputs
+    assert [output.kind for output in outputs][:3] == ["segmentation", "rtstruct", "resampled.zip"]
+    (roi,) = json.loads(next(output.data for output in outputs if output.kind == "report.json"))["contours"]["rois"]
+    assert roi["dice_on_grid"] >= 0.99
+    assert abs(roi["change_percent"]) < 5
+
+
+def test_settings_of_the_structure_set_reach_it_and_change_every_uid(files, result):
+    other = pipeline.run(files, HEAD, Bright(), rtstruct=RTStruct(lesion_rois=2))
+    assert b"WMH 2" in other.outputs[1].data
+    assert b"WMH 2" not in result.outputs[1].data
+    assert all(one.sop_instance_uid != two.sop_instance_uid for one, two in zip(other.outputs[:2], result.outputs[:2], strict=True))
 
 
 def test_any_order_gives_the_same_bytes_and_a_revision_other_uids(files, result):

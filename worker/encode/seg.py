@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
+from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
+from worker.encode.composite import as_bytes, contributing_equipment, reference
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_images
 from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL, series_description
@@ -48,7 +48,7 @@ def encode(context: Context) -> Output:
     if frames[0].frame_number is not None:
         _restore_references(dataset, frames)
     sop_class_uid, sop_instance_uid = str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)
-    data = _as_bytes(dataset)
+    data = as_bytes(dataset)
     return Output(KIND, "application/dicom", "segmentation.dcm", data, sop_class_uid, sop_instance_uid)
 
 
@@ -78,7 +78,7 @@ def _build(context: Context, frames: tuple[SourceFrame, ...], segments: list[int
         content_date=identity.content_date,
         content_time=identity.content_time,
         specific_character_set="ISO_IR 192",
-        contributing_equipment=[_equipment(context)],
+        contributing_equipment=[contributing_equipment(context)],
     )
 
 
@@ -105,17 +105,6 @@ def _describe(context: Context, label: int) -> SegmentDescription:
     return description
 
 
-def _equipment(context: Context) -> ContributingEquipment:
-    card = context.release.card
-    return ContributingEquipment(
-        manufacturer=PRODUCT,
-        purpose_of_reference=codes.DCM.ProcessingEquipment,
-        manufacturer_model_name=f"{PRODUCT} WMH",
-        software_versions=[context.product_version, f"{card.name} {card.version}"[:64]],
-        contribution_description=f"Segmentation by release {card.name} {card.version}, SHA-256 {card.sha256}"[:1024],
-    )
-
-
 def _make_deterministic(dataset: Dataset, context: Context) -> None:
     """Replace what highdicom takes from the clock and from chance (decision 0002)."""
     del dataset.InstanceCreationDate, dataset.InstanceCreationTime
@@ -133,26 +122,14 @@ def _restore_references(dataset: Dataset, frames: tuple[SourceFrame, ...]) -> No
     """Name the frames of Enhanced sources by their own objects and numbers (highdicom was shown one object in the order of k)."""
     # the segments of a plane share one item, which must be renamed once
     shared = {id(item): item for group in dataset.PerFrameFunctionalGroupsSequence for item in _sources(group)}
-    for reference in shared.values():
-        frame = frames[reference.ReferencedFrameNumber - 1]
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = frame.sop_class_uid, frame.sop_instance_uid
-        reference.ReferencedFrameNumber = frame.frame_number
+    for source in shared.values():
+        frame = frames[source.ReferencedFrameNumber - 1]
+        source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = frame.sop_class_uid, frame.sop_instance_uid
+        source.ReferencedFrameNumber = frame.frame_number
     objects = {frame.sop_instance_uid: frame.sop_class_uid for frame in frames}
-    dataset.SourceImageSequence = [_reference(*item) for item in objects.items()]
-    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [_reference(*item) for item in objects.items()]
+    for item, keyword in ((dataset, "SourceImageSequence"), (dataset.ReferencedSeriesSequence[0], "ReferencedInstanceSequence")):
+        setattr(item, keyword, [reference(sop_class_uid, uid) for uid, sop_class_uid in objects.items()])
 
 
 def _sources(group: Dataset) -> list[Dataset]:
     return list(group.DerivationImageSequence[0].SourceImageSequence)
-
-
-def _reference(sop_instance_uid: str, sop_class_uid: str) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
-    return reference
-
-
-def _as_bytes(dataset: Dataset) -> bytes:
-    buffer = BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
