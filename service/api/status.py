@@ -24,6 +24,10 @@ class Face:
 
 FACES: Final = (
     Face("segmentation", "application/dicom", "segmentation.dcm", "DICOM Segmentation on the grid of the series that was sent"),
+    Face("rtstruct", "application/dicom", "rtstruct.dcm", "DICOM RT Structure Set: contours on transverse planes"),
+    Face(
+        "resampled.zip", "application/zip", "resampled.zip", "The axial MR series that the contours lie on, where the source is not axial"
+    ),
     Face("segmentation.nii.gz", "application/gzip", "segmentation.nii.gz", "The same mask as NIfTI (1 lesion, 2 tumour-like)"),
     Face("report.json", "application/json", "report.json", "Every number of the report", inline=True),
     Face("report.pdf", "application/pdf", "report.pdf", "The report for people, one page", inline=True),

@@ -8,6 +8,7 @@ import sys
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from tests.running import series_uid
@@ -74,7 +75,20 @@ def test_segment_picks_the_flair_and_says_why(write_phantom, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"series {series_uid(flair)}: named a FLAIR; 1 other series left out" in done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"segmentation.dcm", "segmentation.nii.gz", "report.json", "report.pdf", "preview.png"}
+    assert names == {
+        "segmentation.dcm",
+        "rtstruct.dcm",
+        "resampled",
+        "segmentation.nii.gz",
+        "report.json",
+        "report.pdf",
+        "preview.png",
+    }
+    structures = pydicom.dcmread(tmp_path / "out/rtstruct.dcm")
+    study = structures.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    named = [item.ReferencedSOPInstanceUID for item in study.RTReferencedSeriesSequence[0].ContourImageSequence]
+    beside = sorted((tmp_path / "out/resampled").iterdir())
+    assert [pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in beside] == named
 
 
 def test_segment_asks_where_two_series_are_as_good(write_phantom, tmp_path):

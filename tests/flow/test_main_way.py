@@ -14,7 +14,15 @@ import pydicom
 
 from tests.running import series_uid
 
-KINDS = {"segmentation", "segmentation.nii.gz", "report.json", "report.pdf", "preview.png"}
+KINDS = {
+    "segmentation",
+    "rtstruct",
+    "resampled.zip",
+    "segmentation.nii.gz",
+    "report.json",
+    "report.pdf",
+    "preview.png",
+}
 
 
 def mask_of(data):

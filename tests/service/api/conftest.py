@@ -30,6 +30,8 @@ MR = UID("1.2.840.10008.5.1.4.1.1.4")
 PATIENT = "Zz^Poirot^Hercule"
 OUTPUTS = {
     "segmentation": ("application/dicom", b"\0" * 128 + b"DICM" + bytes(range(256)) * 8),
+    "rtstruct": ("application/dicom", b"\0" * 128 + b"DICM" + bytes(100)),
+    "resampled.zip": ("application/zip", b"PK\x03\x04 slices"),
     "segmentation.nii.gz": ("application/gzip", b"\x1f\x8b nifti"),
     "report.json": ("application/json", b'{"lesion_count": 7}'),
     "report.pdf": ("application/pdf", b"%PDF-1.4"),

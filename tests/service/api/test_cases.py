@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.records import State
-from tests.service.api.conftest import PATIENT, Host, make_series
+from tests.service.api.conftest import OUTPUTS, PATIENT, Host, make_series
 
 FIELDS = [
     *("id", "patient_id", "patient_key", "study_uid", "series_uid", "series_description", "state", "reason", "revision", "attempts"),
@@ -30,7 +30,7 @@ def test_status_resource_has_the_fields_of_the_contract(host: Host) -> None:
     assert status["instances"] == 20
     assert status["patient_id"] == "ANON 7/1"
     assert status["outputs"]["segmentation"] == f"/cases/{case_id}/segmentation"
-    assert set(status["outputs"]) == {"segmentation", "segmentation.nii.gz", "report.json", "report.pdf", "preview.png"}
+    assert set(status["outputs"]) == set(OUTPUTS)
     assert status["stages"]["predict"]["seconds"] == 1.2
     assert status["stages"]["convert"]["start"].startswith("2023-11-14T22:13:20")
     assert status["findings"]["lesion_count"] == 7
@@ -143,7 +143,7 @@ def test_retry_runs_failed_cases_and_refuses_others(host: Host) -> None:
         ("/nope", 404, "not-found"),
         ("/cases/nope", 404, "case-not-found"),
         ("/cases/nope/segmentation", 404, "case-not-found"),
-        ("/cases/nope/rtstruct", 404, "not-found"),
+        ("/cases/nope/nothing", 404, "not-found"),
         ("/cases/", 404, "not-found"),
         ("/cases/a%00b", 422, "invalid-request"),
         ("/cases/%ed%a0%80", 422, "invalid-request"),

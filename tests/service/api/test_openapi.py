@@ -36,6 +36,8 @@ OPERATIONS = (
     ("GET", CASE),
     ("POST", f"{CASE}/retry"),
     ("GET", f"{CASE}/segmentation"),
+    ("GET", f"{CASE}/rtstruct"),
+    ("GET", f"{CASE}/resampled.zip"),
     ("GET", f"{CASE}/segmentation.nii.gz"),
     ("GET", f"{CASE}/report.json"),
     ("GET", f"{CASE}/report.pdf"),

@@ -19,7 +19,7 @@ def test_each_output_comes_whole_with_type_name_and_etag(shared_host: Host, done
     answer = shared_host.client.get(f"{done}/{kind}")
     media_type, data = OUTPUTS[kind]
     assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, media_type, data)
-    name = "segmentation.dcm" if kind == "segmentation" else kind
+    name = kind if "." in kind else f"{kind}.dcm"
     assert f'filename="{name}"' in answer.headers["content-disposition"]
     etag = answer.headers["etag"]
     assert len(etag) == 66
@@ -106,7 +106,7 @@ def test_a_file_that_is_gone_is_404_not_500(shared_host: Host, done: str) -> Non
 
 @pytest.mark.parametrize(
     "path",
-    ["/cases/{id}/rtstruct", "/cases/{id}/structured-report", "/patients/x/follow-up", "/patients/x/follow-up.csv", "/dicomweb/studies"],
+    ["/cases/{id}/structured-report", "/patients/x/follow-up", "/patients/x/follow-up.csv", "/dicomweb/studies"],
 )
 def test_what_comes_later_is_a_plain_problem(shared_host: Host, done: str, path: str) -> None:
     address = path.replace("/cases/{id}", done)
