@@ -26,6 +26,10 @@ class Image:
         i, j = np.arange(self.columns), np.arange(self.rows)
         return self.position + j[:, None, None] * self.along_column + i[None, :, None] * self.along_row
 
+    def pixels(self, points):
+        """Column and row, fractional, of patient positions."""
+        return np.linalg.lstsq(np.stack([self.along_row, self.along_column], axis=1), (points - self.position).T, rcond=None)[0].T
+
 
 def images_of(datasets) -> dict[tuple[str, int | None], Image]:
     """By SOP Instance UID and frame number."""
@@ -66,6 +70,8 @@ def rasterised(data: bytes, images, name: str) -> dict[tuple[str, int | None], n
         points = np.array([float(value) for value in contour.ContourData]).reshape(-1, 3)
         assert len(points) == contour.NumberOfContourPoints >= 4
         assert (points[:, 2] == images[key].position[2]).all(), "not in the plane of its image"
+        beyond_edge = images[key].pixels(points) % 1.0 - 0.5
+        assert np.abs(beyond_edge).max() < 0.005, "not along the edges of pixels"
         masks[key] ^= encloses(points[:, :2], images[key].centres[..., :2])
     return masks
 
