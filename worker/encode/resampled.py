@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -110,12 +111,16 @@ def _planes(volume: Volume, grid: AxialGrid) -> Iterator[npt.NDArray[np.uint16]]
     low, scale = _scaling(volume)
     source = volume if low == 0 else volume.with_data(volume.data.astype(np.float32) - np.float32(low))
     columns, rows, planes = grid.shape
-    for first in range(0, planes, _SLAB):
+
+    def slab(first: int) -> npt.NDArray[np.uint16]:
         affine = grid.affine_ras.copy()
         affine[:3, 3] += first * affine[:3, 2]
-        slab = resample(source, affine, (columns, rows, min(_SLAB, planes - first)), "linear") * np.float32(scale)
-        stored = np.rint(np.clip(slab, 0, 65535)).astype(np.uint16)
-        yield from np.ascontiguousarray(stored.transpose(2, 1, 0))
+        values = resample(source, affine, (columns, rows, min(_SLAB, planes - first)), "linear") * np.float32(scale)
+        return np.ascontiguousarray(np.rint(np.clip(values, 0, 65535)).astype(np.uint16).transpose(2, 1, 0))
+
+    with ThreadPoolExecutor(1) as beside:  # interpolates the next slabs while these are written
+        for stored in beside.map(slab, range(0, planes, _SLAB)):
+            yield from stored
 
 
 def _scaling(volume: Volume) -> tuple[float, float]:
