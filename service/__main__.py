@@ -136,6 +136,7 @@ def segment(
 
     from model.engine import open_engine
     from service.choose import choose_series
+    from service.results import clear_folders, write_result
     from worker import pipeline
 
     console = Console(stderr=True)
@@ -151,12 +152,14 @@ def segment(
     with Progress(console=console) as progress:
         bar = progress.add_task("engine", total=_SEGMENT_STEPS)
         engine = open_engine(release, settings.engine, settings.precision, threads=settings.threads)
-        result = pipeline.run(case, release, engine, on_stage=lambda name: progress.update(bar, advance=1, description=name))
+        result = pipeline.run(
+            case, release, engine, rtstruct=settings.rtstruct, on_stage=lambda name: progress.update(bar, advance=1, description=name)
+        )
         progress.update(bar, completed=_SEGMENT_STEPS)
     output.mkdir(parents=True, exist_ok=True)
+    clear_folders(output)
     for item in result.outputs:
-        (output / item.filename).write_bytes(item.data)
-        console.print(str(output / item.filename), highlight=False)
+        console.print(str(write_result(output, item.filename, item.data)), highlight=False)
     for flag in dict.fromkeys((*doubts, *result.quality)):
         console.print(f"note: {flag}", style="yellow", markup=False)
 

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from service.children import PARENT_VARIABLE
 from service.errors import Unavailable
+from service.results import clear_folders, write_result
 
 _START_LIMIT_S = 120.0
 _CASE_LIMIT_S = 300.0
@@ -159,6 +160,7 @@ def _empty(results: Path) -> Path:
     """Make the results folder and clear what an earlier demo left in it; anything else there stays."""
     results.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(results / "source", ignore_errors=True)
+    clear_folders(results)
     for pattern in ("*.dcm", "*.nii.gz", "report.*", "preview.*"):
         for path in results.glob(pattern):
             path.unlink()
@@ -166,8 +168,8 @@ def _empty(results: Path) -> Path:
 
 
 def _fetch(client: httpx.Client, name: str, address: str, results: Path, on_done: Callable[[], None]) -> Path:
-    path = results / FILENAMES.get(name, name if "." in name else f"{name}.dcm")
-    path.write_bytes(client.get(address).raise_for_status().content)
+    filename = FILENAMES.get(name, name if "." in name else f"{name}.dcm")
+    path = write_result(results, filename, client.get(address).raise_for_status().content)
     on_done()
     return path
 

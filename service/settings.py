@@ -131,6 +131,19 @@ class Retention(_Frozen):
         return any(value is not None for value in (self.keep_days, self.keep_refused_days, self.keep_free_mb))
 
 
+class RTStruct(_Frozen):
+    """How the structure set for radiotherapy planning is drawn.
+
+    Attributes
+    ----------
+    holes : "keyhole" leads a cut from a hole to the outline, one contour; "xor" gives holes contours of their own (CLOSEDPLANAR_XOR)
+    lesion_rois : so many of the largest lesions have an ROI of their own beside that of all; so many tumour-like ones too
+    """
+
+    holes: Literal["keyhole", "xor"] = "keyhole"
+    lesion_rois: Annotated[int, Field(ge=0, le=200)] = 0
+
+
 class Settings(_Frozen):
     """Everything an installation can choose, frozen. A relative data folder counts from the working folder at the start."""
 
@@ -161,6 +174,8 @@ class Settings(_Frozen):
     time_limit_s: Annotated[float, Field(ge=1, le=86400)] = 600.0
     lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
     sweep_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+
+    rtstruct: RTStruct = RTStruct()
 
     minimum_free_mb: Annotated[int, Field(ge=0)] = 512
     retention: Retention = Retention()
@@ -260,7 +275,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-_LISTS = frozenset({"admission", "calling_ae", "tokens", "destinations", "retention"})
+_LISTS = frozenset({"admission", "calling_ae", "tokens", "destinations", "retention", "rtstruct"})
 
 
 def _parse_list(variable: str, text: str) -> Any:

@@ -22,11 +22,13 @@ from model.postprocess import Masks
 from model.release import Release
 from model.volume import Volume
 from service.errors import Rejected
+from service.settings import RTStruct
 from worker import convert, measure
 from worker.convert import Series
 from worker.encode import Context, Output, encode_all
 from worker.encode.identity import identify
 from worker.encode.source import read_header
+from worker.encode.structures import draw
 from worker.measure import Findings
 
 PRODUCT_VERSION = version("leukoscope")
@@ -84,6 +86,7 @@ def run(
     engine: Engine,
     *,
     revision: int = 1,
+    rtstruct: RTStruct = RTStruct(),
     on_stage: Callable[[str], None] | None = None,
 ) -> Result:
     """Segment one series, or one volume that came as NIfTI (which gives no DICOM).
@@ -92,6 +95,7 @@ def run(
     ----------
     source : the DICOM files of one series in any order, or a volume
     revision : of the case; every revision has UIDs of its own
+    rtstruct : how the structure set is drawn
     on_stage : told the name of each stage as it begins
 
     Raises
@@ -105,7 +109,7 @@ def run(
     found = segment(volume, release, engine, clock)
     with clock.stage("encode"):
         flags = join_flags(series.quality if series else (), found.quality)
-        context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision)
+        context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision, rtstruct)
         outputs = encode_all(context)
     return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages)
 
@@ -156,6 +160,7 @@ def make_context(
     engine: Engine,
     flags: tuple[str, ...],
     revision: int,
+    rtstruct: RTStruct,
 ) -> Context:
     """Put together what every encoder sees, and derive the identity of the result set from it."""
     header = read_header(series)
@@ -170,13 +175,16 @@ def make_context(
         revision=revision,
         product_version=PRODUCT_VERSION,
         quality=quality,
+        settings=(f"rtstruct {rtstruct.model_dump_json()}",),
     )
+    connectivity = release.card.lesion.connectivity
     return Context(
         series=series,
         header=header,
         volume=volume,
         masks=masks,
         findings=findings,
+        structures=draw(masks, volume, findings, rtstruct, connectivity, header.positions_lps) if series else None,
         release=release,
         engine_name=engine.name,
         precision=engine.precision,

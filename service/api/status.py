@@ -25,6 +25,10 @@ class Face:
 FACES: Final = (
     Face("segmentation", "application/dicom", "segmentation.dcm", "DICOM Segmentation on the grid of the series that was sent"),
     Face("structured-report", "application/dicom", "structured-report.dcm", "DICOM SR: every lesion, totals, limits (TID 1500)"),
+    Face("rtstruct", "application/dicom", "rtstruct.dcm", "DICOM RT Structure Set: contours on transverse planes"),
+    Face(
+        "resampled.zip", "application/zip", "resampled.zip", "The axial MR series that the contours lie on, where the source is not axial"
+    ),
     Face("report.dcm", "application/dicom", "report.dcm", "The page as DICOM Encapsulated PDF"),
     Face("preview.dcm", "application/dicom", "preview.dcm", "The montage as DICOM Secondary Capture"),
     Face("segmentation.nii.gz", "application/gzip", "segmentation.nii.gz", "The same mask as NIfTI (1 lesion, 2 tumour-like)"),

@@ -7,7 +7,7 @@ const news = document.getElementById("news");
 const more = document.getElementById("more");
 const NAMES = {
   "segmentation": "DICOM SEG", "segmentation.nii.gz": "NIfTI", "report.pdf": "Report (PDF)", "report.json": "Report (JSON)",
-  "structured-report": "DICOM SR", "rtstruct": "RTSTRUCT",
+  "structured-report": "DICOM SR", "rtstruct": "RTSTRUCT", "resampled.zip": "Axial MR (zip)",
   "report.dcm": "Report (DICOM)", "preview.dcm": "Preview (DICOM)",
 };
 const REFRESH_MS = 5000;

@@ -8,6 +8,7 @@ import sys
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from tests.running import series_uid
@@ -77,6 +78,8 @@ def test_segment_picks_the_flair_and_says_why(write_phantom, tmp_path):
     assert names == {
         "segmentation.dcm",
         "structured-report.dcm",
+        "rtstruct.dcm",
+        "resampled",
         "report.dcm",
         "preview.dcm",
         "segmentation.nii.gz",
@@ -84,6 +87,11 @@ def test_segment_picks_the_flair_and_says_why(write_phantom, tmp_path):
         "report.pdf",
         "preview.png",
     }
+    structures = pydicom.dcmread(tmp_path / "out/rtstruct.dcm")
+    study = structures.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    named = [item.ReferencedSOPInstanceUID for item in study.RTReferencedSeriesSequence[0].ContourImageSequence]
+    beside = sorted((tmp_path / "out/resampled").iterdir())
+    assert [pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in beside] == named
 
 
 def test_segment_asks_where_two_series_are_as_good(write_phantom, tmp_path):

@@ -17,6 +17,8 @@ from tests.running import series_uid
 KINDS = {
     "segmentation",
     "structured-report",
+    "rtstruct",
+    "resampled.zip",
     "report.dcm",
     "preview.dcm",
     "segmentation.nii.gz",

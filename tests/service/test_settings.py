@@ -68,8 +68,11 @@ def test_a_whole_file_is_read(toml) -> None:
         modality = "MR"
         description_matches = "flair|dark.?fluid"
         inversion_time_ms = { minimum = 1500 }
+        [rtstruct]
+        holes = "xor"
         """)
     )
+    assert (settings.rtstruct.holes, settings.rtstruct.lesion_rois) == ("xor", 0)
     assert settings.destinations[0].outputs == sendable.DEFAULT
     assert settings.calling_ae[0].unwanted == "refuse"
     assert settings.admission is not None
@@ -123,6 +126,8 @@ def test_what_is_wrong_is_said_in_one_line(environ: dict[str, str], line: str) -
         ("[[tokens]]\nname='a'\nsha256='hunter2'", "tokens.0.sha256: "),
         ("http_port = ", "leukoscope.toml: "),
         ("[retention]\nkeep_days = 0", "retention.keep_days: "),
+        ("[rtstruct]\nholes = 'none'", "rtstruct.holes: Input should be 'keyhole' or 'xor'"),
+        ("[rtstruct]\nlesion_rois = 201", "rtstruct.lesion_rois: "),
         ("[retention]\nkeep_dayz = 3", "retention.keep_dayz is not a setting"),
         ("[retention]\nkeep_free_mb = 512", "give more than minimum_free_mb 512, where nothing comes in"),
     ],

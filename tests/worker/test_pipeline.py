@@ -13,6 +13,7 @@ import pytest
 
 from model.volume import UnusableVolume, Volume
 from service.errors import Rejected
+from service.settings import RTStruct
 from tests.worker.encode.cases import RELEASE
 from worker import pipeline
 from worker.phantom import write_series
@@ -100,6 +101,7 @@ def test_outputs_and_their_names(result):
     assert [(output.kind, output.filename, output.media_type) for output in result.outputs] == [
         ("segmentation", "segmentation.dcm", "application/dicom"),
         ("structured-report", "structured-report.dcm", "application/dicom"),
+        ("rtstruct", "rtstruct.dcm", "application/dicom"),
         ("report.dcm", "report.dcm", "application/dicom"),
         ("preview.dcm", "preview.dcm", "application/dicom"),
         ("segmentation.nii.gz", "segmentation.nii.gz", "application/gzip"),
@@ -107,15 +109,39 @@ def test_outputs_and_their_names(result):
         ("report.pdf", "report.pdf", "application/pdf"),
         ("preview.png", "preview.png", "image/png"),
     ]
-    assert {output.kind: output.sop_class_uid for output in result.outputs if output.sop_class_uid} == {
+    objects = {output.kind: output for output in result.outputs if output.media_type == "application/dicom"}
+    assert {kind: output.sop_class_uid for kind, output in objects.items()} == {
         "segmentation": "1.2.840.10008.5.1.4.1.1.66.4",
         "structured-report": "1.2.840.10008.5.1.4.1.1.88.34",
+        "rtstruct": "1.2.840.10008.5.1.4.1.1.481.3",
         "report.dcm": "1.2.840.10008.5.1.4.1.1.104.1",
         "preview.dcm": "1.2.840.10008.5.1.4.1.1.7",
     }
-    uids = {output.sop_instance_uid for output in result.outputs if output.media_type == "application/dicom"}
-    assert len(uids) == 4
-    assert all(uid.startswith("2.25.") for uid in uids)
+    assert len({output.sop_instance_uid for output in objects.values()}) == 5
+    assert all(str(output.sop_instance_uid).startswith("2.25.") for output in objects.values())
+    assert all(output.sop_instance_uid is None for output in result.outputs if output.kind not in objects)
+
+
+def test_a_tilted_scan_gets_an_axial_series_beside_its_contours(tmp_path):
+    volume, _ = head()
+    tilted = volume.affine_ras.copy()
+    turn = np.radians(12)
+    tilted[1:3, :3] = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ tilted[1:3, :3]
+    outputs = pipeline.run(write_series(Volume(volume.data, tilted), tmp_path), HEAD, Bright()).outputs
+    assert [output.kind for output in outputs][:4] == ["segmentation", "structured-report", "rtstruct", "resampled.zip"]
+    (roi,) = json.loads(next(output.data for output in outputs if output.kind == "report.json"))["contours"]["rois"]
+    assert roi["dice_on_grid"] >= 0.99
+    assert abs(roi["change_percent"]) < 5
+
+
+def test_settings_of_the_structure_set_reach_it_and_change_every_uid(files, result):
+    other = pipeline.run(files, HEAD, Bright(), rtstruct=RTStruct(lesion_rois=2))
+    drawn, before = ({output.kind: output for output in run.outputs} for run in (other, result))
+    assert b"WMH 2" in drawn["rtstruct"].data
+    assert b"WMH 2" not in before["rtstruct"].data
+    objects = [kind for kind, output in drawn.items() if output.sop_instance_uid]
+    assert len(objects) == 5
+    assert all(drawn[kind].sop_instance_uid != before[kind].sop_instance_uid for kind in objects)
 
 
 def test_any_order_gives_the_same_bytes_and_a_revision_other_uids(files, result):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from worker.encode import capture, document, nifti, pdf, preview, report_json, seg, sr
+from worker.encode import capture, document, nifti, pdf, preview, report_json, resampled, rtstruct, seg, sr
 from worker.encode.context import Context, Output
 
 Encoder = Callable[[Context], Output]
+PartialEncoder = Callable[[Context], Output | None]
 Wrapper = Callable[[Context, Output], Output]
 
-# What needs a DICOM series to refer to
-DICOM_ENCODERS: tuple[Encoder, ...] = (
+# What needs a DICOM series to refer to; one that has nothing to give for a case gives None
+DICOM_ENCODERS: tuple[PartialEncoder, ...] = (
     seg.encode,
     sr.encode,
+    rtstruct.encode,
+    resampled.encode,
 )
 # What every case gives
 PLAIN_ENCODERS: tuple[Encoder, ...] = (
@@ -35,7 +38,8 @@ def encode_all(context: Context) -> tuple[Output, ...]:
     if context.series is None:
         return tuple(plain)
     wrapped = [WRAPPERS[output.kind](context, output) for output in plain if output.kind in WRAPPERS]
-    return (*(encode(context) for encode in DICOM_ENCODERS), *wrapped, *plain)
+    objects = [output for encode in DICOM_ENCODERS if (output := encode(context)) is not None]
+    return (*objects, *wrapped, *plain)
 
 
-__all__ = ["DICOM_ENCODERS", "PLAIN_ENCODERS", "WRAPPERS", "Context", "Encoder", "Output", "Wrapper", "encode_all"]
+__all__ = ["DICOM_ENCODERS", "PLAIN_ENCODERS", "WRAPPERS", "Context", "Encoder", "Output", "PartialEncoder", "Wrapper", "encode_all"]

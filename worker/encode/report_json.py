@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from model.postprocess import TUMOUR_LIKE
 from worker.encode.context import Context, Output
+from worker.encode.structures import Structures
 from worker.encode.wording import HEADLINE_UNCONFIRMED, STATEMENT, irradiated_sentence, sentence
 from worker.measure import Findings
 from worker.measure import Lesion as Measured
@@ -124,6 +125,26 @@ class VolumeEstimates(_Frozen):
     )
 
 
+class RoiVolume(_Frozen):
+    """What became of a mask's volume on its way to contours and back."""
+
+    roi: str = Field(description="ROI Name in the structure set")
+    mask_ml: Millilitres = Field(description="voxels of the mask on the source grid, as in findings")
+    grid_ml: Millilitres = Field(description="voxels of the mask on the grid of the contours")
+    rasterised_ml: Millilitres = Field(description="voxels of that grid whose centre the contours enclose")
+    change_percent: Percent | None = Field(description="from mask_ml to rasterised_ml; none where nothing was found")
+    dice_on_grid: Percent = Field(description="of the mask on that grid and the rasterised contours, 0 to 1")
+
+
+class Contours(_Frozen):
+    """The contours of the structure set, filled again as they are written."""
+
+    planes: Literal["source", "resampled"] = Field(description="the source's slices, or those of the axial MR series made beside them")
+    shape: tuple[int, int, int] = Field(description="voxels of the grid of the contours along columns, rows and planes")
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres]
+    rois: tuple[RoiVolume, ...]
+
+
 class Flag(_Frozen):
     """One thing about the input that limits the result."""
 
@@ -146,6 +167,7 @@ class Report(_Frozen):
     grid: Grid
     findings: Numbers
     volume_estimates: VolumeEstimates
+    contours: Contours | None = Field(description="of the DICOM RT Structure Set, none for NIfTI input")
     quality: tuple[Flag, ...]
     intended_use: str
     limits: tuple[str, ...]
@@ -182,6 +204,7 @@ def report(context: Context) -> Report:
         grid=_grid(context),
         findings=_numbers(findings),
         volume_estimates=_estimates(context),
+        contours=_contours(context.structures) if context.structures else None,
         quality=tuple(Flag(flag=flag, sentence=sentence(flag)) for flag in context.quality),
         intended_use=card.intended_use,
         limits=card.limits,
@@ -263,4 +286,25 @@ def _estimates(context: Context) -> VolumeEstimates:
         by_threshold_ml=context.findings.lesion_volume_ml,
         by_probability_ml=probable,
         probability_is_calibrated=calibration is not None and calibration.acceptable,
+    )
+
+
+def _contours(structures: Structures) -> Contours:
+    grid = structures.grid
+    i, j, k = (float(step) for step in np.linalg.norm(grid.affine_ras[:3, :3], axis=0))
+    return Contours(
+        planes="resampled" if grid.resampled else "source",
+        shape=grid.shape,
+        spacing_mm=(i, j, k),
+        rois=tuple(
+            RoiVolume(
+                roi=roi.name,
+                mask_ml=roi.mask_ml,
+                grid_ml=roi.grid_ml,
+                rasterised_ml=roi.rasterised_ml,
+                change_percent=100.0 * (roi.rasterised_ml / roi.mask_ml - 1.0) if roi.mask_ml else None,
+                dice_on_grid=roi.dice,
+            )
+            for roi in structures.rois
+        ),
     )

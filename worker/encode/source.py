@@ -49,6 +49,7 @@ SERIES = (
     "BodyPartExamined",
     "FrameOfReferenceUID",
     "SliceThickness",
+    "PatientPosition",
 )
 EQUIPMENT = (
     "Manufacturer",
@@ -68,7 +69,7 @@ _VR = dict.fromkeys((*PATIENT, *STUDY, *SERIES, *EQUIPMENT), "LO") | {
     **dict.fromkeys(("PatientName", "ReferringPhysicianName"), "PN"),
     **dict.fromkeys(("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate"), "DA"),
     **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime"), "TM"),
-    **dict.fromkeys(("PatientSex", "PatientIdentityRemoved", "BodyPartExamined", "LossyImageCompressionMethod"), "CS"),
+    **dict.fromkeys(("PatientSex", "PatientIdentityRemoved", "BodyPartExamined", "PatientPosition", "LossyImageCompressionMethod"), "CS"),
     **dict.fromkeys(("PatientSize", "PatientWeight", "MagneticFieldStrength", "SliceThickness", "LossyImageCompressionRatio"), "DS"),
     **dict.fromkeys(("StudyID", "AccessionNumber", "StationName"), "SH"),
     **dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"), "UI"),

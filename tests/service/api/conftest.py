@@ -31,6 +31,8 @@ PATIENT = "Zz^Poirot^Hercule"
 OUTPUTS = {
     "segmentation": ("application/dicom", b"\0" * 128 + b"DICM" + bytes(range(256)) * 8),
     "structured-report": ("application/dicom", b"\0" * 128 + b"DICM SR"),
+    "rtstruct": ("application/dicom", b"\0" * 128 + b"DICM" + bytes(100)),
+    "resampled.zip": ("application/zip", b"PK\x03\x04 slices"),
     "report.dcm": ("application/dicom", b"\0" * 128 + b"DICM DOC"),
     "preview.dcm": ("application/dicom", b"\0" * 128 + b"DICM OT"),
     "segmentation.nii.gz": ("application/gzip", b"\x1f\x8b nifti"),

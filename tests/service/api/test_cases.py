@@ -143,7 +143,7 @@ def test_retry_runs_failed_cases_and_refuses_others(host: Host) -> None:
         ("/nope", 404, "not-found"),
         ("/cases/nope", 404, "case-not-found"),
         ("/cases/nope/segmentation", 404, "case-not-found"),
-        ("/cases/nope/rtstruct", 404, "not-found"),
+        ("/cases/nope/nothing", 404, "not-found"),
         ("/cases/", 404, "not-found"),
         ("/cases/a%00b", 422, "invalid-request"),
         ("/cases/%ed%a0%80", 422, "invalid-request"),

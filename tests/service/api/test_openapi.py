@@ -37,6 +37,8 @@ OPERATIONS = (
     ("POST", f"{CASE}/retry"),
     ("GET", f"{CASE}/segmentation"),
     ("GET", f"{CASE}/structured-report"),
+    ("GET", f"{CASE}/rtstruct"),
+    ("GET", f"{CASE}/resampled.zip"),
     ("GET", f"{CASE}/report.dcm"),
     ("GET", f"{CASE}/preview.dcm"),
     ("GET", f"{CASE}/segmentation.nii.gz"),

@@ -106,7 +106,7 @@ def test_a_file_that_is_gone_is_404_not_500(shared_host: Host, done: str) -> Non
 
 @pytest.mark.parametrize(
     "path",
-    ["/cases/{id}/rtstruct", "/patients/x/follow-up", "/patients/x/follow-up.csv"],
+    ["/patients/x/follow-up", "/patients/x/follow-up.csv"],
 )
 def test_what_comes_later_is_a_plain_problem(shared_host: Host, done: str, path: str) -> None:
     address = path.replace("/cases/{id}", done)

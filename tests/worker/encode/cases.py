@@ -10,11 +10,13 @@ import numpy as np
 from model.postprocess import Masks
 from model.release import Architecture, Card, EngineLimits, InputPreparation, LesionDefinition, Release
 from model.volume import Volume
+from service.settings import RTStruct
 from worker import measure
 from worker.convert import Series, read_series
 from worker.encode.context import Context
 from worker.encode.identity import identify
 from worker.encode.source import read_header
+from worker.encode.structures import draw
 from worker.phantom import write_series
 
 CARD = Card(
@@ -57,7 +59,15 @@ def masks_of(labels: Any, probability: Any = None, brain: Any = None) -> Any:
     return Masks(labels=labels, brain=inside, lesion_probability=lesion)
 
 
-def context_of(source: Series | Volume, labels: Any, *, revision: int = 1, brain: Any = None, quality: tuple[str, ...] = ()) -> Context:
+def context_of(
+    source: Series | Volume,
+    labels: Any,
+    *,
+    revision: int = 1,
+    brain: Any = None,
+    quality: tuple[str, ...] = (),
+    rtstruct: RTStruct = RTStruct(),
+) -> Context:
     series = source if isinstance(source, Series) else None
     volume = series.volume if series else source
     header = read_header(series)
@@ -73,13 +83,16 @@ def context_of(source: Series | Volume, labels: Any, *, revision: int = 1, brain
         revision=revision,
         product_version="0.1.0",
         quality=flags,
+        settings=(f"rtstruct {rtstruct.model_dump_json()}",),
     )
+    findings = measure.measure(masks, volume, CARD)
     return Context(
         series=series,
         header=header,
         volume=volume,
         masks=masks,
-        findings=measure.measure(masks, volume, CARD),
+        findings=findings,
+        structures=draw(masks, volume, findings, rtstruct, CARD.lesion.connectivity, header.positions_lps) if series else None,
         release=RELEASE,
         engine_name="openvino-cpu",
         precision="f32",

@@ -80,6 +80,10 @@ def test_numbers_agree_between_segmentation_nifti_json_and_page(context, page):
     assert f"{found['lesion_share_of_brain_percent']:.3f}" in page
     assert report["volume_estimates"]["by_threshold_ml"] == found["lesion_volume_ml"]
     assert report["segmentation_uid"] == dataset.SOPInstanceUID
+    assert [roi["roi"] for roi in report["contours"]["rois"]] == ["WMH", "Tumour-like"]
+    for roi, key in zip(report["contours"]["rois"], ("lesion_volume_ml", "tumour_like_volume_ml"), strict=True):
+        assert roi["mask_ml"] == roi["grid_ml"] == roi["rasterised_ml"] == found[key]
+        assert (roi["change_percent"], roi["dice_on_grid"]) == (0.0, 1.0)
     counted = context.masks.lesion_probability[context.masks.brain & (labels != 2)]
     assert report["volume_estimates"]["by_probability_ml"] == pytest.approx(counted.sum() * voxel_ml, abs=1e-3)
     assert "acquisition's own planes." in " ".join(page.split())  # the definition is not cut
@@ -142,6 +146,7 @@ def test_nifti_input_gives_everything_but_dicom():
     outputs = encode_all(context)
     assert [output.filename for output in outputs] == ["segmentation.nii.gz", "report.json", "report.pdf", "preview.png"]
     assert json.loads(outputs[1].data)["subject"] is None
+    assert json.loads(outputs[1].data)["contours"] is None
     for encode in DICOM_ENCODERS:
         with pytest.raises(ValueError, match="DICOM series"):
             encode(context)
@@ -158,7 +163,7 @@ def test_nifti_keeps_the_place_in_the_patient(context):
 
 def digests():
     labels, brain = masked()
-    volume = Volume(textured(SHAPE), affine(PLANES["axial"], (1.5, 1.5, 4.0)))
+    volume = Volume(textured(SHAPE), affine(PLANES["coronal"], (1.5, 1.5, 4.0)))
     case = context_of(series_of(volume, Path(tempfile.mkdtemp())), labels, brain=brain)
     return [f"{output.kind} {hashlib.sha256(output.data).hexdigest()}" for output in encode_all(case)]
 
