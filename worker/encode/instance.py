@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
-from highdicom import ContributingEquipment, SOPClass
+from highdicom import AlgorithmIdentificationSequence, ContributingEquipment, SOPClass
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
@@ -41,11 +41,12 @@ def begin(context: Context, kind: str, series_number: int, *, sop_class_uid: str
 
     References
     ----------
-    PS3.3 C.7.1.1, C.7.2.1, C.7.5.1, C.12.1
+    PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.7.5.1, C.12.1
     """
     source = source_objects(context)[0]
     arguments = common_arguments(context, kind, series_number)
     equipment = arguments.pop("contributing_equipment")
+    date, time = arguments.pop("content_date"), arguments.pop("content_time")
     dataset = SOPClass(
         study_instance_uid=source.StudyInstanceUID,
         sop_class_uid=sop_class_uid,
@@ -59,29 +60,54 @@ def begin(context: Context, kind: str, series_number: int, *, sop_class_uid: str
         study_time=source.StudyTime,
         **arguments,
     )
+    if "ContentDate" in dataset:  # from the clock, in the classes that have one
+        dataset.ContentDate, dataset.ContentTime = date, time
     dataset.copy_patient_and_study_information(source)
     dataset._add_contributing_equipment(equipment, source)  # noqa: SLF001  # as highdicom's own constructors end
     return dataset
 
 
 def as_output(dataset: Dataset, context: Context, kind: str, filename: str) -> Output:
-    """Replace what highdicom takes from the clock, set the names it complains of, and write the object (decision 0002)."""
+    """Finish an object and write it."""
+    finish(dataset, context)
+    return Output(kind, "application/dicom", filename, as_bytes(dataset), str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
+
+
+def finish(dataset: Dataset, context: Context) -> None:
+    """Replace what highdicom takes from the clock, and set the names it complains of (decision 0002)."""
     del dataset.InstanceCreationDate, dataset.InstanceCreationTime
     for item in dataset.ContributingEquipmentSequence:
         if "ContributionDateTime" in item:
             del item.ContributionDateTime
     dataset.PatientName = context.header.get("PatientName")
     dataset.ReferringPhysicianName = context.header.get("ReferringPhysicianName")
+
+
+def as_bytes(dataset: Dataset) -> bytes:
+    """Encode as a DICOM file (PS3.10 7)."""
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
-    return Output(kind, "application/dicom", filename, buffer.getvalue(), str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
+    return buffer.getvalue()
 
 
-def reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
-    """Name an instance (PS3.3 10.8)."""
+def reference(sop_class_uid: str, sop_instance_uid: str, frame_number: int | None = None) -> Dataset:
+    """Name an instance (PS3.3 10.8), or one frame of it (PS3.3 10.3)."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    if frame_number is not None:
+        item.ReferencedFrameNumber = frame_number
     return item
+
+
+def algorithm(context: Context) -> AlgorithmIdentificationSequence:
+    """Name the release that segmented, and what it ran on (PS3.3 10.16)."""
+    card = context.release.card
+    return AlgorithmIdentificationSequence(
+        name=card.name[:64],
+        version=card.version[:64],
+        family=codes.DCM.ArtificialIntelligence,
+        parameters={"sha256": card.sha256, "engine": context.engine_name, "precision": context.precision},
+    )
 
 
 def _equipment(context: Context) -> ContributingEquipment:

@@ -9,6 +9,7 @@ from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
+from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import MRImageStorage
@@ -16,8 +17,9 @@ from pydicom.valuerep import format_number_as_ds
 
 from model.volume import Volume, resample
 from worker.encode.axial import AxialGrid
-from worker.encode.composite import as_bytes, begin, code
 from worker.encode.context import Context, Output
+from worker.encode.frames import source_objects
+from worker.encode.instance import as_bytes, begin, finish
 from worker.encode.wording import PRODUCT
 
 KIND = "resampled.zip"
@@ -67,16 +69,15 @@ def instance_uid(context: Context, k: int) -> str:
 def _image(context: Context, grid: AxialGrid) -> Dataset:
     """What all images share: series, frame of reference, pixels and the little that is known of their acquisition (PS3.3 C.8.3.1)."""
     header = context.header
-    image = begin(context, MRImageStorage, _NAME)
-    image.Modality = "MR"
-    image.SeriesNumber = SERIES_NUMBER
+    image = begin(context, _NAME, SERIES_NUMBER, sop_class_uid=MRImageStorage, modality="MR")
+    finish(image, context)
+    image.FrameOfReferenceUID, image.PositionReferenceIndicator = source_objects(context)[0].FrameOfReferenceUID, None
     image.SeriesDescription = f"{PRODUCT} axial MR {context.product_version} - resampled"[:64]
     image.PatientPosition = header.get("PatientPosition") or None
     image.BodyPartExamined = header.get("BodyPartExamined") or "BRAIN"
     image.ImageType = ["DERIVED", "SECONDARY", "MPR"]
     image.DerivationDescription = f"Linear interpolation of series {header.get('SeriesInstanceUID')} on transverse planes"[:1024]
-    image.DerivationCodeSequence = [code(codes.DCM.MultiplanarReformatting)]
-    image.ContentDate, image.ContentTime = context.identity.content_date, context.identity.content_time
+    image.DerivationCodeSequence = [CodedConcept.from_code(codes.DCM.MultiplanarReformatting)]
     image.ScanningSequence, image.SequenceVariant, image.ScanOptions = "RM", "NONE", None
     image.MRAcquisitionType = image.EchoTime = image.RepetitionTime = image.EchoTrainLength = None
     image.AcquisitionNumber = None
@@ -102,7 +103,7 @@ def _describe_pixels(image: Dataset, context: Context, grid: AxialGrid) -> None:
 
 
 def _place(image: Dataset, context: Context, grid: AxialGrid, k: int) -> None:
-    image.SOPInstanceUID = instance_uid(context, k)
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = instance_uid(context, k)
     image.InstanceNumber = k + 1
     image.ImagePositionPatient = [format_number_as_ds(float(value)) for value in grid.positions_lps[k]]
     image.SliceLocation = image.ImagePositionPatient[2]

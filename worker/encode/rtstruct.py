@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from highdicom import AlgorithmIdentificationSequence
+from highdicom.sr import CodedConcept
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
 from pydicom.uid import MRImageStorage, RTStructureSetStorage
 from pydicom.valuerep import format_number_as_ds
 
 from model.postprocess import LESION, TUMOUR_LIKE
-from worker.encode import resampled
-from worker.encode.composite import as_bytes, begin, code, frame_of_reference, reference
+from worker.encode import resampled, seg
 from worker.encode.context import Context, Output
 from worker.encode.display import LESION_COLOUR, TUMOUR_LIKE_COLOUR
+from worker.encode.frames import source_objects
+from worker.encode.instance import algorithm, as_output, begin, reference
 from worker.encode.structures import Contour, Roi, Structures
-from worker.encode.wording import LESION_LABEL, NONE_FOUND, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL, counted, series_description
+from worker.encode.wording import NONE_FOUND, PRODUCT, STATEMENT, counted
 
 KIND = "rtstruct"
 SERIES_NUMBER = 9102
 _CONTOUR_DATA = 0x30060050
 _STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired, and still what PS3.3 C.8.8.5 names a study by
-_CLASSES = {
-    LESION: (LESION_LABEL, LESION_COLOUR, codes.DCM.WhiteMatterT2Hyperintensity),
-    TUMOUR_LIKE: (TUMOUR_LIKE_LABEL, TUMOUR_LIKE_COLOUR, codes.SCT.Lesion),
-}
+_COLOURS = {LESION: LESION_COLOUR, TUMOUR_LIKE: TUMOUR_LIKE_COLOUR}
 
 
 def encode(context: Context) -> Output:
@@ -41,23 +38,21 @@ def encode(context: Context) -> Output:
     structures = context.structures
     if structures is None:
         raise ValueError("a structure set needs the DICOM series it belongs to")
-    dataset = begin(context, RTStructureSetStorage, KIND)
-    dataset.Modality = "RTSTRUCT"
-    dataset.SeriesNumber = SERIES_NUMBER
-    dataset.SeriesDescription = series_description(context.product_version)
+    source = source_objects(context)[0]
+    dataset = begin(context, KIND, SERIES_NUMBER, sop_class_uid=RTStructureSetStorage, modality="RTSTRUCT")
+    dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = source.FrameOfReferenceUID, None
     dataset.OperatorsName = None
-    dataset.InstanceNumber = 1
     dataset.StructureSetLabel = f"{PRODUCT} WMH"
     dataset.StructureSetDescription = STATEMENT
     dataset.StructureSetDate, dataset.StructureSetTime = context.identity.content_date, context.identity.content_time
     dataset.ApprovalStatus = "UNAPPROVED"
     planes = _planes(context, structures)
-    dataset.ReferencedFrameOfReferenceSequence = [_referenced_frame(dataset, context, planes, structures)]
+    dataset.ReferencedFrameOfReferenceSequence = [_referenced_frame(context, source, planes, structures)]
     numbered = list(enumerate(structures.rois, start=1))
-    dataset.StructureSetROISequence = [_roi(context, number, roi) for number, roi in numbered]
+    dataset.StructureSetROISequence = [_roi(context, source, number, roi) for number, roi in numbered]
     dataset.ROIContourSequence = [_drawn(context, number, roi, planes) for number, roi in numbered]
     dataset.RTROIObservationsSequence = [_observation(number, roi) for number, roi in numbered]
-    return Output(KIND, "application/dicom", f"{KIND}.dcm", as_bytes(dataset), dataset.SOPClassUID, dataset.SOPInstanceUID)
+    return as_output(dataset, context, KIND, "rtstruct.dcm")
 
 
 def _planes(context: Context, structures: Structures) -> list[Dataset]:
@@ -68,36 +63,30 @@ def _planes(context: Context, structures: Structures) -> list[Dataset]:
     return [reference(frame.sop_class_uid, frame.sop_instance_uid, frame.frame_number) for frame in context.series.frames]
 
 
-def _referenced_frame(dataset: Dataset, context: Context, planes: Sequence[Dataset], structures: Structures) -> Dataset:
+def _referenced_frame(context: Context, source: Dataset, planes: Sequence[Dataset], structures: Structures) -> Dataset:
     instances = {plane.ReferencedSOPInstanceUID: plane.ReferencedSOPClassUID for plane in planes}
     series, study, frame = Dataset(), Dataset(), Dataset()
-    source = context.header.get("SeriesInstanceUID") or context.identity.uid("source series")
-    series.SeriesInstanceUID = resampled.series_uid(context) if structures.grid.resampled else source
+    series.SeriesInstanceUID = resampled.series_uid(context) if structures.grid.resampled else source.SeriesInstanceUID
     series.ContourImageSequence = [reference(sop_class, instance) for instance, sop_class in instances.items()]
-    study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = _STUDY_COMPONENT, dataset.StudyInstanceUID
+    study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = _STUDY_COMPONENT, source.StudyInstanceUID
     study.RTReferencedSeriesSequence = [series]
-    frame.FrameOfReferenceUID = frame_of_reference(context)
+    frame.FrameOfReferenceUID = source.FrameOfReferenceUID
     frame.RTReferencedStudySequence = [study]
     return frame
 
 
-def _roi(context: Context, number: int, roi: Roi) -> Dataset:
+def _roi(context: Context, source: Dataset, number: int, roi: Roi) -> Dataset:
     card = context.release.card
     item = Dataset()
     item.ROINumber = number
-    item.ReferencedFrameOfReferenceUID = frame_of_reference(context)
+    item.ReferencedFrameOfReferenceUID = source.FrameOfReferenceUID
     item.ROIName = roi.name
     said = f"{counted(roi.parts, 'lesion')}." if roi.parts else NONE_FOUND
-    item.ROIDescription = f"{_CLASSES[roi.label][0]}. {said} {STATEMENT}"
+    item.ROIDescription = f"{seg.SEGMENTS[roi.label][0]}. {said} {STATEMENT}"
     item.ROIVolume = format_number_as_ds(round(roi.grid_ml, 6))
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = f"{card.name} {card.version}"[:64]
-    item.ROIDerivationAlgorithmIdentificationSequence = AlgorithmIdentificationSequence(
-        name=card.name[:64],
-        version=card.version[:64],
-        family=codes.DCM.ArtificialIntelligence,
-        parameters={"sha256": card.sha256, "engine": context.engine_name, "precision": context.precision},
-    )
+    item.ROIDerivationAlgorithmIdentificationSequence = algorithm(context)
     return item
 
 
@@ -107,7 +96,7 @@ def _drawn(context: Context, number: int, roi: Roi, planes: Sequence[Dataset]) -
     kind = "CLOSEDPLANAR_XOR" if roi.exclusive else "CLOSED_PLANAR"
     heights = [format_number_as_ds(float(position)) for position in structures.grid.positions_lps[:, 2]]
     item = Dataset()
-    item.ROIDisplayColor = list(_CLASSES[roi.label][1])
+    item.ROIDisplayColor = list(_COLOURS[roi.label])
     item.ReferencedROINumber = number
     if roi.contours:
         item.ContourSequence = [
@@ -131,7 +120,7 @@ def _observation(number: int, roi: Roi) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number
-    item.RTROIIdentificationCodeSequence = [code(_CLASSES[roi.label][2])]
+    item.RTROIIdentificationCodeSequence = [CodedConcept.from_code(seg.SEGMENTS[roi.label][2])]
     item.RTROIInterpretedType = None  # no target and no organ: whoever plans says what it is for
     item.ROIInterpreter = None
     return item

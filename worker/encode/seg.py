@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_images
-from worker.encode.instance import as_output, common_arguments, reference
+from worker.encode.instance import algorithm, as_output, common_arguments, reference
 from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL
 
 if TYPE_CHECKING:
@@ -69,19 +68,13 @@ def _build(context: Context, frames: tuple[SourceFrame, ...], segments: list[int
 
 def _describe(context: Context, label: int) -> SegmentDescription:
     text, tracking, property_type, region = SEGMENTS[label]
-    card = context.release.card
     description = SegmentDescription(
         segment_number=label,
         segment_label=text,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=property_type,
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=AlgorithmIdentificationSequence(
-            name=card.name[:64],
-            version=card.version[:64],
-            family=codes.DCM.ArtificialIntelligence,
-            parameters={"sha256": card.sha256, "engine": context.engine_name, "precision": context.precision},
-        ),
+        algorithm_identification=algorithm(context),
         tracking_id=f"{PRODUCT} {tracking}",
         tracking_uid=context.identity.uid(f"tracking/{tracking}"),
         anatomic_regions=[region],

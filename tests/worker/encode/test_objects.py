@@ -124,17 +124,19 @@ def test_real_headers_give_valid_objects(peer, shared_data, tmp_path, folder):
 
 
 def test_every_object_says_whose_it_is_and_who_made_it(context, outputs):
-    expected = {"segmentation": ("SEG", 9100), "structured-report": ("SR", 9101), "report.dcm": ("DOC", 9103), "preview.dcm": ("OT", 9104)}
+    expected = {"segmentation": ("SEG", 9100), "structured-report": ("SR", 9101), "rtstruct": ("RTSTRUCT", 9102)}
+    expected |= {"report.dcm": ("DOC", 9103), "preview.dcm": ("OT", 9104)}
     datasets = {kind: read(outputs[kind]) for kind in expected}
     assert {kind: (dataset.Modality, dataset.SeriesNumber) for kind, dataset in datasets.items()} == expected
     assert len({dataset.SeriesInstanceUID for dataset in datasets.values()}) == len(datasets)
     source, reference = context.series.datasets[0], datasets.pop("segmentation")
-    for dataset in datasets.values():
+    for kind, dataset in datasets.items():
         assert dataset.SpecificCharacterSet == "ISO_IR 192"
         assert dataset.SeriesDescription == "Leukoscope WMH 0.1.0 AI - unverified"
         for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyDescription"):
             assert dataset.get(keyword) == source.get(keyword), keyword
-        for keyword in ("ContentDate", "ContentTime", "SoftwareVersions", "DeviceSerialNumber", "ContributingEquipmentSequence"):
+        dated = ("ContentDate", "ContentTime") if kind != "rtstruct" else ()  # no such attributes there
+        for keyword in (*dated, "Manufacturer", "SoftwareVersions", "DeviceSerialNumber", "ContributingEquipmentSequence"):
             assert dataset[keyword] == reference[keyword], keyword
         assert "InstanceCreationDate" not in dataset
         assert "ab" * 32 in str(dataset.ContributingEquipmentSequence)
