@@ -7,10 +7,11 @@ from typing import Final, Literal
 Sendable = Literal[
     "segmentation",
     "structured-report",
+    "rtstruct",
     "report.dcm",
     "preview.dcm",
 ]
-# A PACS that takes no segmentation still gets the page and the picture
+# A PACS that takes no segmentation still gets the page and the picture; the structure set is for planning systems, which ask for it
 DEFAULT: Final[tuple[Sendable, ...]] = (
     "segmentation",
     "structured-report",

@@ -12,6 +12,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 CLASSES = {
     "segmentation": SEGMENTATION,
     "structured-report": "1.2.840.10008.5.1.4.1.1.88.34",
+    "rtstruct": "1.2.840.10008.5.1.4.1.1.481.3",
     "report.dcm": "1.2.840.10008.5.1.4.1.1.104.1",
     "preview.dcm": "1.2.840.10008.5.1.4.1.1.7",
 }

@@ -26,7 +26,7 @@ SENDING = [
 @on("embedded", soak="full")
 def test_the_delivery_worker_dies_at_every_step_of_a_sending(make_fragile, write_small, tmp_path):
     with provider() as pacs:
-        destinations = [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}]
+        destinations = [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port, "outputs": list(CLASSES)}]
         plan = Plan(tmp_path / "flags", SENDING)
         service = make_fragile(destinations=json.dumps(destinations))
         service.extra = plan.environ

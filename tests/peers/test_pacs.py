@@ -21,7 +21,7 @@ from worker.phantom import write_series
 
 @pytest.fixture
 def with_pacs(tmp_path, orthanc):
-    destinations = [{"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.dicom_port}]
+    destinations = [{"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.dicom_port, "outputs": list(CLASSES)}]
     service = Running(tmp_path / "data", quiet_time_s=1.5, sweep_s=0.5, destinations=json.dumps(destinations)).start()
     yield service
     assert service.stop() == 0, service.last_words()
@@ -77,7 +77,7 @@ def check_way(service, orthanc, peer, files, tmp_path):
     assert complaints(peer("dciodvfy"), path) == []
     sent = wait_for_all(service, case["id"], "state", "sent")
     assert [(one["destination"], one["output"], one["last_error"]) for one in sent] == [("pacs", output, None) for output in CLASSES]
-    for output, modality in (("structured-report", "SR"), ("report.dcm", "DOC"), ("preview.dcm", "OT")):
+    for output, modality in (("structured-report", "SR"), ("rtstruct", "RTSTRUCT"), ("report.dcm", "DOC"), ("preview.dcm", "OT")):
         check_object(service, orthanc, peer, case, output, {"Modality": modality, "StudyInstanceUID": study}, path)
     return case
 
@@ -93,7 +93,7 @@ def check_object(service, orthanc, peer, case, output, query, path):
 
 def test_a_destination_that_is_away_gets_it_when_it_is_back(peer, tmp_path, free_port, write_phantom):
     port = free_port()
-    destinations = [{"name": "pacs", "ae_title": "STORESCP", "host": "127.0.0.1", "port": port}]
+    destinations = [{"name": "pacs", "ae_title": "STORESCP", "host": "127.0.0.1", "port": port, "outputs": list(CLASSES)}]
     service = Running(tmp_path / "data", quiet_time_s=1.5, sweep_s=0.3, destinations=json.dumps(destinations)).start()
     try:
         files = write_phantom("away")

@@ -73,7 +73,7 @@ def test_a_whole_file_is_read(toml) -> None:
         """)
     )
     assert (settings.rtstruct.holes, settings.rtstruct.lesion_rois) == ("xor", 0)
-    assert settings.destinations[0].outputs == sendable.DEFAULT
+    assert settings.destinations[0].outputs == sendable.DEFAULT == ("segmentation", "structured-report", "report.dcm", "preview.dcm")
     assert settings.calling_ae[0].unwanted == "refuse"
     assert settings.admission is not None
     assert settings.admission[0].inversion_time_ms == Span(minimum=1500)
