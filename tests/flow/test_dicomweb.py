@@ -12,7 +12,7 @@ from dicomweb_client.api import DICOMwebClient
 from tests.running import series_uid
 
 
-def test_what_is_stored_over_the_web_runs_and_comes_back_with_its_segmentation(embedded_service, write_phantom):
+def test_what_is_stored_over_the_web_runs_and_comes_back_with_its_results(embedded_service, write_phantom):
     files = write_phantom("over-the-web")
     sent = [pydicom.dcmread(path) for path in files]
     study_uid = sent[0].StudyInstanceUID
@@ -38,5 +38,10 @@ def test_what_is_stored_over_the_web_runs_and_comes_back_with_its_segmentation(e
             np.unpackbits(np.frombuffer(frame, np.uint8), bitorder="little")[: shape[0] * shape[1]].reshape(shape) for frame in frames
         ]
         assert np.array_equal(pixels, mask.pixel_array[[0, len(files) - 1]])
+        assert "resampled.zip" in case["outputs"]
+        series_found = client.search_for_series(study_uid)
+        counts = {one["00080060"]["Value"][0]: one["00201209"]["Value"][0] for one in series_found}
+        assert counts == {"MR": len(files), "SEG": 1, "SR": 1, "RTSTRUCT": 1, "DOC": 1, "OT": 1}, "and no axial series: it is no DICOM file"
+        assert len(series_found) == len(counts)
         (metadata,) = client.retrieve_series_metadata(study_uid, series)
         assert len(metadata["52009230"]["Value"]) == mask.NumberOfFrames
