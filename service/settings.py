@@ -6,7 +6,6 @@ import difflib
 import ipaddress
 import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from service import sendable
 from service.errors import Misconfigured
+from service.rule import Name, Rule
 
 PREFIX = "LEUKOSCOPE_"
 CONFIG = PREFIX + "CONFIG"
@@ -23,7 +23,6 @@ CONFIG = PREFIX + "CONFIG"
 # PS3.5 6.2, value representation AE: 16 characters, no backslash or control character, not only spaces.
 AETitle = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 
 
 class SettingsError(Misconfigured):
@@ -58,48 +57,6 @@ class CallingAE(_Frozen):
     def _check_address(cls, value: str | None) -> str | None:
         if value is not None:
             ipaddress.ip_network(value, strict=False)
-        return value
-
-
-class Span(_Frozen):
-    """A closed interval; an end that is not given is open."""
-
-    minimum: float | None = None
-    maximum: float | None = None
-
-    def holds(self, value: float) -> bool:
-        """Tell whether `value` lies in the interval."""
-        return (self.minimum is None or value >= self.minimum) and (self.maximum is None or value <= self.maximum)
-
-
-class Rule(_Frozen):
-    """One admission rule; every field that is given must match. service.admission gives the semantics.
-
-    Regular expressions are searched in the series description without regard to case.
-    """
-
-    name: Name
-    accept: bool
-    reason: str = ""
-    modality: str | None = None
-    description_matches: str | None = None
-    description_lacks: str | None = None
-    image_type_matches: str | None = None
-    image_type_lacks: str | None = None
-    sequence: tuple[str, ...] | None = None  # ScanningSequence values that must all be present, e.g. ["IR"]
-    body_part: str | None = None
-    repetition_time_ms: Span | None = None
-    echo_time_ms: Span | None = None
-    inversion_time_ms: Span | None = None
-
-    @field_validator("description_matches", "description_lacks", "image_type_matches", "image_type_lacks", "body_part")
-    @classmethod
-    def _check_expression(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from error
         return value
 
 

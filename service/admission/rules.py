@@ -13,7 +13,8 @@ from typing import Final
 
 from service.admission.refusals import FLAIR_NAME, REFUSALS, STRUCTURE, describe_timing, has_flair_timing, names
 from service.headers import Header
-from service.settings import Rule, Settings
+from service.rule import Rule
+from service.settings import Settings
 
 _WEIGHTING: Final = re.compile(r"\b(t1|t2|t2star|pd|stir|dir|psir|mprage|epi|bold|fmri|swi)", re.I)
 _NO_AGENT: Final = re.compile(r"no|none|n/?a?|without.*|0", re.I)

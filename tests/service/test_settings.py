@@ -8,7 +8,8 @@ import pytest
 
 from service import sendable
 from service.errors import Misconfigured
-from service.settings import Destination, Rule, Settings, SettingsError, Span, is_loopback, load_settings
+from service.rule import Rule, Span
+from service.settings import Destination, Settings, SettingsError, is_loopback, load_settings
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from worker.encode.context import Context
 from worker.encode.display import AXIAL, LESION_COLOUR, TUMOUR_LIKE_COLOUR, Colour, Scene, level_positions, marked
 from worker.encode.figures import FIELD_MM, middle_view, shown_lesions, three_planes, views
 from worker.encode.page import INK, INNER, MARGIN, PIXELS_PER_POINT, QUIET, RULE, WIDTH, fill, place, stroke, title
-from worker.encode.report_json import Lesion, Report
+from worker.encode.report_form import Lesion, Report
 from worker.encode.typeset import width_of, wrapped, write, write_block
 from worker.encode.wording import LESION_LABEL, NONE_FOUND, TUMOUR_LIKE_LABEL
 from worker.measure import Lesion as Measured

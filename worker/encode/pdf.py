@@ -13,7 +13,7 @@ from worker.encode.context import Context, Output
 from worker.encode.display import LESION_COLOUR, TUMOUR_LIKE_COLOUR, open_scene
 from worker.encode.evidence import draw_lesions, draw_levels
 from worker.encode.page import HEIGHT, INK, INNER, MARGIN, PALE, QUIET, RULE, WARNING, WIDTH, fill, stroke
-from worker.encode.report_json import Report
+from worker.encode.report_form import Report
 from worker.encode.typeset import shrunk, wrapped, write, write_block
 from worker.encode.wording import PRODUCT, sentence
 
