@@ -35,6 +35,7 @@ CARD = Card(
     limits=("not for use",),
 )
 RELEASE = Release(CARD, Path("nowhere"))
+VENDORS = ("siemens/anatomical/001", "generic/compressed_jpegls/001", "philips_enhanced/anatomical/001", "hyperfine/anatomical/001")
 
 
 def affine(orientation: Any, spacing: tuple[float, float, float], origin: tuple[float, float, float] = (-20.0, -30.0, 15.0)) -> Any:
@@ -51,6 +52,11 @@ def textured(shape: tuple[int, int, int], seed: int = 0) -> Any:
 
 def series_of(volume: Volume, folder: Path, **options: Any) -> Series:
     return read_series(write_series(volume, folder, **options))
+
+
+def vendor_series(shared_data: Path, folder: str) -> Series:
+    """One of the series in ../shared/data, as its vendor wrote it."""
+    return read_series(sorted(path for path in (shared_data / "dicom/vendors" / folder).iterdir() if path.is_file()))
 
 
 def masks_of(labels: Any, probability: Any = None, brain: Any = None) -> Any:

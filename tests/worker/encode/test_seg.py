@@ -17,8 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.volume import Volume
-from tests.worker.encode.cases import affine, context_of, series_of, textured
-from worker.convert import read_series
+from tests.worker.encode.cases import VENDORS, affine, context_of, series_of, textured, vendor_series
 from worker.encode import seg
 from worker.encode.wording import STATEMENT
 
@@ -221,14 +220,10 @@ def test_the_same_case_gives_the_same_bytes(tmp_path, enhanced):
     assert other.sop_instance_uid != pydicom.dcmread(BytesIO(twice[0])).SOPInstanceUID
 
 
-@pytest.mark.parametrize(
-    "folder",
-    ["siemens/anatomical/001", "generic/compressed_jpegls/001", "philips_enhanced/anatomical/001", "hyperfine/anatomical/001"],
-)
+@pytest.mark.parametrize("folder", VENDORS)
 def test_real_headers_give_valid_objects(peer, shared_data, tmp_path, folder):
     """Needs ../shared/data: series as vendors write them, with their mistakes."""
-    files = [path for path in (shared_data / "dicom/vendors" / folder).iterdir() if path.is_file()]
-    series = read_series(sorted(files))
+    series = vendor_series(shared_data, folder)
     labels = blobs(series.volume.shape)
     data = seg.encode(context_of(series, labels)).data
     assert errors_of(peer("dciodvfy"), data, tmp_path) == []
