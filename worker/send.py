@@ -214,8 +214,7 @@ def _send_at_once(event: evt.Event) -> None:
 def _why_not(association: Association) -> str:
     if association.is_rejected:
         return "the association was rejected"
-    classes = (context.abstract_syntax for context in association.rejected_contexts)
-    refused = sorted({uid.name for uid in classes if uid is not None})
+    refused = sorted({context.abstract_syntax.name for context in association.rejected_contexts if context.abstract_syntax})
     if refused and not association.accepted_contexts:
         return f"not accepted there: {', '.join(refused)}"
     return "the association was aborted"
