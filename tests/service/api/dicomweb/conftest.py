@@ -149,12 +149,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
                 )
             ],
         }
-        for files in sent.values():
-            case_id = host.send(files)
+        case_ids = {uid: host.send(files) for uid, files in sent.items()}
         results = make_results()
-        case_id = host.book.find_cases(series_uid=FLAIR).items[0].id
-        host.book.queue_case(case_id, "test") if host.state(case_id) == "receiving" else None
-        finish(host, case_id, results)
+        finish(host, case_ids[FLAIR], results)
         client = open_client(host)
         yield Archive(host, client, sent, results)
         client._session.close()

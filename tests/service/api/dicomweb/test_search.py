@@ -194,6 +194,14 @@ def test_nonsense_is_refused_with_a_reason_that_repeats_no_value(archive: Archiv
     assert "doe" not in answer.text.lower()
 
 
+def test_the_log_has_the_route_and_nothing_of_a_patient(archive: Archive) -> None:
+    archive.host.client.get("/dicomweb/instances", params={"PatientName": "Zz^Poirot*", "includefield": "all"}).raise_for_status()
+    archive.host.client.get("/dicomweb/studies/Poirot/series", params={"Poirot": "Poirot"})
+    log = archive.host.log.getvalue()
+    assert '"route": "/dicomweb/instances"' in log
+    assert "poirot" not in log.lower()
+
+
 def test_a_pattern_of_stars_takes_no_time() -> None:
     matcher = make_matcher("PatientName", "PN", "*o" * 16 + "x")
     assert matcher is not None
