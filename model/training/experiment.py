@@ -120,16 +120,15 @@ class Experiment:
         return [case for case in self.cases[TARGET] if case.patient in trial.fold.test]
 
     def _kept(self, trial: Trial, scan: str) -> Path:
-        arm = self.config.arms[trial.arm]
-        head = f"{arm.segmentation}{'' if self._tumour_taught(trial.arm) else '-alone'}"
-        return self.folder / RUNS / trial.run.folder / f"served-{head}" / f"{scan}.npz"
+        head = self.config.arms[trial.arm].segmentation
+        return self.folder / RUNS / trial.run.folder / f"served-{head}-alone" / f"{scan}.npz"
 
     def _serve_trial(self, trial: Trial) -> None:
         missing = [case for case in self._tested(trial) if not self._kept(trial, case.id).exists()]
         if missing:
             network = load_network(self._final(trial.run))
             card = provisional_card(network, self.config.input)
-            engine = TorchEngine(aim_heads(network, self.config.arms[trial.arm].segmentation, self._tumour_taught(trial.arm)), self.device)
+            engine = TorchEngine(aim_heads(network, self.config.arms[trial.arm].segmentation), self.device)
         for case in self._tested(trial):
             with self.overview.serve(trial, case.id):
                 if case in missing:
@@ -143,12 +142,6 @@ class Experiment:
             self._truths[scan] = read_truth(next(case for case in self.cases[TARGET] if case.id == scan))
         return self._truths[scan]
 
-    def _tumour_taught(self, arm: str) -> bool:
-        """Whether an arm's tumour head has seen what a tumour is, in scans or painted."""
-        stages = [self.config.schedules[stage] for stage in self.config.arms[arm].stages]
-        painted = any(kind in stage.mixture and painting.tumours > 0 for stage in stages for kind, painting in stage.painting.items())
-        return painted or any(case.tumour is not None for kind in self.config.kinds(arm) for case in self.cases.get(kind, []))
-
     def _describe(self, command: str) -> dict[str, Any]:
         first = self.trials[0].run
         return {
@@ -161,7 +154,7 @@ class Experiment:
             "scans": {kind: len(group) for kind, group in self.cases.items()},
             "folds": [{"name": fold.name, "train": fold.train, "test": fold.test} for fold in self.folds],
             "runs": [self._describe_run(run) for run in self.runs],
-            "tumour_head_counts": {name: self._tumour_taught(name) for name in self.config.arms},
+            "scored_head": {name: arm.segmentation for name, arm in self.config.arms.items()},
             "configuration": self.config.model_dump(mode="json", exclude=PLACES),
         }
 

@@ -181,10 +181,10 @@ def _draw_lesions(image: Tensor, brain: Tensor, forbidden: Tensor, to_mni: Tenso
         drawn = torch.maximum(drawn, _real_shape(bank, to_mni, shape))
     if chance(0.6):
         drawn = torch.maximum(drawn, _blobs((prior * 0.02).clamp_max(0.01) * allowed))
-    if chance(0.25):
+    if chance(0.4):
         drawn = torch.maximum(drawn, _caps(image, brain, prior, to_mni, white))
-    if chance(0.12):
-        drawn = (blur(dilate(drawn, 1), 1.5) > 0.35).float()
+    if chance(0.35):  # confluent: what a network has not seen as lesion it takes for tumour
+        drawn = (blur(dilate(drawn, int(torch.randint(1, 4, ()))), 1.5) > 0.35).float()
     return drawn * allowed, allowed
 
 

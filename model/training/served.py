@@ -42,18 +42,18 @@ class TorchEngine:
         self.run(np.zeros((1, 1, *shape), np.float32))
 
 
-def aim_heads(network: AttentionVNet, segmentation: str, tumour_taught: bool) -> AttentionVNet:
-    """Let the head that counts speak for lesion, and silence a tumour head that never saw a tumour (or speaks for lesion already).
+def aim_heads(network: AttentionVNet, segmentation: str) -> AttentionVNet:
+    """Let the head that segments speak for lesion, and silence the tumour head.
 
-    An untrained head says something everywhere, and what it says would be taken out of the lesions.
+    The founding experiment's network has one head. What a tumour head learned from BraTS it sees in many white-matter lesions at first, and
+    what it sees would be taken out of what the arm found.
     """
     head = network.heads[0]
     weight, bias = head.get_parameter("weight"), head.get_parameter("bias")
     with torch.no_grad():
         if segmentation == "tumour":
             weight[LESION], bias[LESION] = weight[TUMOUR].clone(), bias[TUMOUR].clone()
-        if segmentation == "tumour" or not tumour_taught:
-            weight[TUMOUR], bias[TUMOUR] = 0.0, SILENT
+        weight[TUMOUR], bias[TUMOUR] = 0.0, SILENT
     return network
 
 

@@ -33,6 +33,7 @@ NOTES = (
         f"{FEWEST_TO_TEST} patients; Holm's correction over those tested. Other figures are described, not tested."
     ),
     "An arm trained on 0 target patients still has its threshold and smallest lesion chosen on the fold's training patients.",
+    "An arm is scored by the head that segments, alone. (In service the tumour head takes what it finds out of the lesions.)",
     "Correct negative: no lesion in the reference and none found. It has no Dice and is in no mean, so it is counted.",
     "Where only one of the two is empty, Dice is 0 and the distance is the image's diagonal.",
     "Lesion-wise: 26-connected components, one common voxel is a hit (Kuijf 2019). Hausdorff distance: surface to surface.",

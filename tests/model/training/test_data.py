@@ -122,6 +122,6 @@ def test_shipped_configurations_read_and_keep_left_out_patients_out(path):
 
 def test_an_unknown_key_stops_a_training(tmp_path):
     path = tmp_path / "bad.yaml"
-    path.write_text((CONFIGURATIONS / "first.yaml").read_text() + "\nlearning_speed: 3\n")
+    path.write_text((CONFIGURATIONS / "release-0.3.0.yaml").read_text() + "\nlearning_speed: 3\n")
     with pytest.raises(ValidationError, match="learning_speed"):
         read_config(path)

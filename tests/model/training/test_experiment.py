@@ -308,16 +308,18 @@ def test_a_single_draw_keeps_the_definition_it_started_from_and_says_so():
     assert choose_definitions([trial], {"draw-1": [(_served("b", 0.9), 0.0)]}) == {"draw-1": (START_DEFINITION, ())}
 
 
-def test_the_tumour_head_can_speak_for_lesion_and_an_untaught_one_is_silent(tiny_config):
+def test_the_head_that_segments_speaks_for_lesion_and_the_tumour_head_is_silent(tiny_config):
     torch.manual_seed(3)
     network = AttentionVNet(tiny_config).eval()
     x = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
         before = network(x)
-        aimed = aim_heads(network, "tumour", True)(x)
+        aimed = aim_heads(network, "tumour")(x)
     assert torch.allclose(aimed[:, 0], before[:, 1])
     assert float(aimed[:, 1].max()) < -20
     assert torch.allclose(aimed[:, 2], before[:, 2])
     with torch.no_grad():
-        untaught = aim_heads(AttentionVNet(tiny_config).eval(), "lesion", False)(x)
-    assert float(untaught[:, 1].max()) < -20
+        network = AttentionVNet(tiny_config).eval()
+        before, alone = network(x), aim_heads(network, "lesion")(x)
+    assert torch.equal(alone[:, 0], before[:, 0])
+    assert float(alone[:, 1].max()) < -20

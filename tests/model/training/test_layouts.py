@@ -120,7 +120,7 @@ def test_held_out_patients_of_a_new_layout_are_not_trained_on(tmp_path):
     folders.wmh2017(tmp_path / "wmh")
     patient = EXPECTED["wmh2017"].patient
     source = Source(layout="wmh2017", folder="wmh", kind="target", held_out=(patient,))
-    shipped = read_config(next(CONFIGURATIONS.glob("first.yaml")))
+    shipped = read_config(next(CONFIGURATIONS.glob("release-0.3.0.yaml")))
     config = shipped.model_copy(update={"data": Data(root=tmp_path, sources=(source,), shapes="none")})
     assert training_cases(config, source) == []
     assert [case.patient for case in held_out_cases(config)] == [patient]
