@@ -12,7 +12,7 @@ import numpy.typing as npt
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import MRImageStorage
+from pydicom.uid import UID, MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from model.volume import Volume, resample
@@ -103,7 +103,7 @@ def _describe_pixels(image: Dataset, context: Context, grid: AxialGrid) -> None:
 
 
 def _place(image: Dataset, context: Context, grid: AxialGrid, k: int) -> None:
-    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = instance_uid(context, k)
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = UID(instance_uid(context, k))
     image.InstanceNumber = k + 1
     image.ImagePositionPatient = [format_number_as_ds(float(value)) for value in grid.positions_lps[k]]
     image.SliceLocation = image.ImagePositionPatient[2]
