@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -148,7 +147,7 @@ def release(
     folds = {patient: Path(folder) for patient, _, folder in (entry.partition("=") for entry in fold)}
     if set(folds) != set(config.folds):
         raise typer.BadParameter(f"one fold each is needed for {', '.join(config.folds)}", param_hint="--fold")
-    command = "leukoscope train " + " ".join(Path(word).name if "/" in word and "=" not in word else word for word in sys.argv[1:3])
+    command = f"leukoscope train release {config_path.name}"
     figures = make_release(config, final, folds, out, version, command, pictures, _say, ensemble)
     for table in print_tables(figures):
         Console().print(table)
