@@ -27,7 +27,7 @@ from worker import pipeline
 from worker.encode import Output
 from worker.tasks import inference
 
-CARD = SimpleNamespace(name="m", version="1", sha256="a" * 64, input=SimpleNamespace(shapes=((16, 16, 16),)))
+CARD = SimpleNamespace(name="m", version="1", sha256="a" * 64, training={}, input=SimpleNamespace(shapes=((16, 16, 16),)))
 RESULT = pipeline.Result(
     outputs=(Output("segmentation", "application/dicom", "segmentation.dcm", b"seg", "1.2.840.10008.5.1.4.1.1.66.4", "2.25.1"),),
     findings=SimpleNamespace(as_dict=lambda: FINDINGS),
@@ -152,7 +152,7 @@ HANGING = """
 
     inference.pipeline.run = run
     inference.open_engine = lambda *_, **__: Any(name="e", precision="f32", warm=lambda _: None)
-    card = Any(name="m", version="1", sha256="a" * 64, input=Any(shapes=((16, 16, 16),)))
+    card = Any(name="m", version="1", sha256="a" * 64, training={}, input=Any(shapes=((16, 16, 16),)))
     os._exit(inference.work_on_inference(Settings(data_dir=Path(sys.argv[1]), time_limit_s=2), Any(card=card)))
 """
 
