@@ -102,10 +102,10 @@ def test_large_crops_come_now_and_then_and_at_the_end():
 
 
 def test_the_network_learns(tmp_path, tiny_config, example, bank):
-    schedule = SCHEDULE.model_copy(update={"steps": 40, "large_crop": None, "checkpoint_every": 100})
+    schedule = SCHEDULE.model_copy(update={"steps": 80, "large_crop": None, "checkpoint_every": 100})
     fit(_network(tiny_config), [example], bank, schedule, tmp_path / "run", 3, lambda _: None)
     losses = [json.loads(line)["brain"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
+    assert sum(losses[-8:]) < 0.6 * sum(losses[:8])
 
 
 def _moved(before, network):
