@@ -49,18 +49,16 @@ class Scan:
 
 def merits(scan: Scan, touch_fraction: float) -> dict[Tried, float]:
     """Dice and half of the lesion-wise F1 of everything in `TRIED`; 1 each where rightly nothing is found."""
-    _, true_count = true = ndimage.label(scan.truth, EVERY_NEIGHBOUR)
-    return {tried: merit for threshold in THRESHOLDS for tried, merit in _at(scan, threshold, touch_fraction, true[0], true_count)}
+    true, true_count = ndimage.label(scan.truth, EVERY_NEIGHBOUR)
+    return {tried: merit for threshold in THRESHOLDS for tried, merit in _at(scan, threshold, touch_fraction, true, true_count)}
 
 
 def _at(scan: Scan, threshold: float, touch_fraction: float, true: npt.NDArray[np.int32], true_count: int) -> Iterator[tuple[Tried, float]]:
     lesions = classify(scan.probability > threshold, scan.tumour, 1.0, touch_fraction) == LESION
     components, count = ndimage.label(lesions, EVERY_NEIGHBOUR)
-    voxels, seen, right = (
-        np.bincount(components[where], minlength=count + 1) for where in (lesions, lesions & scan.known, lesions & scan.truth)
-    )
-    highest = np.concatenate(([0.0], ndimage.maximum(scan.probability, components, np.arange(1, count + 1)))) if count else np.zeros(1)
     both = lesions & scan.truth
+    voxels, seen, right = (np.bincount(components[where], minlength=count + 1) for where in (lesions, lesions & scan.known, both))
+    highest = np.concatenate(([0.0], ndimage.maximum(scan.probability, components, np.arange(1, count + 1)))) if count else np.zeros(1)
     pairs = np.unique(np.stack((components[both], true[both])), axis=1)
     truth = int(scan.truth.sum())
     for tried in TRIED:
