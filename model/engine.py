@@ -6,6 +6,7 @@ runs that in a child, once per release, processor and OpenVINO version.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.installed import AUTOMATIC, CHOICES, F32_ONLY, NONE_INSTALLED, PRECISIONS, EngineUnavailable, demand_installed, demand_known
-from model.release import Release, load
+from model.release import InputPreparation, Release, load
 
 __all__ = ["CHOICES", "PRECISIONS", "Engine", "EngineUnavailable", "check_input", "measure_precision", "open_engine"]
 
@@ -242,19 +243,20 @@ def _remember(path: Path, found: dict[str, Any]) -> None:
 
 def measure_precision(release: Release, precision: str) -> dict[str, float]:
     """Largest and mean difference of probabilities from float32, on a piece of a phantom with lesions in it."""
-    x = check_input(release)
+    x = check_input(release.card.input)
     reference, other = (OpenVino(release, p, None).run(x) for p in ("f32", precision))
     difference = np.abs(1 / (1 + np.exp(-reference)) - 1 / (1 + np.exp(-other)))
     return {"largest": float(difference.max()), "mean": float(difference.mean())}
 
 
-def check_input(release: Release) -> Logits:
+@functools.cache
+def check_input(preparation: InputPreparation) -> Logits:
     """A fixed cube of brain with a lesion in the middle, prepared as every scan is."""
     from model.phantom import make_phantom
     from model.preprocess import prepare, resample_to
 
     phantom = make_phantom(7, plane="ras", oblique_degrees=(0, 0, 0))
-    inputs = prepare(phantom.flair, release.card.input)
+    inputs = prepare(phantom.flair, preparation)
     centre = np.argwhere(resample_to(inputs, phantom.lesions) > 0).mean(axis=0)
     low = np.clip(np.round(centre).astype(int) - CHECK_SIZE // 2, 0, np.asarray(inputs.head.shape) - CHECK_SIZE)
     i, j, k = (slice(int(n), int(n) + CHECK_SIZE) for n in low)

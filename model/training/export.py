@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import json
 import platform
@@ -18,15 +17,12 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from model.phantom import make_phantom
-from model.preprocess import prepare, resample_to
+from model.engine import check_input
 from model.release import Architecture, Card, InputPreparation
 from model.training.network import AttentionVNet
 
 STEP = 16
 TRACED_SHAPE = (32, 48, 64)
-PARITY_SHAPE = (96, 112, 96)
-PARITY_PHANTOM = 200
 PARITY_LIMIT = 2e-3
 SMALLEST_HALVED = 256  # values; norms, biases and slopes are a thousandth of the file and stay exact
 LARGEST_BYTES = 25e6
@@ -178,7 +174,7 @@ def check_parity(network: Network, path: Path, x: npt.NDArray[np.float32] | None
         A float32 engine differs by more than PARITY_LIMIT. (bfloat16 is measured, and bounded by the card.)
     """
     if x is None:
-        x = part_of_a_phantom()
+        x = check_input(InputPreparation())  # in noise a trained network finds nothing, and nothing is equal in every engine
     with torch.no_grad():
         reference = _sigmoid(network.eval()(torch.from_numpy(x)).numpy())
     found = {"onnxruntime-cpu f32": run_onnxruntime(path, x), "openvino-cpu f32": run_openvino(path, x, "f32")}
@@ -188,21 +184,6 @@ def check_parity(network: Network, path: Path, x: npt.NDArray[np.float32] | None
         raise NotEqual(f"probabilities differ by up to {worst:.4f} from torch: {json.dumps(differences)}")
     differences["openvino-cpu bf16"] = _difference(reference, run_openvino(path, x, "bf16"))
     return differences
-
-
-@functools.cache
-def part_of_a_phantom() -> npt.NDArray[np.float32]:
-    """Input with lesions in its middle. In noise a trained network finds nothing, and nothing is equal in every engine."""
-    phantom = make_phantom(seed=PARITY_PHANTOM)
-    inputs = prepare(phantom.flair, InputPreparation())
-    lesions = resample_to(inputs, phantom.lesions.with_data(np.asarray(phantom.lesions.data, np.float32)), linear=True) > 0.5
-    middle = np.argwhere(lesions).mean(axis=0)
-    i, j, k = (
-        slice(start, start + size)
-        for size, full, at in zip(PARITY_SHAPE, lesions.shape, middle, strict=True)
-        for start in (int(np.clip(at - size / 2, 0, full - size)),)
-    )
-    return np.ascontiguousarray(inputs.data[:, :, i, j, k])
 
 
 def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
