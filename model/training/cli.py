@@ -87,11 +87,16 @@ def _count(examples: Sequence[Example]) -> dict[str, int]:
 
 
 @app.command()
-def pretrain(config_path: ConfigPath, out: OutFolder, tensorboard: Board = False) -> None:
-    """Train from scratch on source scans, painted lesions and phantoms: no scan of any target patient."""
+def pretrain(
+    config_path: ConfigPath,
+    out: OutFolder,
+    start: Annotated[Path | None, typer.Option("--from", exists=True, help="`final.pt` of an earlier pre-training to go on from")] = None,
+    tensorboard: Board = False,
+) -> None:
+    """Train on source scans, painted lesions and phantoms, from scratch or further: no scan of any target patient."""
     config = _start(config_path)
     with _explained():
-        _run(config, config.pretrain, None, out, (), config.seed, tensorboard)
+        _run(config, config.pretrain, start, out, (), config.seed, tensorboard)
 
 
 @app.command()

@@ -208,7 +208,7 @@ def paint_tumour(image: Tensor, brain: Tensor, white: WhiteMatter) -> tuple[Tens
     places = _places(dilate(1.0 - brain, 4) == 0, 1)
     if not places:
         return image, label
-    radius = uniform(9, 24)
+    radius = uniform(9, 32)
     reach = 2.0 * radius + MARGIN
     box = make_box([c - reach for c in places[0]], [c + reach for c in places[0]], image.shape)
     centre = [c - start for c, start in zip(places[0], box.low, strict=True)]
