@@ -29,7 +29,8 @@ from service.headers import Mismatch
 from service.intake import Announced, Intake, Source
 from service.presence import Counts
 from service.room import Room
-from service.settings import CallingAE, Settings
+from service.sections import CallingAE
+from service.settings import Settings
 
 LOG = logging.getLogger(__name__)
 

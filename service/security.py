@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from service.problems import Problem
-from service.settings import Token
+from service.sections import Token
 
 
 class Scope(StrEnum):

@@ -11,97 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from service import sendable
 from service.errors import Misconfigured
-from service.rule import Name, Rule
+from service.rule import Rule
+from service.sections import AETitle, CallingAE, Destination, Port, Retention, RTStruct, Section, Token
 
 PREFIX = "LEUKOSCOPE_"
 CONFIG = PREFIX + "CONFIG"
-
-# PS3.5 6.2, value representation AE: 16 characters, no backslash or control character, not only spaces.
-AETitle = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
-Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class SettingsError(Misconfigured):
     """An unknown key or a bad value; ``str()`` of it is one line for the administrator."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Destination(_Frozen):
-    """A DICOM node that is sent results: each of ``outputs`` of every primary case."""
-
-    name: Name
-    ae_title: AETitle
-    host: Annotated[str, StringConstraints(min_length=1)]
-    port: Annotated[int, Field(ge=1, le=65535)]
-    calling_ae: AETitle | None = None
-    outputs: tuple[sendable.Sendable, ...] = sendable.DEFAULT
-    empty_segmentation: bool = False  # viewers have hung on a SEG without a voxel
-
-
-class CallingAE(_Frozen):
-    """A peer that may send: its AE title, optionally only from one address, and what is done with classes nobody wants."""
-
-    title: AETitle
-    address: str | None = None
-    unwanted: Literal["refuse", "discard"] = "discard"
-
-    @field_validator("address")
-    @classmethod
-    def _check_address(cls, value: str | None) -> str | None:
-        if value is not None:
-            ipaddress.ip_network(value, strict=False)
-        return value
-
-
-class Token(_Frozen):
-    """An API token, kept only as the SHA-256 of its text."""
-
-    name: Name
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    scopes: tuple[Literal["read", "submit", "admin"], ...] = ("read", "submit")
-
-
-class Retention(_Frozen):
-    """When cases and their files are removed; what is not given is never a reason. service.retention has the rules.
-
-    Attributes
-    ----------
-    keep_days : remove what was last touched so many days ago
-    keep_refused_days : the same for series that were refused, which are most of what a PACS routes
-    keep_free_mb : remove the oldest while less than this is free
-    """
-
-    keep_days: Annotated[float, Field(ge=1, le=36500)] | None = None
-    keep_refused_days: Annotated[float, Field(ge=1, le=36500)] | None = None
-    keep_free_mb: Annotated[int, Field(ge=1)] | None = None
-
-    @property
-    def asks(self) -> bool:
-        """Tell whether anything is ever to be removed."""
-        return any(value is not None for value in (self.keep_days, self.keep_refused_days, self.keep_free_mb))
-
-
-class RTStruct(_Frozen):
-    """How the structure set for radiotherapy planning is drawn.
-
-    Attributes
-    ----------
-    holes : "keyhole" leads a cut from a hole to the outline, one contour; "xor" gives holes contours of their own (CLOSEDPLANAR_XOR)
-    lesion_rois : so many of the largest lesions have an ROI of their own beside that of all; so many tumour-like ones too
-    """
-
-    holes: Literal["keyhole", "xor"] = "keyhole"
-    lesion_rois: Annotated[int, Field(ge=0, le=200)] = 0
-
-
-class Settings(_Frozen):
+class Settings(Section):
     """Everything an installation can choose, frozen. A relative data folder counts from the working folder at the start."""
 
     model_config = ConfigDict(validate_default=True)

@@ -18,7 +18,8 @@ from itertools import zip_longest
 from service.errors import Rejected, Unavailable
 from service.presence import Counts
 from service.records import Book, Delivery, LeaseLost, outbox, utc_now
-from service.settings import Destination, Settings
+from service.sections import Destination
+from service.settings import Settings
 from service.store import Store
 from worker.renewal import renewing
 from worker.send import Answer, Broken, Outgoing, Peer, read_outgoing, send

@@ -22,7 +22,7 @@ from model.postprocess import Masks
 from model.release import Release
 from model.volume import Volume
 from service.errors import Rejected
-from service.settings import RTStruct
+from service.sections import RTStruct
 from worker import convert, measure
 from worker.convert import Series
 from worker.encode import Context, Output, encode_all

@@ -41,7 +41,8 @@ from service.records.rows import (
 from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
 from service.records.upkeep import Part, Upkeep
 from service.records.work import Work
-from service.settings import Destination, Settings
+from service.sections import Destination
+from service.settings import Settings
 
 
 class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal):

@@ -16,7 +16,7 @@ from service.records.resends import resend_flags
 from service.records.rows import InstanceRow, Noted, Receiving
 from service.records.schema import cases, instances
 from service.records.states import Event, State
-from service.settings import Destination
+from service.sections import Destination
 
 # The sweep leaves a case that was queued a moment ago to the one who queued it and is about to submit it.
 SUBMIT_GRACE = timedelta(seconds=2)

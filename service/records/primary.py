@@ -12,7 +12,7 @@ from service.records.moves import lock_studies
 from service.records.rows import DeliveryState
 from service.records.schema import cases, deliveries, outputs
 from service.records.states import State
-from service.settings import Destination
+from service.sections import Destination
 
 ELIGIBLE = frozenset({State.RECEIVING, State.QUEUED, State.RUNNING, State.DONE})
 

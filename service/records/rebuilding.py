@@ -17,7 +17,7 @@ from service.records.result_record import ResultRecord
 from service.records.rows import DeliveryState, OutputRow, Verdict
 from service.records.schema import cases, deliveries, instances, outputs
 from service.records.states import Event, State
-from service.settings import Destination
+from service.sections import Destination
 
 _PAGE = 1000
 

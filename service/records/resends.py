@@ -20,7 +20,7 @@ from service.records.primary import settle_study
 from service.records.rows import Judged, Resend, Standing, Verdict
 from service.records.schema import cases, instances
 from service.records.states import Event
-from service.settings import Destination
+from service.sections import Destination
 
 FLAGS: Final = {
     Verdict.OTHER_PIXELS: ("other-pixels", "came again with other pixels"),

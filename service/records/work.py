@@ -15,7 +15,7 @@ from service.records.primary import settle_study
 from service.records.rows import Lease, LeaseLost, OutputRow
 from service.records.schema import cases, deliveries, outputs, turns
 from service.records.states import MAXIMUM_ATTEMPTS, Event, State
-from service.settings import Destination
+from service.sections import Destination
 
 Stages = Mapping[str, "Mapping[str, float] | Sequence[float]"]
 

@@ -10,7 +10,8 @@ import yaml
 
 from service.metrics import PART_KINDS, HttpCounts, Metrics
 from service.records import Book, DeliveryState, State, upgrade
-from service.settings import PREFIX, CallingAE, Destination, Retention, Settings, Token
+from service.sections import CallingAE, Destination, Retention, Token
+from service.settings import PREFIX, Settings
 from service.store import Store
 
 

@@ -18,7 +18,8 @@ from pynetdicom import AE
 
 from service.errors import Unavailable
 from service.records import DeliveryState, OutputRow, open_book, outbox, upgrade
-from service.settings import Destination, Settings
+from service.sections import Destination
+from service.settings import Settings
 from service.store import Store
 from tests.provider import CLASSES, SEGMENTATION, provider
 from tests.service.casebook import FINDINGS, queue

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from service.records import Book, upgrade
-from service.settings import Destination
+from service.sections import Destination
 from tests.servers import PostgresServer
 from tests.service.casebook import SECRET
 

@@ -18,7 +18,7 @@ from pynetdicom.association import Association
 from service import room
 from service.listener import Listener
 from service.presence import Counts
-from service.settings import CallingAE
+from service.sections import CallingAE
 from tests.service.house import House, join_network_threads
 from tests.service.series import flair_series
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from service.records import Book, LeaseLost, OutputRow, State
 from service.records import work as work_module
-from service.settings import Destination
+from service.sections import Destination
 from service.store import Store, StoredInstance
 from tests.service.casebook import FINDINGS, SECRET, instance, output, queue, receive
 from tests.service.house import files_of

@@ -8,7 +8,7 @@ import pytest
 
 from service.records import Book, DeliveryState, LeaseLost, State
 from service.records import outbox as outbox_module
-from service.settings import Destination
+from service.sections import Destination
 from tests.service.casebook import FINDINGS, START, instance, output, queue, receive, run
 
 

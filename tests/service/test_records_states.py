@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from service.records import FINAL, TRANSITIONS, Book, Event, InvalidTransition, Lease, LeaseLost, State, upgrade
 from service.records.states import SUBMITTED, next_state
-from service.settings import Destination
+from service.sections import Destination
 from tests.service.casebook import FINDINGS, SECRET, instance, output
 
 PACS = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)

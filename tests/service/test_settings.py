@@ -9,7 +9,8 @@ import pytest
 from service import sendable
 from service.errors import Misconfigured
 from service.rule import Rule, Span
-from service.settings import Destination, Settings, SettingsError, is_loopback, load_settings
+from service.sections import Destination
+from service.settings import Settings, SettingsError, is_loopback, load_settings
 
 
 @pytest.fixture

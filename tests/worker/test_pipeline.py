@@ -13,7 +13,7 @@ import pytest
 
 from model.volume import UnusableVolume, Volume
 from service.errors import Rejected
-from service.settings import RTStruct
+from service.sections import RTStruct
 from tests.worker.encode.cases import RELEASE
 from worker import pipeline
 from worker.phantom import write_series

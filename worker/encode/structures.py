@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from model.postprocess import LESION, TUMOUR_LIKE, Masks
 from model.volume import Volume
-from service.settings import RTStruct
+from service.sections import RTStruct
 from worker.encode.axial import AxialGrid, Numbers, carry, choose_grid
 from worker.encode.contours import Mask, fill, is_hole, trace
 from worker.measure import Findings, Lesion, label_image

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from service.rebuild import Tally, rebuild
 from service.records import Case, State, open_book, upgrade_book
-from service.settings import Destination
+from service.sections import Destination
 from tests.service.casebook import FINDINGS
 from tests.service.house import House
 from worker.encode import Output

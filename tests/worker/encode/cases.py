@@ -10,7 +10,7 @@ import numpy as np
 from model.postprocess import Masks
 from model.release import Architecture, Card, EngineLimits, InputPreparation, LesionDefinition, Release
 from model.volume import Volume
-from service.settings import RTStruct
+from service.sections import RTStruct
 from worker import measure
 from worker.convert import Series, read_series
 from worker.encode.context import Context

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from model.volume import Volume
-from service.settings import RTStruct
+from service.sections import RTStruct
 from tests.worker.encode.cases import VENDORS, affine, context_of, series_of, textured, vendor_series
 from tests.worker.encode.rasterising import dice, expected, images_of, rasterised, unzipped
 from tests.worker.encode.test_seg import ANGLES, PLANES, SPACINGS, errors_of
