@@ -8,16 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from model.edges import EVERY_NEIGHBOUR, Edges, Mask, Window, edges_of, reach
 from model.preprocess import Inputs
 from model.release import Card
 from model.volume import Affine, Floats, Volume, resample
 
-Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.uint8]
-Window = tuple[slice, slice, slice]
 
 BACKGROUND, LESION, TUMOUR_LIKE = 0, 1, 2
-EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)  # 26-connectivity
 NEGLIGIBLE = 0.005  # probabilities below this are not carried to the scan's grid
 
 
@@ -54,13 +52,15 @@ def masks(probability: Floats, inputs: Inputs, card: Card) -> Masks:
     peaks = lesion_probability > definition.peak_threshold
     tumour = (_to_source(probability[1], inputs) > definition.tumour_threshold) & brain
     labels = np.zeros(brain.shape, np.uint8)
-    window = _window(lesion | tumour)
-    if window is not None:
+    found = _window(lesion | tumour)
+    if found is not None:
+        window = _widen(found, inputs.source)
         smallest, smallest_tumour = (
             mm3 / (1000 * inputs.source.voxel_ml) for mm3 in (definition.smallest_mm3, definition.smallest_tumour_mm3)
         )
         touch = definition.tumour_touch_fraction
-        labels[window] = classify(lesion[window], tumour[window], smallest, touch, smallest_tumour, peaks[window])
+        edges = edges_of(inputs.source, window, brain, definition.edge_fraction)
+        labels[window] = classify(lesion[window], tumour[window], smallest, touch, smallest_tumour, peaks[window], edges)
     return Masks(labels, brain, lesion_probability)
 
 
@@ -71,11 +71,13 @@ def classify(
     touch_fraction: float,
     smallest_tumour_voxels: float = 0.0,
     peaks: Mask | None = None,
+    edges: Edges | None = None,
 ) -> Labels:
     """Lesions apart from hyper-intensity that is taken for tumour, or belongs to it.
 
     A connected lesion is tumour-like as a whole when at least `touch_fraction` of its voxels, and at least one, lie in the
-    tumour class or next to it. Components under `smallest_voxels` are dropped in either class, and lesions without a voxel of `peaks`.
+    tumour class or next to it. Lesions are trimmed to their `edges`. What is then under `smallest_voxels` is dropped in either class,
+    and so are lesions without a voxel of `peaks`.
     A component of the tumour class under `smallest_tumour_voxels` is as if it were not there: what of it is lesion stays lesion.
     """
     tumour = drop_small(tumour, max(smallest_voxels, smallest_tumour_voxels))
@@ -87,7 +89,8 @@ def classify(
     taken[0] = False
     tumour_like = tumour | taken[components]
     labels = np.zeros(lesion.shape, np.uint8)
-    labels[drop_small(lesion & ~tumour_like, smallest_voxels, peaks)] = LESION
+    white = lesion & ~tumour_like
+    labels[drop_small(white if edges is None else edges.trim(white, tumour_like), smallest_voxels, peaks)] = LESION
     labels[drop_small(tumour_like, smallest_voxels)] = TUMOUR_LIKE
     return labels
 
@@ -151,6 +154,12 @@ def _covered(part: Volume, source: Volume) -> Window | None:
     if np.any(high <= low):
         return None
     i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return i, j, k
+
+
+def _widen(window: Window, scan: Volume) -> Window:
+    """A window with what surrounds the lesions in it."""
+    i, j, k = (slice(max(0, s.start - n), s.stop + n) for s, n in zip(window, reach(scan), strict=True))
     return i, j, k
 
 

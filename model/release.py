@@ -51,6 +51,9 @@ class LesionDefinition(_Frozen):
 
     threshold: float
     peak_threshold: float = Field(default=0.0, description="a lesion counts only if a voxel of it is more probable than this")
+    edge_fraction: float = Field(
+        default=0.0, description="a lesion ends at this share of its brightness above what surrounds it (`model.edges`)"
+    )
     tumour_threshold: float
     brain_threshold: float
     temperature: float = Field(default=1.0, description="the lesion head's logit is divided by this,")

@@ -13,7 +13,9 @@ from model.training.configuration import Config
 from model.training.export import Network, architecture, versions
 
 NAME = "leukoscope-wmh"
-START_DEFINITION = LesionDefinition(threshold=0.5, tumour_threshold=0.5, brain_threshold=0.5, smallest_mm3=10.0, tumour_touch_fraction=0.5)
+START_DEFINITION = LesionDefinition(
+    threshold=0.5, edge_fraction=0.5, tumour_threshold=0.5, brain_threshold=0.5, smallest_mm3=10.0, tumour_touch_fraction=0.5
+)
 START_LIMITS = EngineLimits(largest_probability_difference=1.0, mean_probability_difference=1.0, bytes_per_voxel=600.0)
 MEMORY_SHAPE = (160, 192, 160)
 INTENDED_USE = (

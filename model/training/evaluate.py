@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from model.edges import EVERY_NEIGHBOUR, Edges, edges_of
 from model.engine import Engine
 from model.familiar import Profile
-from model.postprocess import EVERY_NEIGHBOUR, LESION, TUMOUR_LIKE, Masks, classify, drop_small, masks
+from model.postprocess import LESION, TUMOUR_LIKE, Masks, classify, drop_small, masks
 from model.predict import probability
 from model.preprocess import prepare
 from model.release import Card, LesionDefinition
@@ -75,13 +76,17 @@ class Served:
         part = self.window
         probability = np.where(self.brain[part], self.probability[part], np.float32(0))
         scan = Scan(probability, self.tumour[part], self.true_lesion[part], self.known[part], 1000.0 * self.truth.scan.voxel_ml)
-        return merits(scan, self.start.tumour_touch_fraction)
+        return merits(scan, self.start.tumour_touch_fraction, self._edges(self.start))
 
     def _classify(self, probability: npt.NDArray[np.float32], definition: LesionDefinition) -> npt.NDArray[np.uint8]:
         found = (probability > definition.threshold) & self.brain[self.window]
         smallest = definition.smallest_mm3 / (1000.0 * self.truth.scan.voxel_ml)
         peaks = probability > definition.peak_threshold
-        return classify(found, self.tumour[self.window], smallest, definition.tumour_touch_fraction, peaks=peaks)
+        edges = self._edges(definition)
+        return classify(found, self.tumour[self.window], smallest, definition.tumour_touch_fraction, peaks=peaks, edges=edges)
+
+    def _edges(self, definition: LesionDefinition) -> Edges:
+        return edges_of(self.truth.scan, self.window, self.brain, definition.edge_fraction)
 
     def lesions(self, definition: LesionDefinition) -> Mask:
         """White-matter lesions under a definition."""

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from model.postprocess import EVERY_NEIGHBOUR, LESION, classify
+from model.edges import EVERY_NEIGHBOUR, Edges
+from model.postprocess import LESION, classify
 from model.training.layouts import Mask
 
 THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
@@ -47,14 +48,16 @@ class Scan:
     voxel_mm3: float
 
 
-def merits(scan: Scan, touch_fraction: float) -> dict[Tried, float]:
+def merits(scan: Scan, touch_fraction: float, edges: Edges) -> dict[Tried, float]:
     """Dice and half of the lesion-wise F1 of everything in `TRIED`; 1 each where rightly nothing is found."""
     true, true_count = ndimage.label(scan.truth, EVERY_NEIGHBOUR)
-    return {tried: merit for threshold in THRESHOLDS for tried, merit in _at(scan, threshold, touch_fraction, true, true_count)}
+    return {tried: merit for threshold in THRESHOLDS for tried, merit in _at(scan, threshold, touch_fraction, edges, true, true_count)}
 
 
-def _at(scan: Scan, threshold: float, touch_fraction: float, true: npt.NDArray[np.int32], true_count: int) -> Iterator[tuple[Tried, float]]:
-    lesions = classify(scan.probability > threshold, scan.tumour, 1.0, touch_fraction) == LESION
+def _at(
+    scan: Scan, threshold: float, touch_fraction: float, edges: Edges, true: npt.NDArray[np.int32], true_count: int
+) -> Iterator[tuple[Tried, float]]:
+    lesions = classify(scan.probability > threshold, scan.tumour, 1.0, touch_fraction, edges=edges) == LESION
     components, count = ndimage.label(lesions, EVERY_NEIGHBOUR)
     both = lesions & scan.truth
     voxels, seen, right = (np.bincount(components[where], minlength=count + 1) for where in (lesions, lesions & scan.known, both))

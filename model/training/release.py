@@ -42,12 +42,13 @@ def make_release(
     for patient, folder in folds.items():
         fold = provisional(config, folder)
         plain[patient], inside[patient] = evidence.serve_left_out(config, fold, patient, say)
-    nested = evidence.nested_definitions(plain, START_DEFINITION)
+    both = {patient: [*plain[patient], *inside[patient]] for patient in folds}
+    nested = evidence.nested_definitions(both, START_DEFINITION)
     if pictures is not None:
-        for patient, group in plain.items():
-            for served in group + inside[patient]:
+        for patient, group in both.items():
+            for served in group:
                 evidence.draw_served(served, nested[patient], pictures)
-    chosen = choose_definition([s for group in plain.values() for s in group], START_DEFINITION)
+    chosen = choose_definition([s for group in both.values() for s in group], START_DEFINITION)
     figures: dict[str, Any] = {
         "command": command,
         "engine": "openvino-cpu f32, served path",

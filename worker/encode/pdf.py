@@ -158,9 +158,10 @@ def _small_print(page: Any, context: Context, report: Report) -> None:
         f"{PRODUCT} {made.product_version}; revision {report.revision}."
     )
     peak = f", its peak > {definition.peak_probability_threshold:g}" if definition.peak_probability_threshold else ""
+    edge = f", its edge at {definition.edge_fraction:.0%} of its contrast" if definition.edge_fraction else ""
     defined = (
-        f"A lesion is a {definition.connectivity}-connected component of probability > {definition.probability_threshold:g}{peak} and "
-        f"≥ {definition.smallest_mm3:g} mm³; tumour-like where ≥ {definition.tumour_touch_fraction:.0%} of it lies in or "
+        f"A lesion is a {definition.connectivity}-connected component of probability > {definition.probability_threshold:g}{peak}{edge} "
+        f"and ≥ {definition.smallest_mm3:g} mm³; tumour-like where ≥ {definition.tumour_touch_fraction:.0%} of it lies in or "
         f"beside ≥ {definition.smallest_tumour_mm3:g} mm³ taken for tumour. Sides and coordinates are the patient's (right, anterior, "
         "superior positive); pictures show the acquisition's own planes."
     )

@@ -60,6 +60,7 @@ class Definition(_Frozen):
 
     probability_threshold: float
     peak_probability_threshold: float = Field(description="a component counts only if a voxel of it is more probable than this")
+    edge_fraction: float = Field(description="a lesion ends at this share of its brightness above what surrounds it; 0: at the threshold")
     tumour_probability_threshold: float
     smallest_mm3: float
     connectivity: int

@@ -53,6 +53,7 @@ def report(context: Context) -> Report:
         lesion_definition=Definition(
             probability_threshold=card.lesion.threshold,
             peak_probability_threshold=card.lesion.peak_threshold,
+            edge_fraction=card.lesion.edge_fraction,
             tumour_probability_threshold=card.lesion.tumour_threshold,
             smallest_mm3=card.lesion.smallest_mm3,
             connectivity=card.lesion.connectivity,
