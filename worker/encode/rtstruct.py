@@ -82,7 +82,7 @@ def _roi(context: Context, source: Dataset, number: int, roi: Roi) -> Dataset:
     item.ReferencedFrameOfReferenceUID = source.FrameOfReferenceUID
     item.ROIName = roi.name
     said = f"{counted(roi.parts, 'lesion')}." if roi.parts else NONE_FOUND
-    item.ROIDescription = f"{seg.SEGMENTS[roi.label][0]}. {said} {STATEMENT}"
+    item.ROIDescription = f"{seg.CLASSES[roi.label].text}. {said} {STATEMENT}"
     item.ROIVolume = format_number_as_ds(round(roi.grid_ml, 6))
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = f"{card.name} {card.version}"[:64]
@@ -120,7 +120,7 @@ def _observation(number: int, roi: Roi) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number
-    item.RTROIIdentificationCodeSequence = [CodedConcept.from_code(seg.SEGMENTS[roi.label][2])]
+    item.RTROIIdentificationCodeSequence = [CodedConcept.from_code(seg.CLASSES[roi.label].property_type)]
     item.RTROIInterpretedType = None  # no target and no organ: whoever plans says what it is for
     item.ROIInterpreter = None
     return item
