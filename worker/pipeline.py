@@ -87,6 +87,7 @@ def run(
     engine: Engine,
     *,
     revision: int = 1,
+    series_shift: int = 0,
     segmentation: Segmentation = Segmentation(),
     rtstruct: RTStruct = RTStruct(),
     on_stage: Callable[[str], None] | None = None,
@@ -97,6 +98,7 @@ def run(
     ----------
     source : the DICOM files of one series in any order, or a volume
     revision : of the case; every revision has UIDs of its own
+    series_shift : how far the Series Numbers of the outputs are moved on
     segmentation, rtstruct : how the segmentation is encoded and the structure set drawn
     on_stage : told the name of each stage as it begins
 
@@ -111,7 +113,9 @@ def run(
     found = segment(volume, release, engine, clock)
     with clock.stage("encode"):
         flags = join_flags(series.quality if series else (), found.quality)
-        context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision, segmentation, rtstruct)
+        context = make_context(
+            series, volume, found, release, engine, flags, revision, series_shift, segmentation=segmentation, rtstruct=rtstruct
+        )
         outputs = encode_all(context)
     return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages)
 
@@ -156,17 +160,18 @@ def join_flags(of_series: Sequence[str], of_volume: Sequence[str]) -> tuple[str,
 def make_context(
     series: Series | None,
     volume: Volume,
-    masks: Masks,
-    findings: Findings,
+    found: Found,
     release: Release,
     engine: Engine,
     flags: tuple[str, ...],
     revision: int,
+    series_shift: int,
+    *,
     segmentation: Segmentation,
     rtstruct: RTStruct,
 ) -> Context:
     """Put together what every encoder sees, and derive the identity of the result set from it."""
-    header = read_header(series)
+    header, masks, findings = read_header(series), found.masks, found.findings
     quality = tuple(dict.fromkeys((*flags, *header.quality)))
     connectivity = release.card.lesion.connectivity
     segments = choose_segments(masks, findings, segmentation, connectivity) if series else None
@@ -181,7 +186,11 @@ def make_context(
         product_version=PRODUCT_VERSION,
         beside_mask=segments.beside_mask if segments else (),
         quality=quality,
-        settings=(f"rtstruct {rtstruct.model_dump_json()}", f"segmentation {segmentation.model_dump_json()}"),
+        settings=(
+            f"rtstruct {rtstruct.model_dump_json()}",
+            f"segmentation {segmentation.model_dump_json()}",
+            f"series shift {series_shift}",
+        ),
     )
     return Context(
         series=series,
@@ -196,6 +205,7 @@ def make_context(
         precision=engine.precision,
         quality=quality,
         revision=revision,
+        series_shift=series_shift,
         identity=identity,
         product_version=PRODUCT_VERSION,
     )

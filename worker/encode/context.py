@@ -30,6 +30,7 @@ class Context:
     segments : of the segmentation object, None where a NIfTI file came in
     structures : contours on transverse planes, None where a NIfTI file came in
     quality : flags, each `code: detail` or a plain sentence
+    series_shift : how far Series Numbers are moved on, service.series_numbers
     identity : UIDs and dates, derived from everything that shapes the bytes
     """
 
@@ -45,6 +46,7 @@ class Context:
     precision: str
     quality: tuple[str, ...]
     revision: int
+    series_shift: int
     identity: Identity
     product_version: str
 

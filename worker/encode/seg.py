@@ -15,6 +15,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from model.postprocess import LESION, TUMOUR_LIKE
+from service.series_numbers import FIRST
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_images
 from worker.encode.instance import algorithm, as_output, common_arguments, reference
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from worker.convert import SourceFrame
 
 KIND = "segmentation"
-SERIES_NUMBER = 9100
+SERIES_NUMBER = FIRST
 _WHOLE_BYTES = 8  # so many frames of single bits end with a byte, whatever their size
 
 

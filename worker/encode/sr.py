@@ -32,6 +32,7 @@ from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
 from model.postprocess import LESION, TUMOUR_LIKE
+from service.series_numbers import FIRST
 from worker.encode import seg
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_objects
@@ -42,7 +43,7 @@ from worker.encode.wording import HEADLINE_UNCONFIRMED, NONE_FOUND, PRODUCT, STA
 from worker.measure import Lesion
 
 KIND = "structured-report"
-SERIES_NUMBER = 9101
+SERIES_NUMBER = FIRST + 1
 _MR_BRAIN = Code("24590-2", "LN", "MR Brain")
 _QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 _NUMBER_OF_LESIONS = Code("246206008", "SCT", "Number of lesions")

@@ -112,6 +112,7 @@ class Desk:
             self._release,
             engine,
             revision=lease.revision,
+            series_shift=self._book.number_series(lease),
             segmentation=self._settings.segmentation,
             rtstruct=self._settings.rtstruct,
             on_stage=self._enter,

@@ -71,6 +71,7 @@ def context_of(
     labels: Any,
     *,
     revision: int = 1,
+    series_shift: int = 0,
     brain: Any = None,
     quality: tuple[str, ...] = (),
     probability: Any = None,
@@ -95,7 +96,11 @@ def context_of(
         product_version="0.1.0",
         beside_mask=segments.beside_mask if segments else (),
         quality=flags,
-        settings=(f"rtstruct {rtstruct.model_dump_json()}", f"segmentation {segmentation.model_dump_json()}"),
+        settings=(
+            f"rtstruct {rtstruct.model_dump_json()}",
+            f"segmentation {segmentation.model_dump_json()}",
+            f"series shift {series_shift}",
+        ),
     )
     return Context(
         series=series,
@@ -110,6 +115,7 @@ def context_of(
         precision="f32",
         quality=flags,
         revision=revision,
+        series_shift=series_shift,
         identity=identity,
         product_version="0.1.0",
     )
