@@ -153,7 +153,12 @@ def segment(
         bar = progress.add_task("engine", total=_SEGMENT_STEPS)
         engine = open_engine(release, settings.engine, settings.precision, threads=settings.threads)
         result = pipeline.run(
-            case, release, engine, rtstruct=settings.rtstruct, on_stage=lambda name: progress.update(bar, advance=1, description=name)
+            case,
+            release,
+            engine,
+            segmentation=settings.segmentation,
+            rtstruct=settings.rtstruct,
+            on_stage=lambda name: progress.update(bar, advance=1, description=name),
         )
         progress.update(bar, completed=_SEGMENT_STEPS)
     output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The tables of the settings file: destinations, senders, tokens, retention, structure set."""
+"""The tables of the settings file: destinations, senders, tokens, retention, segmentation, structure set."""
 
 from __future__ import annotations
 
@@ -87,3 +87,18 @@ class RTStruct(Section):
 
     holes: Literal["keyhole", "xor"] = "keyhole"
     lesion_rois: Annotated[int, Field(ge=0, le=200)] = 0
+
+
+class Segmentation(Section):
+    """How the segmentation object is encoded, and which segments it has.
+
+    Attributes
+    ----------
+    encoding : "binary"; "labelmap", one frame a plane for all segments, which then cannot overlap; "fractional", lesions as probability
+    lesion_segments : so many of the largest lesions are segments of their own, beside the rest as one; so many tumour-like ones too
+    brain : the brain is a segment too
+    """
+
+    encoding: Literal["binary", "labelmap", "fractional"] = "binary"
+    lesion_segments: Annotated[int, Field(ge=0, le=500)] = 0
+    brain: bool = False

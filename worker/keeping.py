@@ -61,6 +61,7 @@ def keep_record(
         received_at=case.received_at,
         rule=case.rule,
         rank=case.rank,
+        series_shift=case.series_shift,
         quality=tuple(dict.fromkeys((*case.quality, *quality))),
         outputs=tuple(rows),
         **found,

@@ -22,11 +22,12 @@ from model.postprocess import Masks
 from model.release import Release
 from model.volume import Volume
 from service.errors import Rejected
-from service.sections import RTStruct
+from service.sections import RTStruct, Segmentation
 from worker import convert, measure
 from worker.convert import Series
 from worker.encode import Context, Output, encode_all
 from worker.encode.identity import identify
+from worker.encode.segments import choose_segments
 from worker.encode.source import read_header
 from worker.encode.structures import draw
 from worker.measure import Findings
@@ -86,6 +87,8 @@ def run(
     engine: Engine,
     *,
     revision: int = 1,
+    series_shift: int = 0,
+    segmentation: Segmentation = Segmentation(),
     rtstruct: RTStruct = RTStruct(),
     on_stage: Callable[[str], None] | None = None,
 ) -> Result:
@@ -95,7 +98,8 @@ def run(
     ----------
     source : the DICOM files of one series in any order, or a volume
     revision : of the case; every revision has UIDs of its own
-    rtstruct : how the structure set is drawn
+    series_shift : how far the Series Numbers of the outputs are moved on
+    segmentation, rtstruct : how the segmentation is encoded and the structure set drawn
     on_stage : told the name of each stage as it begins
 
     Raises
@@ -109,7 +113,9 @@ def run(
     found = segment(volume, release, engine, clock)
     with clock.stage("encode"):
         flags = join_flags(series.quality if series else (), found.quality)
-        context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision, rtstruct)
+        context = make_context(
+            series, volume, found, release, engine, flags, revision, series_shift, segmentation=segmentation, rtstruct=rtstruct
+        )
         outputs = encode_all(context)
     return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages)
 
@@ -154,17 +160,21 @@ def join_flags(of_series: Sequence[str], of_volume: Sequence[str]) -> tuple[str,
 def make_context(
     series: Series | None,
     volume: Volume,
-    masks: Masks,
-    findings: Findings,
+    found: Found,
     release: Release,
     engine: Engine,
     flags: tuple[str, ...],
     revision: int,
+    series_shift: int,
+    *,
+    segmentation: Segmentation,
     rtstruct: RTStruct,
 ) -> Context:
     """Put together what every encoder sees, and derive the identity of the result set from it."""
-    header = read_header(series)
+    header, masks, findings = read_header(series), found.masks, found.findings
     quality = tuple(dict.fromkeys((*flags, *header.quality)))
+    connectivity = release.card.lesion.connectivity
+    segments = choose_segments(masks, findings, segmentation, connectivity) if series else None
     identity = identify(
         header,
         volume,
@@ -174,22 +184,28 @@ def make_context(
         precision=engine.precision,
         revision=revision,
         product_version=PRODUCT_VERSION,
+        beside_mask=segments.beside_mask if segments else (),
         quality=quality,
-        settings=(f"rtstruct {rtstruct.model_dump_json()}",),
+        settings=(
+            f"rtstruct {rtstruct.model_dump_json()}",
+            f"segmentation {segmentation.model_dump_json()}",
+            f"series shift {series_shift}",
+        ),
     )
-    connectivity = release.card.lesion.connectivity
     return Context(
         series=series,
         header=header,
         volume=volume,
         masks=masks,
         findings=findings,
+        segments=segments,
         structures=draw(masks, volume, findings, rtstruct, connectivity, header.positions_lps) if series else None,
         release=release,
         engine_name=engine.name,
         precision=engine.precision,
         quality=quality,
         revision=revision,
+        series_shift=series_shift,
         identity=identity,
         product_version=PRODUCT_VERSION,
     )

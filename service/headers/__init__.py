@@ -78,6 +78,7 @@ class Header:
     spacing_between_slices_mm: float | None = None
     images_in_acquisition: int | None = None
     number_of_frames: int | None = None
+    series_number: int | None = None
     instance_number: int | None = None
     has_pixels: bool = False
     lossy: bool = False
@@ -222,6 +223,7 @@ def _summarise(dataset: Dataset, transfer_syntax_uid: str, has_pixels: bool) -> 
         spacing_between_slices_mm=_either(number(dataset, "SpacingBetweenSlices", "DS"), number(measures, "SpacingBetweenSlices", "DS")),
         images_in_acquisition=whole(dataset, "ImagesInAcquisition", "IS"),
         number_of_frames=whole(dataset, "NumberOfFrames", "IS"),
+        series_number=whole(dataset, "SeriesNumber", "IS"),
         instance_number=whole(dataset, "InstanceNumber", "IS"),
         has_pixels=has_pixels,
         lossy=text(dataset, "LossyImageCompression") == "01",

@@ -143,6 +143,7 @@ def _finish(connection: Connection, row: dict[str, Any], found: Found, secret: b
         "rank": list(record.rank) if record.rank is not None else [],
         "quality": list(record.quality),
         "findings": dict(record.findings),
+        "series_shift": record.series_shift,
         "model": dict(record.model),
         "stages": {name: dict(stage) for name, stage in record.stages.items()},
     }

@@ -27,7 +27,7 @@ class ResultRecord:
     Attributes
     ----------
     digests : of the stored files that were segmented, sorted
-    rule, rank, quality, findings, model, stages : as the case book has them
+    rule, rank, quality, findings, model, stages, series_shift : as the case book has them
     """
 
     study_uid: str
@@ -42,6 +42,7 @@ class ResultRecord:
     model: Mapping[str, Any]
     stages: Mapping[str, Mapping[str, float]]
     outputs: tuple[OutputRow, ...]
+    series_shift: int | None = None
 
     def as_bytes(self) -> bytes:
         """Encode; the same record is the same bytes."""

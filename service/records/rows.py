@@ -156,6 +156,7 @@ class Case:
     primary: bool
     rule: str | None
     rank: tuple[Any, ...] | None
+    series_shift: int | None
     history: tuple[HistoryRow, ...] = field(default=())
 
 

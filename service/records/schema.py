@@ -91,6 +91,7 @@ cases = Table(
     Column("model", JSON(none_as_null=True)),
     Column("quality", JSON, nullable=False),
     Column("findings", JSON(none_as_null=True)),
+    Column("series_shift", Integer),
     UniqueConstraint("study_uid", "series_uid"),
     Index("ix_cases_received_at_id", "received_at", "id"),
     Index("ix_cases_state_due_at", "state", "due_at"),

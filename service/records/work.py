@@ -13,9 +13,10 @@ from service.records.database import Ledger
 from service.records.moves import UnknownCase, lock_case, lock_studies, move, utc_now
 from service.records.primary import settle_study
 from service.records.rows import Lease, LeaseLost, OutputRow
-from service.records.schema import cases, deliveries, outputs, turns
+from service.records.schema import cases, deliveries, instances, outputs, turns
 from service.records.states import MAXIMUM_ATTEMPTS, Event, State
 from service.sections import Destination
+from service.series_numbers import choose_shift
 
 Stages = Mapping[str, "Mapping[str, float] | Sequence[float]"]
 
@@ -58,6 +59,24 @@ class Work(Ledger):
             if connection.execute(held.values(lease_until=until)).rowcount != 1:
                 raise LeaseLost(lease.case_id)
         return Lease(lease.case_id, lease.owner, lease.fence, lease.revision, lease.attempts, until)
+
+    def number_series(self, lease: Lease) -> int:
+        """Tell how far the Series Numbers of this case's results are moved on, and keep it for the case.
+
+        It depends on the Series Numbers of the study's series that came in until now (discarded ones too, our own results not), on which
+        of the study's cases were worked on before this one, and on nothing else: the same input in the same order gives the same numbers.
+
+        Raises
+        ------
+        LeaseLost, Unavailable
+        """
+        with self._writing() as connection:
+            row = _fenced(connection, lease)
+            siblings = lock_studies(connection, [row["study_uid"]])
+            given = [one["series_shift"] for one in siblings if one["id"] != row["id"] and one["series_shift"] is not None]
+            shift = choose_shift(_series_numbers(connection, row["study_uid"]), given, row["series_shift"])
+            connection.execute(update(cases).where(cases.c.id == row["id"]).values(series_shift=shift))
+        return shift
 
     def finish(
         self,
@@ -206,6 +225,15 @@ def _fenced(connection: Connection, lease: Lease) -> dict[str, Any]:
     if row["fence"] != lease.fence or row["state"] != State.RUNNING.value:
         raise LeaseLost(lease.case_id)
     return row
+
+
+def _series_numbers(connection: Connection, study_uid: str) -> set[int]:
+    """Read the Series Number of every series of a study that is no result of ours, from its first instance."""
+    first = select(func.min(instances.c.id)).join(cases).where(cases.c.study_uid == study_uid).group_by(instances.c.case_id)
+    ours = select(outputs.c.sop_instance_uid).join(cases).where(cases.c.study_uid == study_uid, outputs.c.sop_instance_uid.is_not(None))
+    number = instances.c.header["series_number"].as_integer()
+    chosen = select(number).where(instances.c.id.in_(first), instances.c.sop_instance_uid.not_in(ours))
+    return {found for found in connection.execute(chosen).scalars() if found is not None}
 
 
 def _insert_outputs(connection: Connection, lease: Lease, rows: Sequence[OutputRow]) -> None:

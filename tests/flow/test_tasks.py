@@ -75,6 +75,7 @@ def test_a_case_that_works_is_done_with_its_rows(desk, monkeypatch):
     assert (case.state, case.revision, case.attempts) == (State.DONE, 1, 0)
     assert set(case.stages) == {"convert", "store"}
     assert "flag" in case.quality
+    assert case.series_shift == 0
     (row,) = desk._book.outputs(case_id)
     assert desk._store.open_output(row.path).read() == b"seg"
     desk.infer(case_id)  # a message that came twice finds nothing to do

@@ -9,7 +9,7 @@ import pytest
 from service import sendable
 from service.errors import Misconfigured
 from service.rule import Rule, Span
-from service.sections import Destination
+from service.sections import Destination, Segmentation
 from service.settings import Settings, SettingsError, is_loopback, load_settings
 
 
@@ -70,11 +70,15 @@ def test_a_whole_file_is_read(toml) -> None:
         modality = "MR"
         description_matches = "flair|dark.?fluid"
         inversion_time_ms = { minimum = 1500 }
+        [segmentation]
+        encoding = "labelmap"
+        brain = true
         [rtstruct]
         holes = "xor"
         """)
     )
     assert (settings.rtstruct.holes, settings.rtstruct.lesion_rois) == ("xor", 0)
+    assert settings.segmentation == Segmentation(encoding="labelmap", lesion_segments=0, brain=True)
     assert settings.destinations[0].outputs == sendable.DEFAULT == ("segmentation", "structured-report", "report.dcm", "preview.dcm")
     assert settings.calling_ae[0].unwanted == "refuse"
     assert settings.admission is not None
@@ -130,6 +134,8 @@ def test_what_is_wrong_is_said_in_one_line(environ: dict[str, str], line: str) -
         ("[retention]\nkeep_days = 0", "retention.keep_days: "),
         ("[rtstruct]\nholes = 'none'", "rtstruct.holes: Input should be 'keyhole' or 'xor'"),
         ("[rtstruct]\nlesion_rois = 201", "rtstruct.lesion_rois: "),
+        ("[segmentation]\nencoding = 'surface'", "segmentation.encoding: Input should be 'binary', 'labelmap' or 'fractional'"),
+        ("[segmentation]\nlesion_segments = -1", "segmentation.lesion_segments: "),
         ("[retention]\nkeep_dayz = 3", "retention.keep_dayz is not a setting"),
         ("[retention]\nkeep_free_mb = 512", "give more than minimum_free_mb 512, where nothing comes in"),
     ],

@@ -13,7 +13,7 @@ import pytest
 
 from model.volume import UnusableVolume, Volume
 from service.errors import Rejected
-from service.sections import RTStruct
+from service.sections import RTStruct, Segmentation
 from tests.worker.encode.cases import RELEASE
 from worker import pipeline
 from worker.phantom import write_series
@@ -134,11 +134,14 @@ def test_a_tilted_scan_gets_an_axial_series_beside_its_contours(tmp_path):
     assert abs(roi["change_percent"]) < 5
 
 
-def test_settings_of_the_structure_set_reach_it_and_change_every_uid(files, result):
-    other = pipeline.run(files, HEAD, Bright(), rtstruct=RTStruct(lesion_rois=2))
+def test_settings_of_the_objects_reach_them_and_change_every_uid(files, result):
+    chosen = Segmentation(encoding="labelmap", lesion_segments=2, brain=True)
+    other = pipeline.run(files, HEAD, Bright(), segmentation=chosen, rtstruct=RTStruct(lesion_rois=2))
     drawn, before = ({output.kind: output for output in run.outputs} for run in (other, result))
     assert b"WMH 2" in drawn["rtstruct"].data
     assert b"WMH 2" not in before["rtstruct"].data
+    assert drawn["segmentation"].sop_class_uid == "1.2.840.10008.5.1.4.1.1.66.7"
+    assert b"hyper-intensity, others" in drawn["segmentation"].data
     objects = [kind for kind, output in drawn.items() if output.sop_instance_uid]
     assert len(objects) == 5
     assert all(drawn[kind].sop_instance_uid != before[kind].sop_instance_uid for kind in objects)

@@ -7,13 +7,14 @@ from io import BytesIO
 from PIL import Image
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from service.series_numbers import FIRST
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_objects
 from worker.encode.instance import as_output, begin, reference
 from worker.encode.wording import STATEMENT, irradiated_sentence, sentence
 
 KIND = "preview.dcm"
-SERIES_NUMBER = 9104
+SERIES_NUMBER = FIRST + 4
 _LONGEST_COMMENT = 10240  # LT
 
 

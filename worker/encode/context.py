@@ -13,6 +13,7 @@ from worker.encode.source import Header
 if TYPE_CHECKING:
     from model.postprocess import Masks
     from worker.convert import Series
+    from worker.encode.segments import Segments
     from worker.encode.structures import Structures
     from worker.measure import Findings
 
@@ -26,8 +27,10 @@ class Context:
     series : the DICOM source, None where a NIfTI file came in (then no DICOM goes out)
     header : what our objects repeat of the source's headers, normalised (empty for NIfTI)
     volume : the source volume; `masks` and `findings` are on its grid
+    segments : of the segmentation object, None where a NIfTI file came in
     structures : contours on transverse planes, None where a NIfTI file came in
     quality : flags, each `code: detail` or a plain sentence
+    series_shift : how far Series Numbers are moved on, service.series_numbers
     identity : UIDs and dates, derived from everything that shapes the bytes
     """
 
@@ -36,12 +39,14 @@ class Context:
     volume: Volume
     masks: Masks
     findings: Findings
+    segments: Segments | None
     structures: Structures | None
     release: Release
     engine_name: str
     precision: str
     quality: tuple[str, ...]
     revision: int
+    series_shift: int
     identity: Identity
     product_version: str
 

@@ -6,12 +6,13 @@ from highdicom.sr import CodedConcept
 from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage
 
+from service.series_numbers import FIRST
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_objects
 from worker.encode.instance import as_output, begin, reference
 
 KIND = "report.dcm"
-SERIES_NUMBER = 9103
+SERIES_NUMBER = FIRST + 3
 _TITLE = "FLAIR white-matter hyper-intensity report"
 
 

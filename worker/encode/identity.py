@@ -55,6 +55,7 @@ def identify(
     precision: str,
     revision: int,
     product_version: str,
+    beside_mask: Iterable[npt.NDArray[np.generic]] = (),
     quality: Iterable[str] = (),
     settings: Iterable[str] = (),
 ) -> Identity:
@@ -63,12 +64,13 @@ def identify(
     Parameters
     ----------
     labels : uint8, shape (i, j, k), the mask that goes out
+    beside_mask : arrays of that shape that go out too
     settings : whatever else was chosen for the outputs, in a fixed order
     """
     digest = hashlib.sha256()
     said = (header.as_text(), release.card.sha256, release.card.model_dump_json(), engine_name, precision, revision, product_version)
     digest.update(json.dumps([*said, *quality, "--", *settings], ensure_ascii=False, sort_keys=True).encode())
-    for array in (volume.data, volume.affine_ras, labels):
+    for array in (volume.data, volume.affine_ras, labels, *beside_mask):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.tobytes(order="F"))
     date, time = header.content_moment or (_NO_DATE, _NO_TIME)

@@ -20,7 +20,7 @@ def common_arguments(context: Context, kind: str, series_number: int) -> dict[st
     identity, card = context.identity, context.release.card
     return {
         "series_instance_uid": identity.uid(f"{kind} series"),
-        "series_number": series_number,
+        "series_number": series_number + context.series_shift,
         "sop_instance_uid": identity.uid(kind),
         "instance_number": 1,
         "manufacturer": PRODUCT,

@@ -16,6 +16,7 @@ from pydicom.uid import UID, MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from model.volume import Volume, resample
+from service.series_numbers import FIRST
 from worker.encode.axial import AxialGrid
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_objects
@@ -23,7 +24,7 @@ from worker.encode.instance import as_bytes, begin, finish
 from worker.encode.wording import PRODUCT
 
 KIND = "resampled.zip"
-SERIES_NUMBER = 9105
+SERIES_NUMBER = FIRST + 5
 _NAME = "resampled"
 _SLAB = 32  # planes resampled at once: a whole volume beside the source would double the memory
 _EPOCH = (1980, 1, 1, 0, 0, 0)

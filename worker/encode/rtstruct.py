@@ -11,6 +11,7 @@ from pydicom.uid import MRImageStorage, RTStructureSetStorage
 from pydicom.valuerep import format_number_as_ds
 
 from model.postprocess import LESION, TUMOUR_LIKE
+from service.series_numbers import FIRST
 from worker.encode import resampled, seg
 from worker.encode.context import Context, Output
 from worker.encode.display import LESION_COLOUR, TUMOUR_LIKE_COLOUR
@@ -20,7 +21,7 @@ from worker.encode.structures import Contour, Roi, Structures
 from worker.encode.wording import NONE_FOUND, PRODUCT, STATEMENT, counted
 
 KIND = "rtstruct"
-SERIES_NUMBER = 9102
+SERIES_NUMBER = FIRST + 2
 _CONTOUR_DATA = 0x30060050
 _STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired, and still what PS3.3 C.8.8.5 names a study by
 _COLOURS = {LESION: LESION_COLOUR, TUMOUR_LIKE: TUMOUR_LIKE_COLOUR}
@@ -82,7 +83,7 @@ def _roi(context: Context, source: Dataset, number: int, roi: Roi) -> Dataset:
     item.ReferencedFrameOfReferenceUID = source.FrameOfReferenceUID
     item.ROIName = roi.name
     said = f"{counted(roi.parts, 'lesion')}." if roi.parts else NONE_FOUND
-    item.ROIDescription = f"{seg.SEGMENTS[roi.label][0]}. {said} {STATEMENT}"
+    item.ROIDescription = f"{seg.CLASSES[roi.label].text}. {said} {STATEMENT}"
     item.ROIVolume = format_number_as_ds(round(roi.grid_ml, 6))
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = f"{card.name} {card.version}"[:64]
@@ -120,7 +121,7 @@ def _observation(number: int, roi: Roi) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number
-    item.RTROIIdentificationCodeSequence = [CodedConcept.from_code(seg.SEGMENTS[roi.label][2])]
+    item.RTROIIdentificationCodeSequence = [CodedConcept.from_code(seg.CLASSES[roi.label].property_type)]
     item.RTROIInterpretedType = None  # no target and no organ: whoever plans says what it is for
     item.ROIInterpreter = None
     return item

@@ -1,7 +1,10 @@
-"""DICOM Segmentation: one segment per class, on the grid of the source, frame for frame (PS3.3 A.51, C.8.20)."""
+"""DICOM Segmentation on the grid of the source, frame for frame: single bits, fractions, or a label map (PS3.3 A.51, A.51.5, C.8.20)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,39 +12,69 @@ import numpy.typing as npt
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
+from model.postprocess import LESION, TUMOUR_LIKE
+from service.series_numbers import FIRST
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_images
 from worker.encode.instance import algorithm, as_output, common_arguments, reference
-from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL
+from worker.encode.segments import BRAIN, MAXIMUM_FRACTIONAL_VALUE, Segment, Segments
+from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL, calibration_sentence
 
 if TYPE_CHECKING:
     from worker.convert import SourceFrame
 
 KIND = "segmentation"
-SERIES_NUMBER = 9100
-# label in the mask -> (segment label, tracking identifier, property type, region)
-SEGMENTS = {
-    1: (LESION_LABEL, "lesion", codes.DCM.WhiteMatterT2Hyperintensity, codes.SCT.CerebralWhiteMatter),
-    2: (TUMOUR_LIKE_LABEL, "tumour-like", codes.SCT.Lesion, codes.SCT.Brain),
+SERIES_NUMBER = FIRST
+_WHOLE_BYTES = 8  # so many frames of single bits end with a byte, whatever their size
+
+
+@dataclass(frozen=True)
+class Class:
+    """What the segments of a class say of themselves.
+
+    Attributes
+    ----------
+    tracking : begins their tracking identifiers
+    """
+
+    text: str
+    tracking: str
+    category: Code
+    property_type: Code
+    region: Code
+
+
+CLASSES = {
+    LESION: Class(
+        LESION_LABEL,
+        "lesion",
+        codes.SCT.MorphologicallyAbnormalStructure,
+        codes.DCM.WhiteMatterT2Hyperintensity,
+        codes.SCT.CerebralWhiteMatter,
+    ),
+    TUMOUR_LIKE: Class(TUMOUR_LIKE_LABEL, "tumour-like", codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion, codes.SCT.Brain),
+    BRAIN: Class("Brain", "brain", codes.SCT.AnatomicalStructure, codes.SCT.Brain, codes.SCT.Brain),
 }
 
 
 def encode(context: Context) -> Output:
-    """Encode the mask as a BINARY segmentation; the lesion segment is always there, empty where none was found.
+    """Encode the segments of the case; that of the lesions is always there, empty where none was found.
 
     Every source frame has its frame in each segment, also where that is empty: viewers have shifted masks whose empty frames
-    were left out.
+    were left out. Only lesions with segments of their own leave them out.
 
     References
     ----------
-    PS3.3 C.8.20.2 (segmentation image), C.8.20.4 (segment description); PS3.16 CID 7150
+    PS3.3 C.8.20.2 (segmentation image), C.8.20.3 (label map), C.8.20.4 (segment description); PS3.16 CID 7150
     """
-    if context.series is None:
+    if context.series is None or context.segments is None:
         raise ValueError("a segmentation object needs the DICOM series it belongs to")
-    frames = context.series.frames
-    segments = [label for label in SEGMENTS if label == 1 or (context.masks.labels == label).any()]
+    frames, segments = context.series.frames, context.segments
     dataset = _build(context, frames, segments)
+    if segments.probability is not None or segments.overlap:
+        _paint(dataset, frames, segments)
     organization = context.identity.uid("dimension organization")
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
@@ -50,15 +83,15 @@ def encode(context: Context) -> Output:
     return as_output(dataset, context, KIND, "segmentation.dcm")
 
 
-def _build(context: Context, frames: tuple[SourceFrame, ...], segments: list[int]) -> Segmentation:
-    # planes of rows of columns: (k, j, i)
-    stored: npt.NDArray[np.uint8] = np.ascontiguousarray(context.masks.labels.transpose(2, 1, 0))
+def _build(context: Context, frames: tuple[SourceFrame, ...], segments: Segments) -> Segmentation:
     return Segmentation(
         source_images=source_images(context, frames),
-        pixel_array=stored,
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[_describe(context, label) for label in segments],
-        omit_empty_frames=False,
+        # planes of rows of columns: (k, j, i)
+        pixel_array=np.ascontiguousarray(segments.occupied().transpose(2, 1, 0)),
+        segmentation_type=SegmentationTypeValues[segments.encoding.upper()],
+        max_fractional_value=MAXIMUM_FRACTIONAL_VALUE,
+        segment_descriptions=[_describe(context, segments, segment) for segment in segments.listed],
+        omit_empty_frames=segments.sparse,
         content_label="WMH",
         content_description="FLAIR white-matter hyper-intensity, AI, unverified",
         content_creator_name=f"{PRODUCT}^",
@@ -66,21 +99,73 @@ def _build(context: Context, frames: tuple[SourceFrame, ...], segments: list[int
     )
 
 
-def _describe(context: Context, label: int) -> SegmentDescription:
-    text, tracking, property_type, region = SEGMENTS[label]
+def _describe(context: Context, segments: Segments, segment: Segment) -> SegmentDescription:
+    said = CLASSES[segment.label]
+    tracking = said.tracking if segment.lesion is None else f"{said.tracking} {segment.lesion}"
     description = SegmentDescription(
-        segment_number=label,
-        segment_label=text,
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=property_type,
+        segment_number=segment.number,
+        segment_label=_label(segment, segments)[:64],
+        segmented_property_category=said.category,
+        segmented_property_type=said.property_type,
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm(context),
         tracking_id=f"{PRODUCT} {tracking}",
         tracking_uid=context.identity.uid(f"tracking/{tracking}"),
-        anatomic_regions=[region],
+        anatomic_regions=[said.region] if segment.label != BRAIN else None,
     )
-    description.SegmentDescription = STATEMENT
+    description.SegmentDescription = " ".join([STATEMENT, *_values(context, segments, segment)])
     return description
+
+
+def _label(segment: Segment, segments: Segments) -> str:
+    text = CLASSES[segment.label].text
+    if segment.label == BRAIN:
+        return text if segments.overlap else f"{text} without hyper-intensity"
+    if segment.lesion is not None:
+        return f"{text} {segment.lesion}"
+    return f"{text}, others" if segment.others else text
+
+
+def _values(context: Context, segments: Segments, segment: Segment) -> list[str]:
+    """Say what the values of a fractional segment are."""
+    if segments.probability is None:
+        return []
+    if segment.label != LESION:
+        return ["Values are 0 and the maximum: a mask, no probability."]
+    threshold = context.release.card.lesion.threshold
+    return [
+        f"Values are probability; voxels above {threshold:g} of the maximum were segmented.",
+        calibration_sentence(context.release.card),
+    ]
+
+
+def _paint(dataset: Dataset, frames: Sequence[SourceFrame], segments: Segments) -> None:
+    """Store what highdicom cannot be told by a label map: probabilities, and a brain under its lesions."""
+    pixels = _pixels(dataset, frames, segments)
+    if segments.probability is not None:
+        stored = b"".join(frame.tobytes() for frame in pixels)
+    else:
+        stored = b"".join(np.packbits(bits, bitorder="little").tobytes() for bits in _batches(pixels))
+    dataset.PixelData = stored + b"\0" * (len(stored) % 2)
+    dataset.SegmentsOverlap = "YES" if segments.overlap else "NO"
+
+
+def _pixels(dataset: Dataset, frames: Sequence[SourceFrame], segments: Segments) -> Iterator[npt.NDArray[np.uint8]]:
+    """Give every frame of the object, in its order; highdicom has named the planes by their classic objects or by k + 1."""
+    planes = {frame.sop_instance_uid: frame.k for frame in frames}
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        (source,) = _sources(group)
+        number = source.get("ReferencedFrameNumber")
+        k = planes[source.ReferencedSOPInstanceUID] if number is None else number - 1
+        identified = group if "SegmentIdentificationSequence" in group else shared
+        segment = segments.listed[identified.SegmentIdentificationSequence[0].ReferencedSegmentNumber - 1]
+        yield segments.frame(segment, k)
+
+
+def _batches(pixels: Iterator[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.uint8]]:
+    while batch := list(islice(pixels, _WHOLE_BYTES)):
+        yield np.concatenate(batch, axis=None)
 
 
 def _restore_references(dataset: Dataset, frames: tuple[SourceFrame, ...]) -> None:

@@ -30,19 +30,20 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
-from pydicom.uid import SegmentationStorage
 
 from model.postprocess import LESION, TUMOUR_LIKE
+from service.series_numbers import FIRST
 from worker.encode import seg
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_objects
 from worker.encode.identity import device_uid
 from worker.encode.instance import as_output, common_arguments
+from worker.encode.segments import BRAIN, Segments
 from worker.encode.wording import HEADLINE_UNCONFIRMED, NONE_FOUND, PRODUCT, STATEMENT, irradiated_sentence, sentence
 from worker.measure import Lesion
 
 KIND = "structured-report"
-SERIES_NUMBER = 9101
+SERIES_NUMBER = FIRST + 1
 _MR_BRAIN = Code("24590-2", "LN", "MR Brain")
 _QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 _NUMBER_OF_LESIONS = Code("246206008", "SCT", "Number of lesions")
@@ -79,7 +80,7 @@ def encode(context: Context) -> Output:
         is_complete=True,
         **common_arguments(context, KIND, SERIES_NUMBER),
     )
-    groups = [_repeat(patterns[lesion.kind, lesion.side][0], context, lesion) for lesion in found]
+    groups = [_repeat(patterns[lesion.kind, lesion.side][0], context, lesion, sources[0]) for lesion in found]
     (measurements,) = find_content_items(dataset, codes.DCM.ImagingMeasurements)
     _hold(measurements, [*measurements.ContentSequence[: len(totals)], *groups])
     return as_output(dataset, context, KIND, "structured-report.dcm")
@@ -104,33 +105,45 @@ def _segmentation(context: Context, source: Dataset) -> Dataset:
     dataset = Dataset()
     dataset.StudyInstanceUID = source.StudyInstanceUID
     dataset.SeriesInstanceUID = context.identity.uid(f"{seg.KIND} series")
-    dataset.SOPClassUID, dataset.SOPInstanceUID = SegmentationStorage, context.identity.uid(seg.KIND)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = _segments(context).sop_class_uid, context.identity.uid(seg.KIND)
     return dataset
 
 
 def _group(context: Context, lesion: Lesion, source: Dataset) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
     label = LESION if lesion.kind == "lesion" else TUMOUR_LIKE
-    _, _, finding, region = seg.SEGMENTS[label]
-    card = context.release.card
+    said, card = seg.CLASSES[label], context.release.card
     return VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(context, _name(lesion)),
-        finding_category=codes.SCT.MorphologicallyAbnormalStructure,
-        finding_type=finding,
-        finding_sites=[FindingSite(anatomic_location=region, laterality=_SIDES.get(lesion.side))],
+        finding_category=said.category,
+        finding_type=said.property_type,
+        finding_sites=[FindingSite(anatomic_location=said.region, laterality=_SIDES.get(lesion.side))],
         algorithm_id=AlgorithmIdentification(name=card.name, version=card.version),
-        referenced_segment=ReferencedSegment(
-            sop_class_uid=SegmentationStorage,
-            sop_instance_uid=context.identity.uid(seg.KIND),
-            segment_number=label,
-            source_series=SourceSeriesForSegmentation(source.SeriesInstanceUID),
-        ),
+        referenced_segment=_segment(context, lesion, source),
         measurements=[_volume(lesion.volume_ml)],
     )
 
 
-def _repeat(pattern: Dataset, context: Context, lesion: Lesion) -> Dataset:
-    """Repeat a group with what is this lesion's own: its name, its UID and its volume."""
-    own = {_concept(item): item for item in (*_tracking(context, _name(lesion)), *_volume(lesion.volume_ml))}
+def _segment(context: Context, lesion: Lesion, source: Dataset) -> ReferencedSegment:
+    """Refer to the segment that holds the lesion: its own where it has one."""
+    segments = _segments(context)
+    return ReferencedSegment(
+        sop_class_uid=segments.sop_class_uid,
+        sop_instance_uid=context.identity.uid(seg.KIND),
+        segment_number=segments.of_class(lesion).number,
+        source_series=SourceSeriesForSegmentation(source.SeriesInstanceUID),
+    )
+
+
+def _segments(context: Context) -> Segments:
+    if context.segments is None:
+        raise ValueError("a structured report needs the DICOM series it belongs to")
+    return context.segments
+
+
+def _repeat(pattern: Dataset, context: Context, lesion: Lesion, source: Dataset) -> Dataset:
+    """Repeat a group with what is this lesion's own: its name, its UID, its volume and its segment."""
+    items = (*_tracking(context, _name(lesion)), *_volume(lesion.volume_ml), *_segment(context, lesion, source))
+    own = {_concept(item): item for item in items}
     group = Dataset()
     group.update(pattern)
     _hold(group, [own.get(_concept(item), item) for item in pattern.ContentSequence])
@@ -152,30 +165,26 @@ def _name(lesion: Lesion) -> str:
 
 def _totals(context: Context) -> list[MeasurementsAndQualitativeEvaluations]:
     found = context.findings
-    label, _, finding, region = seg.SEGMENTS[LESION]
-    tumour_label, _, tumour_finding, tumour_region = seg.SEGMENTS[TUMOUR_LIKE]
-    abnormal = codes.SCT.MorphologicallyAbnormalStructure
     lesions = [_count(found.lesion_count), _volume(found.lesion_volume_ml, codes.SCT.Total)]
     if found.lesions:
         lesions.append(_volume(found.largest_lesion_ml, codes.SCT.Maximum))
     tumour_like = [_count(len(found.tumour_like)), _volume(found.tumour_like_volume_ml, codes.SCT.Total)]
+    abnormal = codes.SCT.MorphologicallyAbnormalStructure
     total = [_volume(found.total_hyperintensity_ml, codes.SCT.Total)]
     groups = [
         _total(context, HEADLINE_UNCONFIRMED, total, finding_category=abnormal, finding_sites=[FindingSite(codes.SCT.Brain)]),
-        _total(context, label, lesions, finding_category=abnormal, finding_type=finding, finding_sites=[FindingSite(region)]),
-        _total(
-            context,
-            tumour_label,
-            tumour_like,
-            finding_category=abnormal,
-            finding_type=tumour_finding,
-            finding_sites=[FindingSite(tumour_region)],
-        ),
+        _class_total(context, LESION, lesions),
+        _class_total(context, TUMOUR_LIKE, tumour_like),
     ]
     if found.brain_volume_ml:
-        brain = [_volume(found.brain_volume_ml)]
-        groups.append(_total(context, "Brain", brain, finding_category=codes.SCT.AnatomicalStructure, finding_type=codes.SCT.Brain))
+        groups.append(_class_total(context, BRAIN, [_volume(found.brain_volume_ml)]))
     return groups
+
+
+def _class_total(context: Context, label: int, measurements: Sequence[Measurement]) -> MeasurementsAndQualitativeEvaluations:
+    said = seg.CLASSES[label]
+    sites = [FindingSite(said.region)] if label != BRAIN else None
+    return _total(context, said.text, measurements, finding_category=said.category, finding_type=said.property_type, finding_sites=sites)
 
 
 def _total(context: Context, name: str, measurements: Sequence[Measurement], **finding: Any) -> MeasurementsAndQualitativeEvaluations:

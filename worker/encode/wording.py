@@ -25,6 +25,13 @@ def irradiated_sentence(card: Card) -> str:
     return f"{count} irradiated patients were in training or evaluation of this release (see its card)."
 
 
+def calibration_sentence(card: Card) -> str:
+    """Say whether the lesion probability may be read as a share of volume."""
+    if card.calibration is not None and card.calibration.acceptable:
+        return "The probability is calibrated on patients the network never saw."
+    return "The probability is not shown to be calibrated."
+
+
 def counted(count: int, noun: str) -> str:
     """Say how many."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -107,8 +107,16 @@ class Desk:
     def _run(self, lease: Lease) -> None:
         engine = self._open_engine()
         files = find_files(self._book, self._store, lease.case_id)
-        chosen = self._settings.rtstruct
-        result = pipeline.run(files, self._release, engine, revision=lease.revision, rtstruct=chosen, on_stage=self._enter)
+        result = pipeline.run(
+            files,
+            self._release,
+            engine,
+            revision=lease.revision,
+            series_shift=self._book.number_series(lease),
+            segmentation=self._settings.segmentation,
+            rtstruct=self._settings.rtstruct,
+            on_stage=self._enter,
+        )
         began = time.time()
         self._enter("store")
         rows = keep_outputs(self._store, lease, result.outputs)

@@ -21,7 +21,7 @@ PACS = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)
 
 FIELDS = (
     *("id", "patient_id", "patient_key", "study_uid", "series_uid", "series_description", "state", "reason", "revision", "instances"),
-    *("model", "quality", "findings", "primary", "rule", "rank", "stages"),
+    *("model", "quality", "findings", "primary", "rule", "series_shift", "rank", "stages"),
 )
 
 
@@ -34,6 +34,7 @@ class Clinic(House):
             lease = self.book.claim(case_id, "w")
             if lease is None:
                 continue
+            self.book.number_series(lease)
             files = find_files(self.book, self.store, case_id)
             data = f"revision {lease.revision} of {sorted(path.stem for path in files)}".encode()
             made = (

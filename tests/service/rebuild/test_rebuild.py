@@ -106,6 +106,7 @@ def test_the_best_series_of_a_study_is_its_result_again(clinic: Clinic) -> None:
     clinic.done(few)
     clinic.done(many)
     before = clinic.facts()
+    assert [clinic.case_of(series).series_shift for series in (few, many)] == [0, 10]
     clinic.lose_book()
     clinic.rebuild()
     assert clinic.facts() == before

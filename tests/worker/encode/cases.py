@@ -10,11 +10,12 @@ import numpy as np
 from model.postprocess import Masks
 from model.release import Architecture, Card, EngineLimits, InputPreparation, LesionDefinition, Release
 from model.volume import Volume
-from service.sections import RTStruct
+from service.sections import RTStruct, Segmentation
 from worker import measure
 from worker.convert import Series, read_series
 from worker.encode.context import Context
 from worker.encode.identity import identify
+from worker.encode.segments import choose_segments
 from worker.encode.source import read_header
 from worker.encode.structures import draw
 from worker.phantom import write_series
@@ -70,14 +71,19 @@ def context_of(
     labels: Any,
     *,
     revision: int = 1,
+    series_shift: int = 0,
     brain: Any = None,
     quality: tuple[str, ...] = (),
+    probability: Any = None,
+    segmentation: Segmentation = Segmentation(),
     rtstruct: RTStruct = RTStruct(),
 ) -> Context:
     series = source if isinstance(source, Series) else None
     volume = series.volume if series else source
     header = read_header(series)
-    masks = masks_of(labels, brain=brain)
+    masks = masks_of(labels, probability, brain)
+    findings = measure.measure(masks, volume, CARD)
+    segments = choose_segments(masks, findings, segmentation, CARD.lesion.connectivity) if series else None
     flags = (*(series.quality if series else ()), *quality, *header.quality)
     identity = identify(
         header,
@@ -88,22 +94,28 @@ def context_of(
         precision="f32",
         revision=revision,
         product_version="0.1.0",
+        beside_mask=segments.beside_mask if segments else (),
         quality=flags,
-        settings=(f"rtstruct {rtstruct.model_dump_json()}",),
+        settings=(
+            f"rtstruct {rtstruct.model_dump_json()}",
+            f"segmentation {segmentation.model_dump_json()}",
+            f"series shift {series_shift}",
+        ),
     )
-    findings = measure.measure(masks, volume, CARD)
     return Context(
         series=series,
         header=header,
         volume=volume,
         masks=masks,
         findings=findings,
+        segments=segments,
         structures=draw(masks, volume, findings, rtstruct, CARD.lesion.connectivity, header.positions_lps) if series else None,
         release=RELEASE,
         engine_name="openvino-cpu",
         precision="f32",
         quality=flags,
         revision=revision,
+        series_shift=series_shift,
         identity=identity,
         product_version="0.1.0",
     )
