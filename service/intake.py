@@ -29,9 +29,10 @@ from service.errors import Unavailable
 from service.headers import Header, Mismatch, read_file, read_header
 from service.judge import SHORTEST_GAP_WAIT_S, Judge
 from service.presence import Counts
-from service.records import Book, InstanceRow, Noted, State, utc_now
+from service.records import Actor, AuditEvent, Book, InstanceRow, Noted, Outcome, State, utc_now
 from service.settings import Settings
 from service.store import Store, StoredInstance
+from service.transfers import Transfers
 from service.watches import Watches
 
 LOG = logging.getLogger(__name__)
@@ -42,11 +43,17 @@ SWEEPS_TO_A_TURN: Final = 3
 
 @dataclass(frozen=True)
 class Source:
-    """Who sends: an identifier for this association (or request), the calling AE title or "rest", the address."""
+    """Who sends: an identifier for this association (or request), the calling AE title or "rest", the address, the API token's name."""
 
     association: str
     calling_ae: str
     address: str = ""
+    token: str | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """Who that is in the audit trail."""
+        return Actor("ae", self.calling_ae, self.address) if self.token is None else Actor("token", self.token, self.address)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ class Intake:
         self._commit: GroupCommit[InstanceRow, Noted] = GroupCommit(book.note_instances)
         self._watches = Watches(settings.quiet_time_s, clock)
         self._judge = Judge(settings, book, self._watches, self._submit)
+        self._transfers = Transfers(book)
         self._comparisons = Comparisons(lambda case_id: submit_comparison(app, case_id), clock)
         self._swept_at = float("-inf")
         self._name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -150,6 +158,9 @@ class Intake:
         if wanted and not self._store.has_file(kept.path):  # the retention was faster: see its third rule
             self._keep(header, whole)
         self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
+        self._transfers.note(sender.association, sender.actor, header.study_uid, noted.case_id)
+        if self._watches.is_closed(sender.association):
+            self._transfers.close(sender.association)
         outcome = noted.outcome if wanted else "discarded"
         if outcome == "conflict":
             self._comparisons.note(sender.association, noted.case_id)
@@ -168,6 +179,10 @@ class Intake:
             transfer_syntax_uid=header.transfer_syntax_uid,
         )
 
+    def turn_away(self, sender: Source, why: str) -> None:
+        """Enter into the audit trail that somebody who may not send tried to (PS3.15 A.5.3.11, Node Authentication)."""
+        self._book.audit(AuditEvent.SECURITY_ALERT, f"node authentication: {why}", sender.actor, outcome=Outcome.FAILURE)
+
     def check_space(self) -> None:
         """Raise Unavailable when the disk has no room for more instances."""
         self._store.check_space()
@@ -180,6 +195,7 @@ class Intake:
         those wait for the quiet time. Where associations bring few instances each, it first waits a few times the usual gap.
         Never raises for a database that is away: the next tick tries again.
         """
+        self._transfers.close(association)
         self._comparisons.close(association)
         for watch, brought in self._watches.close(association, clean=clean):
             try:

@@ -160,6 +160,8 @@ class Listener:
         if rule is None or refusal:
             LOG.warning("association refused: %s", refusal, extra={"calling_ae": title, "peer": address})
             self._counts.add("associations", refusal)
+            if rule is None:
+                self._intake.turn_away(Source("", title, address), "calling AE title or address not listed")
             return REJECT_CALLING if rule is None else REJECT_BUSY
         called = str(association.requestor.primitive.called_ae_title).strip()
         if called != self._settings.ae_title:

@@ -76,6 +76,17 @@ class Retention(Section):
         return any(value is not None for value in (self.keep_days, self.keep_refused_days, self.keep_free_mb))
 
 
+class AuditTrail(Section):
+    """How long the audit trail is kept.
+
+    Attributes
+    ----------
+    keep_days : remove entries that are older; six years unless said otherwise, as 45 CFR 164.316(b)(2) wants of such records
+    """
+
+    keep_days: Annotated[float, Field(ge=1, le=36500)] = 2190.0
+
+
 class RTStruct(Section):
     """How the structure set for radiotherapy planning is drawn.
 

@@ -17,7 +17,7 @@ from itertools import zip_longest
 
 from service.errors import Rejected, Unavailable
 from service.presence import Counts
-from service.records import Book, Delivery, LeaseLost, outbox, utc_now
+from service.records import Actor, AuditEvent, Book, Delivery, LeaseLost, outbox, utc_now
 from service.sections import Destination
 from service.settings import Settings
 from service.store import Store
@@ -191,6 +191,12 @@ class Sender:
         with _owned(delivery):
             self._book.delivered(delivery.id, warning=warning, fence=delivery.fence)
             self._counts.add("delivery_attempts", delivery.destination, "sent")
+            self._book.audit(
+                AuditEvent.INSTANCES_TRANSFERRED,
+                f"sent over C-STORE to {delivery.destination}",
+                Actor("service", self._title),
+                case_id=delivery.case_id,
+            )
             LOG.info("delivered", extra=_fields(delivery) | {"dimse_status": answer.status})
 
     def _give_up(self, delivery: Delivery, why: str) -> None:

@@ -11,7 +11,9 @@ from datetime import timedelta
 
 from service.installation import read_secret
 from service.records.arrivals import Arrivals
+from service.records.audit import Audit, AuditEntry, AuditPage, writing_audit
 from service.records.database import BookOutdated, upgrade
+from service.records.deeds import Actor, AuditEvent, Outcome
 from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
 from service.records.noting import patient_key
@@ -45,7 +47,7 @@ from service.sections import Destination
 from service.settings import Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal):
+class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal, Audit):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -89,6 +91,10 @@ __all__ = [
     "FINAL",
     "MAXIMUM_ATTEMPTS",
     "TRANSITIONS",
+    "Actor",
+    "AuditEntry",
+    "AuditEvent",
+    "AuditPage",
     "Book",
     "BookOutdated",
     "Case",
@@ -104,6 +110,7 @@ __all__ = [
     "Lease",
     "LeaseLost",
     "Noted",
+    "Outcome",
     "OutputRow",
     "Page",
     "Part",
@@ -118,4 +125,5 @@ __all__ = [
     "upgrade",
     "upgrade_book",
     "utc_now",
+    "writing_audit",
 ]

@@ -214,3 +214,22 @@ removals = Table(
     Column("instances", JSON, nullable=False),
     Column("outputs", JSON, nullable=False),
 )
+
+# What was done by whom. It refers to no other table: it outlives the cases that it is about.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("at", UtcTime, nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("what", Text, nullable=False),
+    Column("actor_kind", String(16), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("case_id", String(40), index=True),
+    Column("study_uid", Uid),
+    Column("patient_key", String(64)),
+    Column("outcome", String(16), nullable=False),
+    Column("count", Integer, nullable=False),
+    Index("ix_audit_at_id", "at", "id"),
+)
