@@ -31,6 +31,7 @@ class Destination(Section):
     calling_ae: AETitle | None = None
     outputs: tuple[sendable.Sendable, ...] = sendable.DEFAULT
     empty_segmentation: bool = False  # viewers have hung on a SEG without a voxel
+    rejection_notes: bool = False  # is it sent a Key Object Selection that withdraws what was superseded (IHE IOCM)
 
 
 class CallingAE(Section):

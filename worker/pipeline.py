@@ -25,7 +25,7 @@ from service.errors import Rejected
 from service.sections import RTStruct
 from worker import convert, measure
 from worker.convert import Series
-from worker.encode import Context, Output, encode_all
+from worker.encode import Context, Output, Predecessor, encode_all
 from worker.encode.identity import identify
 from worker.encode.source import read_header
 from worker.encode.structures import draw
@@ -87,6 +87,7 @@ def run(
     *,
     revision: int = 1,
     rtstruct: RTStruct = RTStruct(),
+    predecessor: Predecessor | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Result:
     """Segment one series, or one volume that came as NIfTI (which gives no DICOM).
@@ -96,6 +97,7 @@ def run(
     source : the DICOM files of one series in any order, or a volume
     revision : of the case; every revision has UIDs of its own
     rtstruct : how the structure set is drawn
+    predecessor : the structured report of the revision that this one takes the place of
     on_stage : told the name of each stage as it begins
 
     Raises
@@ -109,7 +111,7 @@ def run(
     found = segment(volume, release, engine, clock)
     with clock.stage("encode"):
         flags = join_flags(series.quality if series else (), found.quality)
-        context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision, rtstruct)
+        context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision, rtstruct, predecessor)
         outputs = encode_all(context)
     return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages)
 
@@ -161,6 +163,7 @@ def make_context(
     flags: tuple[str, ...],
     revision: int,
     rtstruct: RTStruct,
+    predecessor: Predecessor | None = None,
 ) -> Context:
     """Put together what every encoder sees, and derive the identity of the result set from it."""
     header = read_header(series)
@@ -175,7 +178,7 @@ def make_context(
         revision=revision,
         product_version=PRODUCT_VERSION,
         quality=quality,
-        settings=(f"rtstruct {rtstruct.model_dump_json()}",),
+        settings=(f"rtstruct {rtstruct.model_dump_json()}", *([f"predecessor {predecessor.sop_instance_uid}"] if predecessor else [])),
     )
     connectivity = release.card.lesion.connectivity
     return Context(
@@ -192,6 +195,7 @@ def make_context(
         revision=revision,
         identity=identity,
         product_version=PRODUCT_VERSION,
+        predecessor=predecessor,
     )
 
 

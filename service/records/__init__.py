@@ -16,6 +16,7 @@ from service.records.database import BookOutdated, upgrade
 from service.records.deeds import Actor, AuditEvent, Outcome
 from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
+from service.records.notes import Notes, OwedNote, is_note
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
 from service.records.reading import Reading
@@ -42,12 +43,13 @@ from service.records.rows import (
 )
 from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
 from service.records.upkeep import Part, Upkeep
+from service.records.withdrawal import Withdrawal, Withdrawn
 from service.records.work import Work
 from service.sections import Destination
 from service.settings import Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal, Audit):
+class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal, Audit, Notes, Withdrawal):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -112,6 +114,7 @@ __all__ = [
     "Noted",
     "Outcome",
     "OutputRow",
+    "OwedNote",
     "Page",
     "Part",
     "Receiving",
@@ -120,6 +123,8 @@ __all__ = [
     "State",
     "UnknownCase",
     "Verdict",
+    "Withdrawn",
+    "is_note",
     "open_book",
     "patient_key",
     "upgrade",

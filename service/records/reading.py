@@ -11,6 +11,7 @@ from sqlalchemy import and_, func, or_, select, text
 
 from service.records.cursors import decode_cursor, encode_cursor
 from service.records.database import Ledger
+from service.records.notes import NO_NOTE_OUTPUT
 from service.records.result_record import RECORD
 from service.records.rows import Case, DeliveryState, HistoryRow, OutputRow, Page
 from service.records.schema import cases, deliveries, history, outputs
@@ -75,11 +76,12 @@ class Reading(Ledger):
 
     def outputs_of(self, case_ids: Sequence[str]) -> dict[str, list[OutputRow]]:
         """Give `outputs` for many cases in one read."""
-        newest = select(func.max(outputs.c.revision)).where(outputs.c.case_id == cases.c.id).correlate(cases).scalar_subquery()
+        mine = outputs.c.case_id == cases.c.id
+        newest = select(func.max(outputs.c.revision)).where(mine, NO_NOTE_OUTPUT).correlate(cases).scalar_subquery()
         chosen = (
             select(outputs)
             .join(cases, cases.c.id == outputs.c.case_id)
-            .where(cases.c.id.in_(list(case_ids)), outputs.c.revision == newest, outputs.c.kind != RECORD)
+            .where(cases.c.id.in_(list(case_ids)), outputs.c.revision == newest, outputs.c.kind != RECORD, NO_NOTE_OUTPUT)
         )
         found: dict[str, list[OutputRow]] = defaultdict(list, {case_id: [] for case_id in case_ids})
         with self._reading() as connection:

@@ -215,6 +215,19 @@ removals = Table(
     Column("outputs", JSON, nullable=False),
 )
 
+# Rejection notes that took instances of a case, and the revision that came of it.
+rejections = Table(
+    "rejections",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("note_uid", Uid, nullable=False),
+    Column("code", String(16), nullable=False),
+    Column("instances", Integer, nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
+
 # What was done by whom. It refers to no other table: it outlives the cases that it is about.
 audit = Table(
     "audit",

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from worker.measure import Findings
 
 
+@dataclass(frozen=True)
+class Predecessor:
+    """The structured report of the revision before: a SOP Instance Reference (PS3.3 10.27)."""
+
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """One finished case, as every encoder sees it.
@@ -29,6 +39,7 @@ class Context:
     structures : contours on transverse planes, None where a NIfTI file came in
     quality : flags, each `code: detail` or a plain sentence
     identity : UIDs and dates, derived from everything that shapes the bytes
+    predecessor : the report that this one takes the place of
     """
 
     series: Series | None
@@ -44,6 +55,7 @@ class Context:
     revision: int
     identity: Identity
     product_version: str
+    predecessor: Predecessor | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from service.store import Store
 from worker import pipeline
 from worker.child import ChildLost, Work, WorkChild
 from worker.encode.wording import irradiated_sentence
-from worker.keeping import FilesMissing, find_files, keep_outputs, keep_record
+from worker.keeping import FilesMissing, find_files, find_predecessor, keep_outputs, keep_record
 from worker.renewal import renewing
 from worker.resends import compare_resends, oversee
 from worker.tasks import make_owner, work_through
@@ -108,7 +108,10 @@ class Desk:
         engine = self._open_engine()
         files = find_files(self._book, self._store, lease.case_id)
         chosen = self._settings.rtstruct
-        result = pipeline.run(files, self._release, engine, revision=lease.revision, rtstruct=chosen, on_stage=self._enter)
+        before = find_predecessor(self._book, self._store, lease)
+        result = pipeline.run(
+            files, self._release, engine, revision=lease.revision, rtstruct=chosen, predecessor=before, on_stage=self._enter
+        )
         began = time.time()
         self._enter("store")
         rows = keep_outputs(self._store, lease, result.outputs)

@@ -1,4 +1,4 @@
-"""The audit trail.
+"""The audit trail; rejection notes.
 
 Revision ID: 0007
 Revises: 0004
@@ -32,3 +32,16 @@ def upgrade() -> None:
     )
     op.create_index("ix_audit_at_id", "audit", ["at", "id"])
     op.create_index("ix_audit_case_id", "audit", ["case_id"])
+    op.create_table(
+        "rejections",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("case_id", sa.String(length=40), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("note_uid", sa.Text(), nullable=False),
+        sa.Column("code", sa.String(length=16), nullable=False),
+        sa.Column("instances", sa.Integer(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["case_id"], ["cases.id"], name=op.f("fk_rejections_case_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_rejections")),
+    )
+    op.create_index("ix_rejections_case_id", "rejections", ["case_id"])
