@@ -30,6 +30,7 @@ from service.headers import Header, Mismatch, read_file, read_header
 from service.judge import SHORTEST_GAP_WAIT_S, Judge
 from service.presence import Counts
 from service.records import Actor, AuditEvent, Book, InstanceRow, Noted, Outcome, State, utc_now
+from service.rejecting import KEY_OBJECTS, Rejection, read_rejection
 from service.settings import Settings
 from service.store import Store, StoredInstance
 from service.transfers import Transfers
@@ -71,8 +72,8 @@ class Receipt:
 
     Attributes
     ----------
-    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares) or "discarded" (a class
-        not wanted)
+    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares), "discarded" (a class
+        not wanted) or "withdrew" (a rejection note that was carried out)
     """
 
     case_id: str
@@ -151,6 +152,7 @@ class Intake:
             _demand_announced(header, announced)
         stream.seek(start)
         whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
+        rejection = read_rejection(BytesIO(whole), header.transfer_syntax_uid) if header.sop_class_uid == KEY_OBJECTS else None
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
         wanted = header.sop_class_uid in MR_IMAGE_CLASSES
         kept = self._keep(header, whole) if wanted else StoredInstance("", hashlib.sha256(whole).hexdigest(), 0)
@@ -161,7 +163,9 @@ class Intake:
         self._transfers.note(sender.association, sender.actor, header.study_uid, noted.case_id)
         if self._watches.is_closed(sender.association):
             self._transfers.close(sender.association)
-        outcome = noted.outcome if wanted else "discarded"
+        outcome: str = noted.outcome if wanted else "discarded"
+        if rejection is not None and self._withdraw(rejection, sender):
+            outcome = "withdrew"
         if outcome == "conflict":
             self._comparisons.note(sender.association, noted.case_id)
         door = "rest" if announced is None else "dicom"
@@ -169,6 +173,18 @@ class Intake:
         self._counts.add("received_bytes", door, by=len(whole))
         uids = header.study_uid, header.series_uid, header.sop_class_uid, header.sop_instance_uid
         return Receipt(noted.case_id, *uids, outcome, noted.state)
+
+    def _withdraw(self, rejection: Rejection, sender: Source) -> bool:
+        """Carry a rejection note out; tells whether anything it names was here, now or when it came before. Raises Unavailable."""
+        found = self._book.reject_instances(rejection.note_uid, rejection.code, rejection.title, rejection.instances)
+        for one in found:
+            what = f"withdrawn by rejection note {rejection.note_uid}: {rejection.title}"
+            event, actor = AuditEvent.PROCEDURE_RECORD, sender.actor
+            self._book.audit(event, what, actor, case_id=one.case_id, study_uid=one.study_uid, count=one.taken)
+            LOG.info("instances withdrawn by a rejection note", extra={"case_id": one.case_id, "instances": one.taken})
+            if one.left:
+                self._watches.adopt(one.study_uid, one.series_uid, one.case_id, one.left)
+        return bool(found) or self._book.was_carried_out(rejection.note_uid)
 
     def _keep(self, header: Header, whole: bytes) -> StoredInstance:
         return self._store.put_instance(
