@@ -19,7 +19,7 @@ from service import orphans as strays
 from service import retention
 from service.errors import Rejected, Unavailable
 from service.presence import Counts
-from service.records import Book
+from service.records import Actor, AuditEvent, Book
 from service.settings import Settings
 from service.store import Store
 from service.tables import open_existing_book
@@ -49,6 +49,7 @@ def clean_up(settings: Settings, *, apply: bool, orphans: bool) -> None:
     finally:
         if apply:
             turn.give()
+        book.close()
 
 
 def _clean_up(settings: Settings, book: Book, turn: retention.Turn, *, apply: bool, orphans: bool) -> None:
@@ -65,7 +66,9 @@ def _clean_up(settings: Settings, book: Book, turn: retention.Turn, *, apply: bo
     counts = Counts()
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("removing", total=len(plan.going))
-        number = retention.apply_plan(plan, book, store, counts, lambda: progress.advance(bar), turn.take)
+        by = Actor.at_the_command_line()
+        number = retention.apply_plan(plan, book, store, counts, lambda: progress.advance(bar), turn.take, by)
+    retention.forget_audit(settings, book)
     if found is not None:
         strays.remove_orphans(found, book, store)
     book.beat([], counts.take())
@@ -134,9 +137,12 @@ def resend(settings: Settings, case_id: str | None, destination: str | None) -> 
     names = [one.name for one in settings.destinations]
     number = book.resend(case_id, destinations=[destination] if destination is not None else names)
     typer.echo(f"{number} given-up deliveries are due again")
+    what = f"{number} given-up deliveries due again: {destination or 'all destinations'}"
+    book.audit(AuditEvent.PROCEDURE_RECORD, what, Actor.at_the_command_line(), case_id=case_id)
     left = book.count_deliveries()["dead"]
     if left and case_id is None and destination is None:
         typer.echo(f"{left} stay given up: their destinations are not in the settings")
+    book.close()
 
 
 def _digest(token: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,7 @@ TOKENS_APP = typer.Typer(help="API tokens; the settings keep only their SHA-256.
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the program's."""
-    for command in (migrate, retention, resend):
+    for command in (migrate, retention, resend, audit):
         app.command()(command)
     app.add_typer(INDEX_APP, name="index")
     app.add_typer(TOKENS_APP, name="tokens")
@@ -65,6 +66,21 @@ def resend(
     from service import administer
 
     administer.resend(_settings(), case_id, destination)
+
+
+def audit(
+    since: Annotated[datetime | None, typer.Option(help="Only from this moment on (UTC).")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only before this moment (UTC).")] = None,
+    event: Annotated[str | None, typer.Option(help='What kind of thing, by PS3.15 A.5.3, such as "Query".')] = None,
+    actor: Annotated[str | None, typer.Option(help="An AE title, the name of a token, or a user.")] = None,
+    case: Annotated[str | None, typer.Option(metavar="ID", help="Only about this case.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many at most, the newest.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show who did what, newest first."""
+    from service import trail
+
+    trail.print_trail(_settings(), trail.Wanted(since, until, event, actor, case, limit), as_json=as_json)
 
 
 @TOKENS_APP.command("new")

@@ -11,6 +11,7 @@ from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from service.admission.refusals import MR_IMAGE_CLASSES
+from service.rejecting import KEY_OBJECTS
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 STORAGE_SERVICE: Final = "1.2.840.10008.4.2"
@@ -35,7 +36,8 @@ TRANSFER_SYNTAXES: Final = {
 
 def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -> list[PresentationContext]:
     """
-    Give what we support of what is proposed: verification, MR images, and with `unwanted` every other storage class too.
+    Give what we support of what is proposed: verification, MR images, key objects (rejection notes are among them), and with `unwanted`
+    every other storage class too.
 
     Private classes count as storage there: scanners put them beside the images (Siemens' CSA Non-Image, Philips' Series Data), and a
     PACS that cannot send one keeps the whole study in its queue.
@@ -48,7 +50,7 @@ def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -
     for uid in {str(context.abstract_syntax) for context in proposed}:
         if uid == VERIFICATION:
             contexts.append(build_context(uid))
-        elif uid in MR_IMAGE_CLASSES or (unwanted and is_storage(uid)):
+        elif uid in MR_IMAGE_CLASSES or uid == KEY_OBJECTS or (unwanted and is_storage(uid)):
             contexts.append(build_context(uid, list(TRANSFER_SYNTAXES)))
     return contexts
 

@@ -35,8 +35,8 @@ class Readiness(BaseModel):
     """
     Ready when every part is that this process needs to take series in and to answer.
 
-    `workers` and `delivery` are told and do not count: without them series are still taken and kept, and worked on later. `listener`
-    counts where this process has one (`leukoscope serve`), and is told where the listeners are elsewhere.
+    `workers`, `delivery` and `audit` are told and do not count: without them series are still taken and kept, and worked on later.
+    `listener` counts where this process has one (`leukoscope serve`), and is told where the listeners are elsewhere.
     """
 
     model_config = ConfigDict(
@@ -176,6 +176,18 @@ def check_delivery(book: Book, destinations: int) -> Check:
         if not living:
             raise Unavailable(f"no delivery worker is alive; {left}")
         return "; ".join([*map(_alive, living), left])
+
+    return check
+
+
+def check_audit(book: Book) -> Check:
+    """Every process of the installation writes its part of the audit trail."""
+
+    def check() -> str:
+        told = {str(part.detail["audit"]) for part in book.living_parts() if part.detail.get("audit")} | {book.audit_trouble()}
+        if trouble := "; ".join(sorted(told - {""})):
+            raise Unavailable(f"the trail is not written, its entries are kept in memory: {trouble}")
+        return "written"
 
     return check
 

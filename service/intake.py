@@ -29,9 +29,11 @@ from service.errors import Unavailable
 from service.headers import Header, Mismatch, read_file, read_header
 from service.judge import SHORTEST_GAP_WAIT_S, Judge
 from service.presence import Counts
-from service.records import Book, InstanceRow, Noted, State, utc_now
+from service.records import Actor, AuditEvent, Book, InstanceRow, Noted, Outcome, State, utc_now
+from service.rejecting import KEY_OBJECTS, Rejection, read_rejection
 from service.settings import Settings
 from service.store import Store, StoredInstance
+from service.transfers import Transfers
 from service.watches import Watches
 
 LOG = logging.getLogger(__name__)
@@ -42,11 +44,17 @@ SWEEPS_TO_A_TURN: Final = 3
 
 @dataclass(frozen=True)
 class Source:
-    """Who sends: an identifier for this association (or request), the calling AE title or "rest", the address."""
+    """Who sends: an identifier for this association (or request), the calling AE title or "rest", the address, the API token's name."""
 
     association: str
     calling_ae: str
     address: str = ""
+    token: str | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """Who that is in the audit trail."""
+        return Actor("ae", self.calling_ae, self.address) if self.token is None else Actor("token", self.token, self.address)
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,8 @@ class Receipt:
 
     Attributes
     ----------
-    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares) or "discarded" (a class
-        not wanted)
+    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares), "discarded" (a class
+        not wanted) or "withdrew" (a rejection note that was carried out)
     """
 
     case_id: str
@@ -110,6 +118,7 @@ class Intake:
         self._commit: GroupCommit[InstanceRow, Noted] = GroupCommit(book.note_instances)
         self._watches = Watches(settings.quiet_time_s, clock)
         self._judge = Judge(settings, book, self._watches, self._submit)
+        self._transfers = Transfers(book)
         self._comparisons = Comparisons(lambda case_id: submit_comparison(app, case_id), clock)
         self._swept_at = float("-inf")
         self._name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -143,6 +152,7 @@ class Intake:
             _demand_announced(header, announced)
         stream.seek(start)
         whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
+        rejection = read_rejection(BytesIO(whole), header.transfer_syntax_uid) if header.sop_class_uid == KEY_OBJECTS else None
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
         wanted = header.sop_class_uid in MR_IMAGE_CLASSES
         kept = self._keep(header, whole) if wanted else StoredInstance("", hashlib.sha256(whole).hexdigest(), 0)
@@ -150,7 +160,12 @@ class Intake:
         if wanted and not self._store.has_file(kept.path):  # the retention was faster: see its third rule
             self._keep(header, whole)
         self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
-        outcome = noted.outcome if wanted else "discarded"
+        self._transfers.note(sender.association, sender.actor, header.study_uid, noted.case_id)
+        if self._watches.is_closed(sender.association):
+            self._transfers.close(sender.association)
+        outcome: str = noted.outcome if wanted else "discarded"
+        if rejection is not None and self._withdraw(rejection, sender):
+            outcome = "withdrew"
         if outcome == "conflict":
             self._comparisons.note(sender.association, noted.case_id)
         door = "rest" if announced is None else "dicom"
@@ -158,6 +173,18 @@ class Intake:
         self._counts.add("received_bytes", door, by=len(whole))
         uids = header.study_uid, header.series_uid, header.sop_class_uid, header.sop_instance_uid
         return Receipt(noted.case_id, *uids, outcome, noted.state)
+
+    def _withdraw(self, rejection: Rejection, sender: Source) -> bool:
+        """Carry a rejection note out; tells whether anything it names was here, now or when it came before. Raises Unavailable."""
+        found = self._book.reject_instances(rejection.note_uid, rejection.code, rejection.title, rejection.instances)
+        for one in found:
+            what = f"withdrawn by rejection note {rejection.note_uid}: {rejection.title}"
+            event, actor = AuditEvent.PROCEDURE_RECORD, sender.actor
+            self._book.audit(event, what, actor, case_id=one.case_id, study_uid=one.study_uid, count=one.taken)
+            LOG.info("instances withdrawn by a rejection note", extra={"case_id": one.case_id, "instances": one.taken})
+            if one.left:
+                self._watches.adopt(one.study_uid, one.series_uid, one.case_id, one.left)
+        return bool(found) or self._book.was_carried_out(rejection.note_uid)
 
     def _keep(self, header: Header, whole: bytes) -> StoredInstance:
         return self._store.put_instance(
@@ -167,6 +194,10 @@ class Intake:
             sop_instance_uid=header.sop_instance_uid,
             transfer_syntax_uid=header.transfer_syntax_uid,
         )
+
+    def turn_away(self, sender: Source, why: str) -> None:
+        """Enter into the audit trail that somebody who may not send tried to (PS3.15 A.5.3.11, Node Authentication)."""
+        self._book.audit(AuditEvent.SECURITY_ALERT, f"node authentication: {why}", sender.actor, outcome=Outcome.FAILURE)
 
     def check_space(self) -> None:
         """Raise Unavailable when the disk has no room for more instances."""
@@ -180,6 +211,7 @@ class Intake:
         those wait for the quiet time. Where associations bring few instances each, it first waits a few times the usual gap.
         Never raises for a database that is away: the next tick tries again.
         """
+        self._transfers.close(association)
         self._comparisons.close(association)
         for watch, brought in self._watches.close(association, clean=clean):
             try:

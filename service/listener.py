@@ -1,7 +1,7 @@
 """The DICOM door: C-ECHO and C-STORE as a provider. Nothing is decoded and nothing is kept here; the intake does that.
 
-Success is answered only when the instance is durable and indexed, or when it is of a class that the policy for its sender records
-and discards.
+Success is answered only when the instance is durable and indexed, when it is of a class that the policy for its sender records and
+discards, or when it is a rejection note and was carried out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from service.settings import Settings
 LOG = logging.getLogger(__name__)
 
 STATUSES: Final = {
-    0x0000: ("Success", "the instance is durable and indexed, or recorded and discarded by policy"),
+    0x0000: ("Success", "the instance is durable and indexed, recorded and discarded by policy, or a rejection note that was carried out"),
     0xA700: ("Refused: Out of Resources", "no space, or the case book is away; send again later"),
     0xA900: ("Error: Data Set does not match SOP Class", "the UIDs of the data set are not those of the command"),
     0xC000: ("Error: Cannot understand", "not a data set in its transfer syntax, UIDs missing, or cut short"),
@@ -160,6 +160,8 @@ class Listener:
         if rule is None or refusal:
             LOG.warning("association refused: %s", refusal, extra={"calling_ae": title, "peer": address})
             self._counts.add("associations", refusal)
+            if rule is None:
+                self._intake.turn_away(Source("", title, address), "calling AE title or address not listed")
             return REJECT_CALLING if rule is None else REJECT_BUSY
         called = str(association.requestor.primitive.called_ae_title).strip()
         if called != self._settings.ae_title:

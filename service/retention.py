@@ -1,4 +1,4 @@
-"""Old cases out: by age and by free space, never what is undelivered or at work; nothing, unless the settings say so.
+"""Old cases and old audit entries out; of cases never what is undelivered or at work, and none unless the settings say so.
 
 The order, and why nothing acknowledged is lost:
 
@@ -36,7 +36,7 @@ from typing import Final
 
 from service.orphans import batches
 from service.presence import Counts
-from service.records import Book, utc_now
+from service.records import Actor, AuditEvent, Book, utc_now
 from service.records.removal import YOUNG, Candidate, Cutoff, Removed
 from service.repeating import end_process, repeating
 from service.settings import Settings
@@ -52,6 +52,7 @@ TICK_S: Final = 20.0
 TURN: Final = "retention"
 TURN_S: Final = 900.0
 END_LIMIT_S: Final = 5.0
+BY_ITSELF: Final = Actor("service", "retention")
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,14 @@ def apply_plan(
     counts: Counts,
     on_case: Callable[[], None] = lambda: None,
     go_on: Callable[[], bool] = lambda: True,
+    by: Actor = BY_ITSELF,
 ) -> int:
     """
     Remove what may still go of a plan, study by study while `go_on` says so; gives how many cases went.
+
+    Parameters
+    ----------
+    by : who asked for it
 
     Raises
     ------
@@ -161,10 +167,21 @@ def apply_plan(
             number += 1
             counts.add("retention_cases")
             counts.add("retention_bytes", by=case.size_bytes)
+            what = f"case removed, {len(removed.instances)} instances and their results"
+            book.audit(AuditEvent.STUDY_DELETED, what, by, case_id=case.case_id, study_uid=study_uid)
             LOG.info("case removed", extra={"case_id": case.case_id, "state": case.state.value, "bytes": case.size_bytes})
         for _ in group:
             on_case()
     return number
+
+
+def forget_audit(settings: Settings, book: Book) -> None:
+    """Remove what the audit trail no longer keeps. Raises Unavailable."""
+    keep_days = settings.audit.keep_days
+    number = book.forget_audit(utc_now() - timedelta(days=keep_days))
+    if number:
+        what = f"audit trail: entries older than {keep_days:g} days removed"
+        book.audit(AuditEvent.APPLICATION_ACTIVITY, what, BY_ITSELF, count=number)
 
 
 def finish_removals(book: Book, store: Store, go_on: Callable[[], bool] = lambda: True) -> None:
@@ -222,9 +239,16 @@ class Keeper:
     def tick(self) -> int:
         """Run if it is time and no other process of the installation has the turn; gives how many cases went. Raises Unavailable."""
         passed_s = self._clock() - self._ran_at
-        if passed_s < (AGAIN_WHEN_LOW_S if self._is_low() else EVERY_S) or not self._turn.take():
+        if passed_s < (AGAIN_WHEN_LOW_S if self._is_low() else EVERY_S):
+            return 0
+        if not self._settings.retention.asks:
+            self._ran_at = self._clock()
+            forget_audit(self._settings, self._book)
+            return 0
+        if not self._turn.take():
             return 0
         self._ran_at = self._clock()
+        forget_audit(self._settings, self._book)
         plan = make_plan(self._settings, self._book, self._store)
         if plan.missing_bytes:
             LOG.error("less is free than is to be kept free, and nothing more may go", extra={"bytes": plan.missing_bytes})
@@ -245,10 +269,7 @@ def keeping(
     name: str | None = None,
     on_defect: Callable[[], None] = end_process,
 ) -> Iterator[None]:
-    """Let a `Keeper` work while the block runs, where the settings ask for one."""
-    if not settings.retention.asks:
-        yield
-        return
+    """Let a `Keeper` work while the block runs."""
     keeper = Keeper(settings, book, store, counts, name=name)
     with repeating("retention", keeper.tick, TICK_S, on_defect=on_defect, end_limit_s=END_LIMIT_S):
         yield

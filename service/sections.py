@@ -31,6 +31,7 @@ class Destination(Section):
     calling_ae: AETitle | None = None
     outputs: tuple[sendable.Sendable, ...] = sendable.DEFAULT
     empty_segmentation: bool = False  # viewers have hung on a SEG without a voxel
+    rejection_notes: bool = False  # is it sent a Key Object Selection that withdraws what was superseded (IHE IOCM)
 
 
 class CallingAE(Section):
@@ -74,6 +75,17 @@ class Retention(Section):
     def asks(self) -> bool:
         """Tell whether anything is ever to be removed."""
         return any(value is not None for value in (self.keep_days, self.keep_refused_days, self.keep_free_mb))
+
+
+class AuditTrail(Section):
+    """How long the audit trail is kept.
+
+    Attributes
+    ----------
+    keep_days : remove entries that are older; six years unless said otherwise, as 45 CFR 164.316(b)(2) wants of such records
+    """
+
+    keep_days: Annotated[float, Field(ge=1, le=36500)] = 2190.0
 
 
 class RTStruct(Section):

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from service.problems import Problem
+from service.records import Actor, AuditEvent, Book, Outcome
 from service.sections import Token
 
 
@@ -48,8 +49,9 @@ class Guard:
     Without tokens every call is allowed: the settings refuse to start like that anywhere but on a loopback address.
     """
 
-    def __init__(self, tokens: Sequence[Token]) -> None:
+    def __init__(self, tokens: Sequence[Token], book: Book) -> None:
         self._tokens = tuple(tokens)
+        self._book = book
 
     @property
     def open(self) -> bool:
@@ -64,14 +66,19 @@ class Guard:
                 return
             token = self._find(request.headers.get("authorization", ""))
             if token is None:
+                self._refuse(request, AuditEvent.USER_AUTHENTICATION, "no valid token")
                 challenge = 'Bearer realm="leukoscope"'
                 raise Problem("unauthenticated", "Send Authorization: Bearer TOKEN.", headers={"WWW-Authenticate": challenge})
             request.state.token = token.name
             if not {scope.value, Scope.ADMIN.value} & set(token.scopes):
+                self._refuse(request, AuditEvent.SECURITY_ALERT, f"use of a restricted function: needs the scope {scope.value}")
                 challenge = f'Bearer realm="leukoscope", error="insufficient_scope", scope="{scope.value}"'
                 raise Problem("forbidden", f"The token lacks the scope {scope.value}.", headers={"WWW-Authenticate": challenge})
 
         return check
+
+    def _refuse(self, request: Request, event: AuditEvent, what: str) -> None:
+        self._book.audit(event, what, caller(request), outcome=Outcome.FAILURE)
 
     def _find(self, authorization: str) -> Token | None:
         kind, _, secret = authorization.partition(" ")
@@ -81,6 +88,12 @@ class Guard:
             if hmac.compare_digest(digest, token.sha256):
                 found = token
         return found if kind.lower() == "bearer" else None
+
+
+def caller(request: Request) -> Actor:
+    """Who calls, for the audit trail: the token's name (none where the service is open) and the address."""
+    address = request.client.host if request.client else ""
+    return Actor("token", getattr(request.state, "token", ""), address)
 
 
 class SecureAnswers:

@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from service import records
@@ -28,11 +27,12 @@ from service.intake import Intake
 from service.listener import Listener, start_listener
 from service.presence import Counts, Describe, present
 from service.queue import make_app, renew_broker
-from service.records import Book, open_book
+from service.records import Actor, AuditEvent, Book, open_book, writing_audit
 from service.repeating import repeating
 from service.retention import keeping
 from service.settings import Settings
 from service.store import Store
+from service.tokens import note_tokens
 from service.watchdog import Watchdog, watching
 
 LOG = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
     workers = [name for name in parts if name in {"inference", "delivery"}]
     with ExitStack() as stack:
         book, store = _open(settings, stack, alone=bool(workers))
+        _note_start(settings, book, parts, stack)
         children = [_worker(name, settings, book) for name in workers]
         stack.callback(_wait_for_end, children)
         doors = _open_doors(settings, book, store, parts, stop, stack)
@@ -106,6 +107,15 @@ def _open(settings: Settings, stack: ExitStack, *, alone: bool) -> tuple[Book, S
     return book, store
 
 
+def _note_start(settings: Settings, book: Book, parts: Sequence[str], stack: ExitStack) -> None:
+    """Enter start, orderly end and changed tokens into the audit trail (PS3.15 A.5.3.1, Application Start and Stop)."""
+    actor, what = Actor("service", settings.ae_title, socket.gethostname()), ", ".join(parts)
+    book.audit(AuditEvent.APPLICATION_ACTIVITY, f"application start: {what}", actor)
+    stack.callback(book.audit, AuditEvent.APPLICATION_ACTIVITY, f"application stop: {what}", actor)
+    if "api" in parts:
+        note_tokens(settings.tokens, book, actor)
+
+
 def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[str], stop: _Stop, stack: ExitStack) -> _Doors:
     """Let series in by the doors among `parts`, with what goes on behind them."""
     counts = Counts()
@@ -116,12 +126,13 @@ def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[st
     tells: dict[str, Describe] = {}
     if "listener" in parts:
         listener = stack.enter_context(_listening(settings, intake, counts))
-        doors.dicom_port, tells["listener"] = listener.port, listener.describe
+        doors.dicom_port, tells["listener"] = listener.port, lambda: listener.describe() | {"audit": book.audit_trouble()}
     if "api" in parts:
         doors.http_port = stack.enter_context(_answering(settings, book, store, intake, own=tells))
-        tells["api"] = partial(dict, address=settings.http_host, port=doors.http_port)
+        tells["api"] = lambda: {"address": settings.http_host, "port": doors.http_port, "audit": book.audit_trouble()}
     if tells:
         stack.enter_context(present(book, counts, tells, on_defect=stop.fail))
+        stack.enter_context(writing_audit(book, on_defect=stop.fail))
         stack.enter_context(keeping(settings, book, store, counts, name=name, on_defect=stop.fail))
         # Quiet times that end, and the sweep.
         stack.enter_context(repeating("tick", lambda: intake.tick(datetime.now(UTC)), _ROUND_S, on_defect=stop.fail))

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from service.errors import Misconfigured
 from service.rule import Rule
-from service.sections import AETitle, CallingAE, Destination, Port, Retention, RTStruct, Section, Segmentation, Token
+from service.sections import AETitle, AuditTrail, CallingAE, Destination, Port, Retention, RTStruct, Section, Segmentation, Token
 
 PREFIX = "LEUKOSCOPE_"
 CONFIG = PREFIX + "CONFIG"
@@ -61,6 +61,7 @@ class Settings(Section):
 
     minimum_free_mb: Annotated[int, Field(ge=0)] = 512
     retention: Retention = Retention()
+    audit: AuditTrail = AuditTrail()
     maximum_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
     maximum_upload_files: Annotated[int, Field(ge=1)] = 5000
     maximum_series_bytes: Annotated[int, Field(ge=1)] = 512 * 1024**2  # decoded
@@ -157,7 +158,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-_LISTS = frozenset({"admission", "calling_ae", "tokens", "destinations", "retention", "segmentation", "rtstruct"})
+_LISTS = frozenset({"admission", "audit", "calling_ae", "tokens", "destinations", "retention", "segmentation", "rtstruct"})
 
 
 def _parse_list(variable: str, text: str) -> Any:

@@ -13,7 +13,7 @@ from rich.table import Table
 from sqlalchemy import make_url
 
 from service.errors import Rejected
-from service.records import Book, Case, State
+from service.records import Book, Case, State, is_note
 from service.settings import Settings
 
 _COLOURS = {State.DONE: "green", State.FAILED: "red", State.HELD: "yellow", State.REJECTED: "yellow"}
@@ -96,6 +96,9 @@ def _rows(book: Book, case: Case) -> Table:
     for row in book.outputs(case.id):
         if row.revision == case.revision:
             table.add_row(row.kind, str(row.size), "; ".join(sent.get(row.kind, ())))
+    for kind, states in sent.items():
+        if is_note(kind):
+            table.add_row(escape(kind), "", "; ".join(states))
     return table
 
 

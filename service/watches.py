@@ -92,6 +92,11 @@ class Watches:
                 self._forget_if_idle(watch)
         return ready
 
+    def is_closed(self, association: str) -> bool:
+        """Tell whether an association is over (of those that ended lately)."""
+        with self._lock:
+            return association in self._closed
+
     def adopt(self, study_uid: str, series_uid: str, case_id: str, instances: int) -> Watch:
         """A series is in receiving although nobody here may know of it (a restart, another process): watch it."""
         with self._lock:

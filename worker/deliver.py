@@ -17,12 +17,13 @@ from itertools import zip_longest
 
 from service.errors import Rejected, Unavailable
 from service.presence import Counts
-from service.records import Book, Delivery, LeaseLost, outbox, utc_now
+from service.records import Actor, AuditEvent, Book, Delivery, LeaseLost, is_note, outbox, utc_now
 from service.sections import Destination
 from service.settings import Settings
 from service.store import Store
 from worker.renewal import renewing
 from worker.send import Answer, Broken, Outgoing, Peer, read_outgoing, send
+from worker.withdraw import write_notes
 
 LOG = logging.getLogger(__name__)
 FIRST_PAUSE_S = 2.0
@@ -87,6 +88,7 @@ class Sender:
     def deliver(self, case_id: str) -> None:
         """Send what is due of one case; returns when nothing is left to this call."""
         try:
+            write_notes(self._book, self._store, case_id)
             due = self._book.due_deliveries(case_id=case_id)
         except Unavailable as error:
             LOG.warning("deliveries not read, the sweep repeats: %s", error, extra={"case_id": case_id})
@@ -96,6 +98,7 @@ class Sender:
     def deliver_due(self) -> None:
         """Send whatever is due of any case. Destinations that are slow are served on by threads of their own."""
         try:
+            write_notes(self._book, self._store)
             due = self._book.due_deliveries()
         except Unavailable as error:
             LOG.warning("outbox not read: %s", error)
@@ -106,7 +109,7 @@ class Sender:
         """Put deliveries into their destinations' lines, and serve those lines that nobody serves, each in its own thread."""
         lines = []
         for name in sorted({delivery.destination for delivery in due}):
-            wanted = sorted((one for one in due if one.destination == name), key=lambda one: (one.output != _FIRST, one.id))
+            wanted = sorted((one for one in due if one.destination == name), key=_place)
             line = self._line(name)
             if line.join(wanted):
                 lines.append(line)
@@ -191,6 +194,12 @@ class Sender:
         with _owned(delivery):
             self._book.delivered(delivery.id, warning=warning, fence=delivery.fence)
             self._counts.add("delivery_attempts", delivery.destination, "sent")
+            self._book.audit(
+                AuditEvent.INSTANCES_TRANSFERRED,
+                f"sent over C-STORE to {delivery.destination}",
+                Actor("service", self._title),
+                case_id=delivery.case_id,
+            )
             LOG.info("delivered", extra=_fields(delivery) | {"dimse_status": answer.status})
 
     def _give_up(self, delivery: Delivery, why: str) -> None:
@@ -218,6 +227,11 @@ def _owned(delivery: Delivery) -> Iterator[None]:
 
 def _fields(delivery: Delivery) -> dict[str, object]:
     return {"case_id": delivery.case_id, "destination": delivery.destination, "kind": delivery.output, "delivery_id": delivery.id}
+
+
+def _place(delivery: Delivery) -> tuple[bool, bool, int]:
+    """What is superseded is withdrawn before its successor comes, and of that the segmentation goes first."""
+    return not is_note(delivery.output), delivery.output != _FIRST, delivery.id
 
 
 def pause_after(attempts: int) -> float:

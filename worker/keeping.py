@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydicom import dcmread
+
 from service.records import Book, Lease, LeaseLost, OutputRow
 from service.records.result_record import RECORD, ResultRecord
 from service.store import Store
-from worker.encode import Output
+from worker.encode import Output, Predecessor, sr
 
 
 class FilesMissing(Exception):
@@ -25,6 +27,26 @@ def find_files(book: Book, store: Store, case_id: str) -> list[Path]:
         store.demand_instances()  # where all of them are away, none is missing
         raise FilesMissing(f"{missing} of {len(paths)} files are missing from the store; send the series again, then retry the case")
     return [store.path_of(path) for path in paths]
+
+
+def find_predecessor(book: Book, store: Store, lease: Lease) -> Predecessor | None:
+    """
+    Give the structured report of the revision that the leased one takes the place of; None where there is none.
+
+    Raises
+    ------
+    FilesMissing
+        The case book has it and the store does not.
+    Unavailable
+    """
+    row = next((row for row in book.outputs(lease.case_id) if row.kind == sr.KIND and row.revision < lease.revision), None)
+    if row is None:
+        return None
+    try:
+        found = dcmread(store.path_of(row.path), stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
+    except OSError:
+        raise FilesMissing("the report of the revision before is missing from the store; restore it, then retry the case") from None
+    return Predecessor(str(found.StudyInstanceUID), str(found.SeriesInstanceUID), str(row.sop_class_uid), str(row.sop_instance_uid))
 
 
 def keep_outputs(store: Store, lease: Lease, outputs: Sequence[Output]) -> list[OutputRow]:

@@ -25,7 +25,7 @@ from service.errors import Rejected
 from service.sections import RTStruct, Segmentation
 from worker import convert, measure
 from worker.convert import Series
-from worker.encode import Context, Output, encode_all
+from worker.encode import Context, Output, Predecessor, encode_all
 from worker.encode.identity import identify
 from worker.encode.segments import choose_segments
 from worker.encode.source import read_header
@@ -90,6 +90,7 @@ def run(
     series_shift: int = 0,
     segmentation: Segmentation = Segmentation(),
     rtstruct: RTStruct = RTStruct(),
+    predecessor: Predecessor | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Result:
     """Segment one series, or one volume that came as NIfTI (which gives no DICOM).
@@ -100,6 +101,7 @@ def run(
     revision : of the case; every revision has UIDs of its own
     series_shift : how far the Series Numbers of the outputs are moved on
     segmentation, rtstruct : how the segmentation is encoded and the structure set drawn
+    predecessor : the structured report of the revision that this one takes the place of
     on_stage : told the name of each stage as it begins
 
     Raises
@@ -114,7 +116,17 @@ def run(
     with clock.stage("encode"):
         flags = join_flags(series.quality if series else (), found.quality)
         context = make_context(
-            series, volume, found, release, engine, flags, revision, series_shift, segmentation=segmentation, rtstruct=rtstruct
+            series,
+            volume,
+            found,
+            release,
+            engine,
+            flags,
+            revision,
+            series_shift,
+            segmentation=segmentation,
+            rtstruct=rtstruct,
+            predecessor=predecessor,
         )
         outputs = encode_all(context)
     return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages)
@@ -169,6 +181,7 @@ def make_context(
     *,
     segmentation: Segmentation,
     rtstruct: RTStruct,
+    predecessor: Predecessor | None = None,
 ) -> Context:
     """Put together what every encoder sees, and derive the identity of the result set from it."""
     header, masks, findings = read_header(series), found.masks, found.findings
@@ -190,6 +203,7 @@ def make_context(
             f"rtstruct {rtstruct.model_dump_json()}",
             f"segmentation {segmentation.model_dump_json()}",
             f"series shift {series_shift}",
+            *([f"predecessor {predecessor.sop_instance_uid}"] if predecessor else []),
         ),
     )
     return Context(
@@ -208,6 +222,7 @@ def make_context(
         series_shift=series_shift,
         identity=identity,
         product_version=PRODUCT_VERSION,
+        predecessor=predecessor,
     )
 
 

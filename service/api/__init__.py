@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from service.api.access import Access
+from service.api.audit import audit_routes
 from service.api.cases import case_routes
 from service.api.desk import Desk
 from service.api.dicomweb import dicomweb_routes
@@ -21,7 +22,17 @@ from service.api.page import page_routes
 from service.api.server import ApiServer, start_api
 from service.api.submission import submission_routes
 from service.api.waiting import Waiters
-from service.health import Check, Health, check_broker, check_database, check_delivery, check_listener, check_store, check_workers
+from service.health import (
+    Check,
+    Health,
+    check_audit,
+    check_broker,
+    check_database,
+    check_delivery,
+    check_listener,
+    check_store,
+    check_workers,
+)
 from service.intake import Intake
 from service.metrics import HttpCounts, Metrics
 from service.problems import ProblemDetails, answer_problems
@@ -62,15 +73,16 @@ def make_api(
         "listener": check_listener(book),
         "workers": check_workers(book),
         "delivery": check_delivery(book, len(settings.destinations)),
+        "audit": check_audit(book),
     }
-    advisory = {"listener", "workers", "delivery"} - set(own)
+    advisory = {"listener", "workers", "delivery", "audit"} - set(own)
     counts = HttpCounts()
     desk = Desk(
         settings=settings,
         book=book,
         store=store,
         intake=intake,
-        guard=Guard(settings.tokens),
+        guard=Guard(settings.tokens, book),
         health=Health(parts | dict(checks or {}), advisory=advisory),
         metrics=Metrics(book, store, counts, product_version()),
         version=product_version(),
@@ -92,6 +104,7 @@ def make_api(
         operation_routes(desk),
         submission_routes(desk),
         case_routes(desk, waiters),
+        audit_routes(desk),
         output_routes(desk),
         *dicomweb_routes(desk),
         page_routes(desk),

@@ -14,7 +14,7 @@ from service.api.desk import CASE_ID, Desk
 from service.api.status import FACES, CaseList, CaseStatus, DeliveryStatus, Stage
 from service.api.waiting import Waiters, is_final
 from service.problems import Problem, problem_responses
-from service.records import Case, Delivery, InvalidTransition, OutputRow, State, UnknownCase
+from service.records import AuditEvent, Case, Delivery, InvalidTransition, OutputRow, State, UnknownCase
 from service.security import Scope
 
 LONGEST_WAIT_S = 300.0
@@ -75,7 +75,7 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
         dependencies=[Depends(desk.guard.needs(Scope.SUBMIT))],
         responses=problem_responses(401, 403, 404, 409),
     )
-    async def retry_case(case_id: CaseId) -> CaseStatus:
+    async def retry_case(request: Request, case_id: CaseId) -> CaseStatus:
         try:
             await desk.look(partial(desk.intake.retry, case_id))
         except UnknownCase:
@@ -83,6 +83,7 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
         except InvalidTransition as error:
             detail = f"The case is {error.state}; failed and held cases can be run again."
             raise Problem("not-retryable", detail, state=error.state.value) from None
+        desk.audit(request, AuditEvent.PROCEDURE_RECORD, "case run again", case_id=case_id)
         return await desk.look(partial(status_of, desk, await desk.case(case_id)))
 
     return router

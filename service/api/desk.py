@@ -11,13 +11,14 @@ from typing import Any, Final, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter, Semaphore
+from fastapi import Request
 
 from service.health import Health
 from service.intake import Intake
 from service.metrics import Metrics
 from service.problems import Problem
-from service.records import Book, Case
-from service.security import Guard
+from service.records import AuditEvent, Book, Case
+from service.security import Guard, caller
 from service.settings import Settings
 from service.store import Store
 from service.uploads import Limits
@@ -64,6 +65,10 @@ class Desk:
     async def read(self, call: Callable[[], T]) -> T:
         """Run a search, or a step of an answer that comes from the disk, in a thread."""
         return await anyio.to_thread.run_sync(call, limiter=self.readers)
+
+    def audit(self, request: Request, event: AuditEvent, what: str, **about: Any) -> None:
+        """Enter into the audit trail what the caller did (`Book.audit`)."""
+        self.book.audit(event, what, caller(request), **about)
 
     async def case(self, case_id: str) -> Case:
         """Give the case, or raise a 404 problem."""

@@ -14,7 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 from service.api.desk import CASE_ID, Desk
 from service.api.status import FACES, Face
 from service.problems import Problem, problem_responses
-from service.records import Case, OutputRow, State
+from service.records import AuditEvent, Case, OutputRow, State
+from service.records.kept import DICOM
 from service.security import Scope as Permission
 
 
@@ -30,6 +31,8 @@ def _add(router: APIRouter, desk: Desk, face: Face) -> None:
     async def give(request: Request, case_id: Annotated[str, Path(pattern=CASE_ID)]) -> Response:
         case = await desk.case(case_id)
         output = await desk.look(partial(find_output, desk, case, face.name))
+        event = AuditEvent.INSTANCES_TRANSFERRED if face.media_type == DICOM else AuditEvent.EXPORT
+        desk.audit(request, event, f"given over REST: {face.name}", case_id=case_id, study_uid=case.study_uid)
         return answer_output(request, desk, face, output)
 
     binary = {"schema": {"type": "string", "format": "binary"}}

@@ -19,6 +19,7 @@ from service.api.desk import UPLOADS_AT_ONCE, Desk
 from service.errors import Rejected
 from service.intake import Receipt, Source
 from service.problems import Problem
+from service.security import caller
 from service.uploads import Part, check_room, check_size, size_text, spool_folder
 
 SILENCE_S: Final = 60.0
@@ -101,7 +102,8 @@ def give_to_intake(
     Unavailable
         A part is away; what was taken until then is kept, and sending the same again completes it.
     """
-    sender = Source(f"rest-{uuid.uuid4().hex}", "rest", request.client.host if request.client else "")
+    actor = caller(request)
+    sender = Source(f"rest-{uuid.uuid4().hex}", "rest", actor.address, actor.name)
     check_room(desk.store, sum(part.size_bytes for part in files), desk.limits)
     ended_well = False
     try:

@@ -11,9 +11,12 @@ from datetime import timedelta
 
 from service.installation import read_secret
 from service.records.arrivals import Arrivals
+from service.records.audit import Audit, AuditEntry, AuditPage, writing_audit
 from service.records.database import BookOutdated, upgrade
+from service.records.deeds import Actor, AuditEvent, Outcome
 from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
+from service.records.notes import Notes, OwedNote, is_note
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
 from service.records.reading import Reading
@@ -40,12 +43,13 @@ from service.records.rows import (
 )
 from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
 from service.records.upkeep import Part, Upkeep
+from service.records.withdrawal import Withdrawal, Withdrawn
 from service.records.work import Work
 from service.sections import Destination
 from service.settings import Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal):
+class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal, Audit, Notes, Withdrawal):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -89,6 +93,10 @@ __all__ = [
     "FINAL",
     "MAXIMUM_ATTEMPTS",
     "TRANSITIONS",
+    "Actor",
+    "AuditEntry",
+    "AuditEvent",
+    "AuditPage",
     "Book",
     "BookOutdated",
     "Case",
@@ -104,7 +112,9 @@ __all__ = [
     "Lease",
     "LeaseLost",
     "Noted",
+    "Outcome",
     "OutputRow",
+    "OwedNote",
     "Page",
     "Part",
     "Receiving",
@@ -113,9 +123,12 @@ __all__ = [
     "State",
     "UnknownCase",
     "Verdict",
+    "Withdrawn",
+    "is_note",
     "open_book",
     "patient_key",
     "upgrade",
     "upgrade_book",
     "utc_now",
+    "writing_audit",
 ]

@@ -134,6 +134,8 @@ Versions = dict[tuple[str, str], dict[str, _Version]]
 # changed since, or what kept them from being read may be over.
 _LOOK_AGAIN = frozenset({Verdict.SUPERSEDED.value, Verdict.UNREADABLE.value})
 _TICK = timedelta(microseconds=1)
+# What is written in the history whatever state the case was in.
+_SAID = frozenset({Event.CORRECT, Event.REJECT})
 
 
 def _known_versions(connection: Connection, books: Books, rows: Sequence[InstanceRow]) -> Versions:
@@ -186,7 +188,7 @@ def _note_again(case: dict[str, Any], row: InstanceRow, versions: dict[str, _Ver
                 "b_verdict": version.verdict,
             }
         )
-    known = not version.aside or version.verdict == Verdict.SAME.value
+    known = not version.aside or version.verdict in {Verdict.SAME.value, Verdict.REJECTED.value}
     return Noted(case["id"], "repeat" if known else "conflict", State(case["state"]))
 
 
@@ -200,6 +202,8 @@ def _note_fresh(
 ) -> Noted:
     aside = bool(versions)
     verdict = Verdict.DISCARDED.value if aside and not row.path else None
+    if versions and all(version.verdict == Verdict.REJECTED.value for version in versions.values()):
+        verdict = Verdict.REJECTED.value
     version = _Version(aside, verdict, _after_all(row, versions))
     versions[row.digest] = version
     values = {name: getattr(row, name) for name in _KEPT} | {"received_at": version.received_at, "verdict": verdict}
@@ -219,13 +223,13 @@ def _after_all(row: InstanceRow, versions: dict[str, _Version]) -> datetime:
 def reopen(connection: Connection, case: dict[str, Any], now: datetime, event: Event, reason: str, **values: Any) -> None:
     """Take a locked case back to receiving; its worker, if any, finds its fence void.
 
-    The reason is written where work was submitted, and for a correction.
+    The reason is written where work was submitted, and for a correction or a rejection.
     """
     submitted = State(case["state"]) in SUBMITTED
     values |= {"fence": case["fence"] + 1, "lease_owner": None, "lease_until": None, "attempts": 0}
     if submitted:
         values |= {"revision": case["revision"] + 1, "findings": None, "model": None, "stages": {}}
-    move(connection, case, event, now, reason=reason if submitted or event is Event.CORRECT else None, **values)
+    move(connection, case, event, now, reason=reason if submitted or event in _SAID else None, **values)
     case["reopened"] = True
 
 

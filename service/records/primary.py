@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, and_, insert, select, update
 
 from service.records.moves import lock_studies
+from service.records.notes import IS_NOTE, owe_notes
 from service.records.rows import DeliveryState
 from service.records.schema import cases, deliveries, outputs
 from service.records.states import State
@@ -37,12 +38,17 @@ def settle_study(connection: Connection, study_uid: str, destinations: Sequence[
         _withhold(connection, row, now, all_revisions=not primary)
         if primary and row["state"] == State.DONE.value:
             _release(connection, row, destinations, now)
+        if (primary and row["state"] == State.DONE.value) or row["state"] == State.REJECTED.value:
+            owe_notes(connection, row, destinations, now)
     return chosen
 
 
 def _withhold(connection: Connection, row: dict[str, Any], now: datetime, *, all_revisions: bool) -> None:
     reason = "another series is the study's result" if all_revisions else f"revision {row['revision']} took its place"
+    if row["state"] == State.REJECTED.value:
+        reason = "the series was rejected"
     waiting = update(deliveries).where(deliveries.c.case_id == row["id"], deliveries.c.state == DeliveryState.PENDING.value)
+    waiting = waiting.where(~and_(IS_NOTE, deliveries.c.revision == row["revision"]))
     if not all_revisions:
         waiting = waiting.where(deliveries.c.revision < row["revision"])
     connection.execute(waiting.values(state=DeliveryState.WITHHELD.value, last_error=reason, next_attempt_at=None, changed_at=now))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select, text
 
+from service.records.cursors import decode_cursor, encode_cursor
 from service.records.database import Ledger
+from service.records.notes import NO_NOTE_OUTPUT
 from service.records.result_record import RECORD
 from service.records.rows import Case, DeliveryState, HistoryRow, OutputRow, Page
 from service.records.schema import cases, deliveries, history, outputs
@@ -64,12 +63,12 @@ class Reading(Ledger):
         if state is not None:
             chosen = chosen.where(cases.c.state == State(state).value)
         if cursor is not None:
-            at, case_id = _decode_cursor(cursor)
+            at, case_id = decode_cursor(cursor)
             chosen = chosen.where(or_(cases.c.received_at < at, and_(cases.c.received_at == at, cases.c.id < case_id)))
         with self._reading() as connection:
             rows = connection.execute(chosen.order_by(cases.c.received_at.desc(), cases.c.id.desc()).limit(limit + 1)).mappings().all()
         items = tuple(_case(row, ()) for row in rows[:limit])
-        return Page(items, _encode_cursor(items[-1]) if len(rows) > limit else None)
+        return Page(items, encode_cursor(items[-1].received_at, items[-1].id) if len(rows) > limit else None)
 
     def outputs(self, case_id: str) -> list[OutputRow]:
         """Give the results of the newest revision that has any; compare `revision` with the case's to see if they are current."""
@@ -77,11 +76,12 @@ class Reading(Ledger):
 
     def outputs_of(self, case_ids: Sequence[str]) -> dict[str, list[OutputRow]]:
         """Give `outputs` for many cases in one read."""
-        newest = select(func.max(outputs.c.revision)).where(outputs.c.case_id == cases.c.id).correlate(cases).scalar_subquery()
+        mine = outputs.c.case_id == cases.c.id
+        newest = select(func.max(outputs.c.revision)).where(mine, NO_NOTE_OUTPUT).correlate(cases).scalar_subquery()
         chosen = (
             select(outputs)
             .join(cases, cases.c.id == outputs.c.case_id)
-            .where(cases.c.id.in_(list(case_ids)), outputs.c.revision == newest, outputs.c.kind != RECORD)
+            .where(cases.c.id.in_(list(case_ids)), outputs.c.revision == newest, outputs.c.kind != RECORD, NO_NOTE_OUTPUT)
         )
         found: dict[str, list[OutputRow]] = defaultdict(list, {case_id: [] for case_id in case_ids})
         with self._reading() as connection:
@@ -126,20 +126,3 @@ def _case(row: Any, lines: tuple[HistoryRow, ...]) -> Case:
 def _history_row(row: Any) -> HistoryRow:
     previous = State(row["previous"]) if row["previous"] else None
     return HistoryRow(row["at"], row["event"], previous, State(row["state"]), row["revision"], row["reason"])
-
-
-def _encode_cursor(case: Case) -> str:
-    raw = json.dumps([case.received_at.isoformat(), case.id]).encode()
-    return base64.urlsafe_b64encode(raw).decode("ascii").rstrip("=")
-
-
-def _decode_cursor(cursor: str) -> tuple[datetime, str]:
-    try:
-        at, case_id = json.loads(base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-        moment = datetime.fromisoformat(at)
-        if moment.tzinfo is None or not isinstance(case_id, str) or not case_id.isprintable():
-            raise ValueError("incomplete")
-        moment = moment.astimezone(UTC)
-    except (ValueError, TypeError, OverflowError, binascii.Error, RecursionError):
-        raise ValueError("not a cursor of this list") from None
-    return moment, case_id

@@ -74,6 +74,7 @@ class Verdict(StrEnum):
     OTHER_PIXELS = "other pixels"
     OTHER_GEOMETRY = "other geometry"
     UNREADABLE = "unreadable"  # nobody could compare it
+    REJECTED = "rejected"  # a rejection note took it, and all versions that come after
     DISCARDED = "discarded"  # of a class whose instances are not kept: there is nothing to compare
 
 

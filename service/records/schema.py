@@ -215,3 +215,35 @@ removals = Table(
     Column("instances", JSON, nullable=False),
     Column("outputs", JSON, nullable=False),
 )
+
+# Rejection notes that took instances of a case, and the revision that came of it.
+rejections = Table(
+    "rejections",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("note_uid", Uid, nullable=False),
+    Column("code", String(16), nullable=False),
+    Column("instances", Integer, nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
+
+# What was done by whom. It refers to no other table: it outlives the cases that it is about.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("at", UtcTime, nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("what", Text, nullable=False),
+    Column("actor_kind", String(16), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("case_id", String(40), index=True),
+    Column("study_uid", Uid),
+    Column("patient_key", String(64)),
+    Column("outcome", String(16), nullable=False),
+    Column("count", Integer, nullable=False),
+    Index("ix_audit_at_id", "at", "id"),
+)

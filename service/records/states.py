@@ -32,6 +32,8 @@ class Event(StrEnum):
     FINISH = "finish"  # results are committed
     RETRY = "retry"  # somebody asked
     REBUILD = "rebuild"  # its results were found on disk when the case book was made anew
+    REJECT = "reject"  # a rejection note took some of its instances
+    WITHDRAW = "withdraw"  # a rejection note took all of them
     CORRECT = "correct"  # an instance came again with the same picture and other attributes, and took the other's place
 
 
@@ -61,6 +63,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.FAILED, Event.RECEIVE): State.RECEIVING,
     (State.FAILED, Event.RETRY): State.QUEUED,
     **{(state, Event.CORRECT): State.RECEIVING for state in State},
+    **{(state, Event.REJECT): State.RECEIVING for state in State},
+    **{(state, Event.WITHDRAW): State.REJECTED for state in State},
 }
 
 # A new or corrected instance in one of these makes a new revision: the set of instances that was submitted is no longer the series.

@@ -149,6 +149,10 @@ def test_a_correction_in_two_parts_with_a_kill_between_gives_one_revision_under_
         assert uids(after)
         assert not uids(after) & uids(before)
         assert after["segmentation.nii.gz"] == before["segmentation.nii.gz"], "the same mask"
+        first, second = (pydicom.dcmread(io.BytesIO(found["structured-report"])) for found in (before, after))
+        (series,) = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+        assert series.SeriesInstanceUID == first.SeriesInstanceUID
+        assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first.SOPInstanceUID
         assert history(service, case).count("corrected attributes: PatientBirthDate, PatientID, PatientName") == 2
         log = service.log.read_text()
         assert "P-RIGHT" not in log

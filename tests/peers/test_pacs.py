@@ -17,6 +17,8 @@ from model.volume import Volume
 from tests.provider import CLASSES
 from tests.running import Running, series_uid
 from worker.phantom import write_series
+from worker.rejection import as_bytes, encode_note, read_result
+from worker.send import Peer, read_outgoing, send
 
 
 @pytest.fixture
@@ -89,6 +91,17 @@ def check_object(service, orthanc, peer, case, output, query, path):
     path.write_bytes(orthanc.file(instance))
     assert pydicom.dcmread(path) == pydicom.dcmread(io.BytesIO(service.output(case, output))), output
     assert complaints(peer("dciodvfy"), path) == []
+
+
+def test_orthanc_takes_a_rejection_note(orthanc, write_phantom, tmp_path):
+    results = [read_result(path) for path in write_phantom("withdrawn")[:3]]
+    note = encode_note(results, "113001")
+    (tmp_path / "note.dcm").write_bytes(as_bytes(note))
+    (answer,) = send(Peer("ORTHANC", "127.0.0.1", orthanc.dicom_port), read_outgoing([tmp_path / "note.dcm"]))
+    assert answer.status == 0x0000
+    (instance,) = orthanc.wait_for("Instance", {"SOPInstanceUID": str(note.SOPInstanceUID)})
+    arrived = pydicom.dcmread(io.BytesIO(orthanc.file(instance)))
+    assert arrived.CurrentRequestedProcedureEvidenceSequence == note.CurrentRequestedProcedureEvidenceSequence
 
 
 def test_a_destination_that_is_away_gets_it_when_it_is_back(peer, tmp_path, free_port, write_phantom):

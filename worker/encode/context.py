@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from worker.measure import Findings
 
 
+@dataclass(frozen=True)
+class Predecessor:
+    """The structured report of the revision before: a SOP Instance Reference (PS3.3 10.27)."""
+
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """One finished case, as every encoder sees it.
@@ -32,6 +42,7 @@ class Context:
     quality : flags, each `code: detail` or a plain sentence
     series_shift : how far Series Numbers are moved on, service.series_numbers
     identity : UIDs and dates, derived from everything that shapes the bytes
+    predecessor : the report that this one takes the place of
     """
 
     series: Series | None
@@ -49,6 +60,7 @@ class Context:
     series_shift: int
     identity: Identity
     product_version: str
+    predecessor: Predecessor | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,9 +13,8 @@ import numpy.typing as npt
 from model.release import Release
 from model.volume import Volume
 from worker.encode.source import Header
+from worker.naming import name_uid
 
-# any fixed UUID will do; this one is UUIDv5 of the product's name under the URL namespace
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "leukoscope")
 # General Image and functional groups ask for a content date even where the source was stripped of every date
 _NO_DATE, _NO_TIME = "19000101", "000000"
 
@@ -36,13 +34,13 @@ class Identity:
     content_time: str
 
     def uid(self, kind: str) -> str:
-        """Give the UID of one thing in this result set: UUIDv5 of (seed, kind) under 2.25 (PS3.5 B.2)."""
-        return f"2.25.{uuid.uuid5(_NAMESPACE, f'{self.seed}/{kind}').int}"
+        """Give the UID of one thing in this result set."""
+        return name_uid(f"{self.seed}/{kind}")
 
 
 def device_uid(release: Release, product_version: str) -> str:
     """Give the UID of what observes: this version of the product with this release, the same for every case."""
-    return f"2.25.{uuid.uuid5(_NAMESPACE, f'device/{product_version}/{release.card.sha256}').int}"
+    return name_uid(f"device/{product_version}/{release.card.sha256}")
 
 
 def identify(

@@ -34,10 +34,10 @@ from pydicom.tag import Tag
 from model.postprocess import LESION, TUMOUR_LIKE
 from service.series_numbers import FIRST
 from worker.encode import seg
-from worker.encode.context import Context, Output
+from worker.encode.context import Context, Output, Predecessor
 from worker.encode.frames import source_objects
 from worker.encode.identity import device_uid
-from worker.encode.instance import as_output, common_arguments
+from worker.encode.instance import as_output, common_arguments, reference
 from worker.encode.segments import BRAIN, Segments
 from worker.encode.wording import HEADLINE_UNCONFIRMED, NONE_FOUND, PRODUCT, STATEMENT, irradiated_sentence, sentence
 from worker.measure import Lesion
@@ -83,6 +83,8 @@ def encode(context: Context) -> Output:
     groups = [_repeat(patterns[lesion.kind, lesion.side][0], context, lesion, sources[0]) for lesion in found]
     (measurements,) = find_content_items(dataset, codes.DCM.ImagingMeasurements)
     _hold(measurements, [*measurements.ContentSequence[: len(totals)], *groups])
+    if context.predecessor is not None:
+        dataset.PredecessorDocumentsSequence = [_hierarchical(context.predecessor)]
     return as_output(dataset, context, KIND, "structured-report.dcm")
 
 
@@ -107,6 +109,15 @@ def _segmentation(context: Context, source: Dataset) -> Dataset:
     dataset.SeriesInstanceUID = context.identity.uid(f"{seg.KIND} series")
     dataset.SOPClassUID, dataset.SOPInstanceUID = _segments(context).sop_class_uid, context.identity.uid(seg.KIND)
     return dataset
+
+
+def _hierarchical(document: Predecessor) -> Dataset:
+    """Name a document with its series and study (PS3.3 C.17.2, Hierarchical SOP Instance Reference Macro)."""
+    series, study = Dataset(), Dataset()
+    series.SeriesInstanceUID = document.series_uid
+    series.ReferencedSOPSequence = [reference(document.sop_class_uid, document.sop_instance_uid)]
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = document.study_uid, [series]
+    return study
 
 
 def _group(context: Context, lesion: Lesion, source: Dataset) -> VolumetricROIMeasurementsAndQualitativeEvaluations:

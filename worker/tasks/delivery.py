@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.presence import Counts, present
 from service.queue import DELIVER, DELIVERY_QUEUE, make_app
-from service.records import open_book
+from service.records import open_book, writing_audit
 from service.repeating import repeating
 from service.settings import Settings
 from service.store import Store
@@ -27,6 +27,7 @@ def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: 
     # One thread may wait for each slow destination, and some are left for the others.
     with (
         repeating("outbox", sender.deliver_due, settings.sweep_s, end_limit_s=0.0),
-        present(book, counts, {"delivery": lambda: {"destinations": len(settings.destinations)}}),
+        present(book, counts, {"delivery": lambda: {"destinations": len(settings.destinations), "audit": book.audit_trouble()}}),
+        writing_audit(book),
     ):
         return work_through(app, "delivery", DELIVERY_QUEUE, concurrency=concurrency or len(settings.destinations) + 2)

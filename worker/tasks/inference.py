@@ -24,7 +24,7 @@ from service.store import Store
 from worker import pipeline
 from worker.child import ChildLost, Work, WorkChild
 from worker.encode.wording import irradiated_sentence
-from worker.keeping import FilesMissing, find_files, keep_outputs, keep_record
+from worker.keeping import FilesMissing, find_files, find_predecessor, keep_outputs, keep_record
 from worker.renewal import renewing
 from worker.resends import compare_resends, oversee
 from worker.tasks import make_owner, work_through
@@ -115,6 +115,7 @@ class Desk:
             series_shift=self._book.number_series(lease),
             segmentation=self._settings.segmentation,
             rtstruct=self._settings.rtstruct,
+            predecessor=find_predecessor(self._book, self._store, lease),
             on_stage=self._enter,
         )
         began = time.time()

@@ -21,7 +21,7 @@ from service.api.dicomweb.addresses import INSTANCE, Uid, instance_url, service_
 from service.api.dicomweb.holdings import Holdings, Instance
 from service.api.dicomweb.multipart import BLOCK, Part, multipart_answer, single_answer
 from service.api.dicomweb.objects import StoredObject, data_set, load, opened
-from service.api.dicomweb.retrieve import find
+from service.api.dicomweb.retrieve import audit_retrieval, find
 from service.headers import Unreadable
 from service.headers.damage import unreadable
 from service.headers.elements import raw, texts, whole
@@ -72,6 +72,7 @@ def add_frames(router: APIRouter, desk: Desk, holdings: Holdings) -> None:
         if not _FRAME_LIST.fullmatch(frames):
             raise Problem("bad-request", "Frames are asked for by number, from 1, with commas between.")
         (instance, *_) = await find(desk, holdings, study_uid, series_uid, sop_instance_uid)
+        audit_retrieval(desk, request, "frames", [instance])
         layout = await desk.read(partial(_frames_of, desk.store.path_of(instance.path)))
         wanted = [int(number) for number in frames.split(",")]
         if len(wanted) > layout.count or max(wanted) > layout.count:
@@ -85,6 +86,7 @@ def add_frames(router: APIRouter, desk: Desk, holdings: Holdings) -> None:
         if not _BULK_PATH.fullmatch(path):
             raise Problem("bad-request", "That is no address of bulk data: the metadata have them.")
         (instance, *_) = await find(desk, holdings, study_uid, series_uid, sop_instance_uid)
+        audit_retrieval(desk, request, "bulk data", [instance])
         parts, syntax = await desk.read(partial(_bulk_parts, desk, request, instance, path.upper()))
         return _answer(desk, request, parts, syntax)
 

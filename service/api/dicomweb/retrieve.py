@@ -17,6 +17,7 @@ from service.api.dicomweb.multipart import Part, file_blocks, multipart_answer, 
 from service.api.dicomweb.objects import describe, opened
 from service.headers import Unreadable
 from service.problems import Problem
+from service.records import AuditEvent
 
 
 def add_retrieval(router: APIRouter, desk: Desk, holdings: Holdings) -> None:
@@ -24,6 +25,7 @@ def add_retrieval(router: APIRouter, desk: Desk, holdings: Holdings) -> None:
 
     async def give(request: Request, *uids: str) -> Response:
         found = await find(desk, holdings, *uids)
+        audit_retrieval(desk, request, "objects", found)
         return answer_instances(desk, found, request, single=len(uids) == 3)
 
     @router.get(STUDY)
@@ -44,6 +46,7 @@ def add_metadata(router: APIRouter, desk: Desk, holdings: Holdings) -> None:
 
     async def tell(request: Request, *uids: str) -> Response:
         found = await find(desk, holdings, *uids)
+        audit_retrieval(desk, request, "metadata", found)
         media_type = choose_json(read_accept(request.headers.get("accept")))
         return stream_answer(desk, _metadata(desk, found, service_url(request)), media_type)
 
@@ -67,6 +70,12 @@ async def find(desk: Desk, holdings: Holdings, *uids: str) -> list[Instance]:
     if not found:
         raise Problem("instance-not-found", "No object of this address is kept here.")
     return found
+
+
+def audit_retrieval(desk: Desk, request: Request, what: str, found: Sequence[Instance]) -> None:
+    """Enter into the audit trail what of a study was asked for; the bytes follow."""
+    about = {"study_uid": found[0].study_uid, "count": len(found)}
+    desk.audit(request, AuditEvent.INSTANCES_TRANSFERRED, f"given over WADO-RS: {what}", **about)
 
 
 def answer_instances(desk: Desk, found: Sequence[Instance], request: Request, *, single: bool) -> StreamingResponse:

@@ -19,6 +19,7 @@ from service.api.dicomweb.holdings import Holdings, Instance, Series, Study
 from service.api.dicomweb.objects import describe, opened
 from service.api.dicomweb.query import Query, read_query
 from service.headers import Unreadable
+from service.records import AuditEvent
 
 MORE: Final = "There are additional results that can be requested"
 
@@ -74,6 +75,7 @@ async def _answer(
     query = read_query(request.query_params.multi_items(), level)
     search = Search(desk, holdings, query, service_url(request), study_uid, series_uid)
     found, more = await desk.read(search.run)
+    desk.audit(request, AuditEvent.QUERY, f"searched over QIDO-RS: {level.plural}, {len(found)} given", study_uid=study_uid)
     response = Response(json.dumps(found), media_type=media_type) if found else Response(status_code=204)
     for text in (*query.warnings, *([MORE] if more else [])):
         response.headers.append("warning", f"299 {service_url(request)}: {text}")

@@ -41,7 +41,7 @@ def test_ready_names_every_part(host: Host) -> None:
     answer = host.client.get("/health/ready")
     assert answer.status_code == 200
     told = {name: part["ok"] for name, part in answer.json()["parts"].items()}
-    assert told == {"database": True, "store": True, "broker": True, "listener": False, "workers": False, "delivery": True}
+    assert told == {"database": True, "store": True, "broker": True, "listener": False, "workers": False, "delivery": True, "audit": True}
     assert host.client.get("/health/live").json() == {"status": "alive"}
 
 

@@ -31,6 +31,7 @@ OPERATIONS = (
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
     ("GET", "/metrics"),
+    ("GET", "/audit"),
     ("GET", "/cases"),
     ("POST", "/cases"),
     ("GET", CASE),

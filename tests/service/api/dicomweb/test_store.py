@@ -22,6 +22,7 @@ from service.errors import Unavailable
 from service.records import State
 from tests.service.api.conftest import Host, make_series
 from tests.service.api.dicomweb.conftest import open_client, part10
+from tests.service.key_objects import OF_INTEREST, SAFETY, key_objects
 
 UID = "1.2.3.8"
 TYPE = 'multipart/related; type="application/dicom"; boundary=b'
@@ -73,6 +74,23 @@ def test_a_series_that_the_client_stores_is_queued_and_comes_back_the_same(host:
 def dataset_digest(file: bytes) -> str:
     """Of a file without preamble and file meta information."""
     return hashlib.sha256(file[144 + int.from_bytes(file[140:144], "little") :]).hexdigest()
+
+
+def test_a_rejection_note_is_carried_out_and_any_other_selection_is_no_image(host: Host) -> None:
+    files = make_series(UID, 14)
+    post(host, body_of(files))
+    instances = [dcmread(io.BytesIO(file)) for file in files]
+    other, note = key_objects(instances, OF_INTEREST), key_objects(instances, SAFETY)
+    answer = outcome(post(host, part10(other), "application/dicom"))
+    assert answer["failed"] == [(other.SOPInstanceUID, 0x0122)]
+    for _ in range(2):
+        told = post(host, part10(note), "application/dicom")
+        assert told.status_code == 200
+        assert outcome(told)["stored"] == [note.SOPInstanceUID]
+        assert "RetrieveURL" not in Dataset.from_json(told.text).ReferencedSOPSequence[0]
+    (case,) = host.book.find_cases(series_uid=UID).items
+    assert (case.state, case.instances) == (State.REJECTED, 0)
+    assert host.client.get(f"/dicomweb/studies/{UID}.900/series/{UID}").status_code == 404
 
 
 def test_one_instance_alone_and_the_same_again(host: Host) -> None:

@@ -1,0 +1,284 @@
+"""Rejection notes that reach us: whole series, some of their instances, nothing that is here, titles that do not reject, damage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom.association import Association
+
+from service.headers import Unreadable, read_file
+from service.records import Book, Case, DeliveryState, LeaseLost, State
+from service.rejecting import read_rejection
+from service.sections import Destination
+from tests.service.casebook import SECRET, instance, output, queue, run
+from tests.service.house import QUIET_S, House, associate, listening, store_bytes
+from tests.service.key_objects import EXPIRED, OF_INTEREST, SAFETY, WORKLIST, key_objects
+from tests.service.series import flair_series, part10
+
+TITLE = "Rejected for Patient Safety Reasons (113037 DCM)"
+TAKING = Destination(name="taking", ae_title="PACS", host="127.0.0.1", port=104, rejection_notes=True)
+PLAIN = Destination(name="plain", ae_title="PACS", host="127.0.0.1", port=105)
+
+
+@pytest.fixture
+def book(book_url: str) -> Iterator[Book]:
+    made = Book(book_url, secret=SECRET, destinations=[TAKING, PLAIN])
+    yield made
+    made.close()
+
+
+def case_of(book: Book, case_id: str) -> Case:
+    found = book.case(case_id)
+    assert found is not None
+    return found
+
+
+def reject(book: Book, *numbers: int, series: str = "1.2.3", study: str = "1.2", code: str = "113037") -> int:
+    references = [(study, series, f"{series}.{number}") for number in numbers]
+    return sum(one.taken for one in book.reject_instances("1.9.9", code, TITLE, references))
+
+
+def sent(book: Book, case_id: str) -> None:
+    for delivery in book.deliveries(case_id):
+        book.delivered(delivery.id)
+
+
+def states(book: Book, case_id: str) -> set[tuple[str, int, str]]:
+    return {(one.destination, one.revision, one.state.value) for one in book.deliveries(case_id)}
+
+
+def test_a_series_that_is_rejected_whole_rejects_its_case_and_withholds_its_results(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    assert reject(book, 1, 2, 3) == 3
+    case = case_of(book, case_id)
+    assert (case.state, case.reason) == (State.REJECTED, f"withdrawn by rejection note 1.9.9: {TITLE}")
+    assert (case.revision, case.instances, case.primary, case.findings) == (2, 0, False, None)
+    assert states(book, case_id) == {("taking", 1, "withheld"), ("plain", 1, "withheld")}
+    assert {one.last_error for one in book.deliveries(case_id)} == {"the series was rejected"}
+    assert book.owed_notes() == [], "nothing was sent"
+    assert book.instance_paths(case_id) == []
+    assert reject(book, 1, 2, 3) == 0, "the note again"
+    assert case_of(book, case_id) == case
+
+
+def test_what_was_delivered_is_to_be_withdrawn_where_notes_are_taken(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    sent(book, case_id)
+    reject(book, 1, 2, 3)
+    (owed,) = book.owed_notes(case_id)
+    assert (owed.kind, owed.revision, owed.source_title, owed.paths, owed.waits) == (
+        "rejection-note.taking",
+        2,
+        "113037",
+        ("outputs/segmentation-1",),
+        False,
+    )
+    assert book.due_deliveries() == [], "not before the note is written"
+    book.write_note(owed, output(2, owed.kind))
+    book.write_note(owed, output(2, owed.kind))
+    (due,) = book.due_deliveries()
+    assert (due.destination, due.output, due.revision) == ("taking", "rejection-note.taking", 2)
+    reject(book, 1)
+    assert book.due_deliveries() == [due], "a rejected case keeps its note"
+    assert book.outputs(case_id)[0].revision == 1
+    assert all(row.kind != owed.kind for row in book.outputs(case_id)), "a note is no result"
+
+
+def test_the_worker_on_a_withdrawn_case_loses_it(book: Book) -> None:
+    case_id = queue(book)
+    lease = book.claim(case_id, "w")
+    assert lease is not None
+    reject(book, 1, 2, 3)
+    with pytest.raises(LeaseLost):
+        book.finish(lease, outputs=[output()], findings={})
+
+
+def test_rejected_instances_stay_out_however_they_come_again(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    sent(book, case_id)
+    assert reject(book, 2) == 1
+    case = case_of(book, case_id)
+    assert (case.state, case.revision, case.instances) == (State.RECEIVING, 2, 2)
+    assert case.history[-1].reason == f"1 instances rejected by rejection note 1.9.9: {TITLE}"
+    assert [owed.paths for owed in book.owed_notes()] == [("outputs/segmentation-1",)], "at once: it was made from what is rejected"
+    (same, other) = book.note_instances([instance(2), instance(2, digest="f" * 64)])
+    assert (same.outcome, other.outcome) == ("repeat", "conflict")
+    assert not book.standing(case_id).uncompared
+    assert case_of(book, case_id).instances == 2
+    assert [row.sop_instance_uid for row in book.headers(case_id)] == ["1.2.3.1", "1.2.3.3"]
+    assert book.queue_case(case_id, "flair", rank=(1,), seen=2)
+    run(book, case_id)
+    assert len(book.owed_notes()) == 1, "one note for one revision"
+
+
+def test_new_instances_of_a_withdrawn_series_begin_a_revision_of_their_own(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    sent(book, case_id)
+    reject(book, 1, 2, 3)
+    (owed,) = book.owed_notes()
+    book.write_note(owed, output(2, owed.kind))
+    sent_note = next(one for one in book.deliveries(case_id) if one.output == owed.kind)
+    book.delivered(sent_note.id)
+    book.note_instances([instance(number) for number in (11, 12)])
+    assert book.queue_case(case_id, "flair", rank=(1,))
+    run(book, case_id)
+    case = case_of(book, case_id)
+    assert (case.state, case.revision, case.instances) == (State.DONE, 2, 2)
+    assert book.owed_notes() == [], "what was withdrawn once is not withdrawn again"
+    assert {(one.destination, one.state) for one in book.deliveries(case_id) if one.output == "segmentation" and one.revision == 2} == {
+        ("taking", DeliveryState.PENDING),
+        ("plain", DeliveryState.PENDING),
+    }
+
+
+def test_a_note_waits_for_what_is_just_being_sent(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    one = next(delivery for delivery in book.deliveries(case_id) if delivery.destination == "taking")
+    claimed = book.claim_delivery(one.id, "s")
+    assert claimed is not None
+    reject(book, 1, 2, 3)
+    (owed,) = book.owed_notes()
+    assert (owed.paths, owed.waits) == ((), True)
+    book.delivered(claimed.id, fence=claimed.fence)
+    (owed,) = book.owed_notes()
+    assert (owed.paths, owed.waits) == (("outputs/segmentation-1",), False)
+
+
+def test_a_new_revision_withdraws_the_one_before_it(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    sent(book, case_id)
+    for number in (4, 5):
+        book.note_instances([instance(number)])
+        assert book.owed_notes() == [], "the old result stays until there is a new one"
+        assert book.queue_case(case_id, "flair", rank=(1,))
+        run(book, case_id)
+        (owed,) = book.owed_notes()
+        assert (owed.revision, owed.source_title, owed.paths) == (number - 2, None, (f"outputs/segmentation-{number - 3}",))
+        book.write_note(owed, output(owed.revision, owed.kind))
+        sent(book, case_id)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path / "data")
+    yield made
+    made.book.close()
+
+
+def flair(house: House) -> Case:
+    """The case that is no key objects'."""
+    (found,) = [case for case in house.cases if case.series_description]
+    return found
+
+
+def test_a_note_that_is_sent_takes_slices_and_the_rest_is_judged_again(house: House) -> None:
+    series = flair_series(20)
+    house.send(series)
+    assert flair(house).state is State.QUEUED
+    (receipt,) = house.send([key_objects(series[7:9], WORKLIST)], association="a2")
+    assert receipt.outcome == "withdrew"
+    house.wait(QUIET_S + 1)
+    held = flair(house)
+    assert (held.state, held.instances, held.revision) == (State.HELD, 18, 2)
+    assert held.reason is not None
+    assert held.reason.startswith("gap after slice 7")
+    house.send([key_objects([series[0]])], association="a3")
+    house.send([key_objects(series[1:])], association="a4")
+    assert flair(house).state is State.REJECTED
+    assert "Rejected for Quality Reasons (113001 DCM)" in str(flair(house).reason)
+    house.book.write_audit()
+    said = [(entry.actor, entry.case_id, entry.count) for entry in house.book.audit_trail().items if "rejection note" in entry.what]
+    assert said == [("SCANNER", held.id, count) for count in (17, 1, 2)]
+
+
+def test_an_end_slice_that_is_rejected_leaves_a_series_that_runs_again(house: House) -> None:
+    series = flair_series(20)
+    house.send(series)
+    house.send([key_objects(series[-1:])], association="a2")
+    house.wait(QUIET_S + 1)
+    assert (flair(house).state, flair(house).revision, flair(house).instances) == (State.QUEUED, 2, 19)
+
+
+@pytest.mark.parametrize("title", [OF_INTEREST, EXPIRED, ("113001", "99LOCAL", "Rejected for Quality Reasons")])
+def test_other_titles_are_recorded_and_discarded(house: House, title: tuple[str, str, str]) -> None:
+    series = flair_series(20)
+    house.send(series)
+    (receipt,) = house.send([key_objects(series, title)], association="a2")
+    assert receipt.outcome == "discarded"
+    assert flair(house).state is State.QUEUED
+
+
+def test_a_note_about_something_else_is_recorded_and_discarded(house: House) -> None:
+    house.send(flair_series(20))
+    (receipt,) = house.send([key_objects(flair_series(3), SAFETY)], association="a2")
+    assert receipt.outcome == "discarded"
+    assert flair(house).state is State.QUEUED
+
+
+def without_references(selection: Dataset) -> None:
+    selection.CurrentRequestedProcedureEvidenceSequence = []
+
+
+def with_no_uid(selection: Dataset) -> None:
+    selection.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[
+        0
+    ].ReferencedSOPInstanceUID = ""
+
+
+def without_title(selection: Dataset) -> None:
+    del selection.ConceptNameCodeSequence
+
+
+def test_a_note_arrives_by_c_store_even_where_other_classes_are_refused_and_damage_is_said(tmp_path: Path) -> None:
+    house = House(tmp_path / "data", calling_ae=[{"title": "SCANNER", "unwanted": "refuse"}])
+    series = flair_series(20)
+    house.send(series)
+    with listening(house) as listener:
+        association = associate(listener, (str(key_objects(series).SOPClassUID), str(ExplicitVRLittleEndian)))
+        for damage in (without_references, with_no_uid, without_title):
+            note = key_objects(series)
+            damage(note)
+            assert send(association, note) == 0xC000
+            assert flair(house).state is State.QUEUED
+        note = key_objects(series)
+        assert send(association, note) == 0x0000
+        assert send(association, note) == 0x0000
+        association.release()
+    assert flair(house).state is State.REJECTED
+    house.book.close()
+
+
+def send(association: Association, note: Dataset) -> int:
+    data = part10(note)
+    _, start = read_file(BytesIO(data))
+    return store_bytes(association, data[start:], str(note.SOPClassUID), str(note.SOPInstanceUID))
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_note_is_read_in_every_syntax(syntax: str) -> None:
+    series = flair_series(2)
+    note = key_objects(series, SAFETY)
+    note.file_meta.TransferSyntaxUID = syntax
+    data = part10(note)
+    stream = BytesIO(data)
+    stream.seek(read_file(BytesIO(data))[1])
+    found = read_rejection(stream, syntax)
+    assert found is not None
+    assert (found.note_uid, found.title) == (note.SOPInstanceUID, TITLE)
+    assert [uid for *_, uid in found.instances] == [one.SOPInstanceUID for one in series]
+
+
+def test_what_is_no_data_set_is_no_note() -> None:
+    with pytest.raises(Unreadable):
+        read_rejection(BytesIO(b"\x40\x00\x43\xa0SQ\x00\x00\xff\xff"), "1.2.840.10008.1.2.1")
