@@ -68,7 +68,7 @@ ENV PATH=/opt/leukoscope/bin:/usr/local/bin:/usr/bin:/bin \
     LEUKOSCOPE_DATA_DIR=/data
 WORKDIR /data
 VOLUME /data
-EXPOSE 8000 11112
+EXPOSE 8000 11112 2762
 STOPSIGNAL SIGTERM
 # For `serve` and `api`. The other parts: docker-compose.yml and deploy/kubernetes/ give their own check, or say why there is none.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 CMD ["python", "/usr/local/lib/leukoscope/probe.py", "api"]

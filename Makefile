@@ -10,8 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Real programs the tests talk to: a PACS, a toolkit, a broker, a database, a checker, a PDF renderer.
-PEERS := orthanc dcmtk redis-server postgresql dicom3tools poppler-utils rsync sqlite3
-PEER_PROGRAMS := Orthanc storescu redis-server dciodvfy pdftoppm rsync sqlite3
+PEERS := orthanc dcmtk openssl redis-server postgresql dicom3tools poppler-utils rsync sqlite3
+PEER_PROGRAMS := Orthanc storescu openssl redis-server dciodvfy pdftoppm rsync sqlite3
 
 help:
 	@echo "make demo | serve | test | check | bench | soak"

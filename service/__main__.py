@@ -49,6 +49,7 @@ def serve() -> None:
     settings = _start()
     served_release(settings)
     _demand_engine(settings)
+    _demand_certificates(settings)
     raise typer.Exit(supervisor.run(settings))
 
 
@@ -87,6 +88,7 @@ def worker(
     else:
         from worker.tasks.delivery import work_on_delivery
 
+        _demand_certificates(settings)
         code = work_on_delivery(settings, concurrency, owner)
     logging.shutdown()
     os._exit(code)  # all work is done: Celery's and the engine's own ends take seconds and change nothing
@@ -102,13 +104,14 @@ def push(
     from rich.console import Console
     from rich.progress import Progress
 
+    from service.calling import Peer
     from service.errors import Rejected
     from worker import send
 
     match = _NODE.fullmatch(to)
     if match is None:
         raise Rejected(f"--to {to}: expected AE@HOST:PORT")
-    peer = send.Peer(match["title"], match["host"].strip("[]"), int(match["port"]), calling_ae)
+    peer = Peer(match["title"], match["host"].strip("[]"), int(match["port"]), calling_ae)
     files = send.read_outgoing(sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder])
     if not files:
         raise Rejected(f"{folder}: no DICOM file there")
@@ -196,11 +199,12 @@ def demo(
     """Show the whole way on this machine: a phantom series is pushed to a service of its own, and everything comes back."""
     from model.phantom import make_phantom
     from service import demo as show
+    from service.calling import Peer
     from worker import send
     from worker.phantom import write_series
 
     def push_files(files: Sequence[Path], title: str, host: str, port: int, on_answer: Callable[[], None]) -> int:
-        answers = send.send(send.Peer(title, host, port, "DEMO"), send.read_outgoing(files), lambda _answer: on_answer())
+        answers = send.send(Peer(title, host, port, "DEMO"), send.read_outgoing(files), lambda _answer: on_answer())
         return sum(answer.category != "Failure" for answer in answers)
 
     raise typer.Exit(show.run(results, seed, show.Cast(make_phantom, write_series, push_files)))
@@ -253,6 +257,13 @@ def _demand_engine(settings: Settings) -> None:
         demand_engine(settings.engine, settings.precision)
     except EngineUnavailable as error:
         raise Misconfigured(f"engine {settings.engine}: {error}") from None
+
+
+def _demand_certificates(settings: Settings) -> None:
+    """Refuse the start where a node that is called with TLS can never be: our own files are missing, or not valid."""
+    from service.tls import demand_files
+
+    demand_files([(f"destination {destination.name}", destination) for destination in settings.destinations])
 
 
 def _expected() -> tuple[type[Exception], ...]:

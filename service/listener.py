@@ -12,10 +12,8 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
@@ -23,14 +21,15 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import build_context
 
+from service.answering import Answer, answering
+from service.callers import REASONS, Caller, find_rule
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
-from service.errors import Rejected, Unavailable
-from service.headers import Mismatch
 from service.intake import Announced, Intake, Source
 from service.presence import Counts
 from service.room import Room
-from service.sections import CallingAE
 from service.settings import Settings
+from service.tls import door_context, fingerprint_of
+from service.tls_server import start_tls_server
 
 LOG = logging.getLogger(__name__)
 
@@ -50,7 +49,6 @@ NETWORK_TIMEOUT_S: Final = 60.0
 HEADER_BYTES: Final = 64 << 20  # on top of the pixels that are allowed
 STOP_LIMIT_S: Final = 10.0
 _IDLE_S: Final = 0.5
-_COMMENT_LENGTH: Final = 64  # PS3.7 C: Error Comment is LO
 
 
 @dataclass
@@ -64,7 +62,7 @@ class _Line:
 
 
 class Listener:
-    """A running provider; `port` is where it listens, `stop` ends it."""
+    """A running provider; `port` is where it listens, `tls_port` where it does with TLS, if at all; `stop` ends it."""
 
     def __init__(self, settings: Settings, intake: Intake, counts: Counts | None = None) -> None:
         self._settings = settings
@@ -83,28 +81,39 @@ class Listener:
         self._entity.acse_timeout = ACSE_TIMEOUT_S
         self._entity.dimse_timeout = NETWORK_TIMEOUT_S
         self._entity.network_timeout = NETWORK_TIMEOUT_S
-        server: Any = self._entity.start_server(
-            (settings.dicom_host, settings.dicom_port),
-            block=False,
-            evt_handlers=self._handlers(),
-            contexts=[build_context(VERIFICATION)],
-        )
-        self._server = server
-        self.port = int(server.server_address[1])
+        self._servers: list[Any] = []
+        try:
+            self._listen()
+        except BaseException:
+            self._entity.shutdown()
+            raise
+        self.port, self.tls_port = [*(int(server.server_address[1]) for server in self._servers), None][:2]
+
+    def _listen(self) -> None:
+        """Open the port, and the one for TLS: one entity with one limit of associations, one intake, one end."""
+        settings = self._settings
+        secure = None if settings.dicom_tls is None else door_context(settings.dicom_tls)
+        common: dict[str, Any] = {"evt_handlers": self._handlers(), "contexts": [build_context(VERIFICATION)]}
+        self._servers.append(self._entity.start_server((settings.dicom_host, settings.dicom_port), block=False, **common))
+        if settings.dicom_tls is not None and secure is not None:
+            address = (settings.dicom_tls_host, settings.dicom_tls.port)
+            self._servers.append(start_tls_server(self._entity, address, secure, lambda: self._counts.add("associations", "tls"), **common))
 
     def describe(self) -> dict[str, Any]:
         """Tell how it is: where it listens, the associations that are open, and why it takes no more, if so."""
         self._reap()
         with self._lock:
             opened = len(self._lines)
-        return {"address": self._settings.dicom_host, "port": self.port, "associations": opened, "refuses": self._room.why_not()}
+        where = {"address": self._settings.dicom_host, "port": self.port, "tls_port": self.tls_port}
+        return where | {"associations": opened, "refuses": self._room.why_not()}
 
     def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
         """Take no new association, let those that are sending finish within the limit, then abort what is left."""
         if self._stopping:
             return
         self._stopping = True
-        self._server.shutdown()
+        for server in self._servers:
+            server.shutdown()
         deadline = time.monotonic() + limit_s
         while (busy := self._busy()) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -155,14 +164,13 @@ class Listener:
     def _admit(self, association: Any) -> tuple[int, int, int] | None:
         title = str(association.requestor.primitive.calling_ae_title).strip()
         address = str(association.requestor.address_info.address)
-        rule = self._rule_for(title, address)
-        refusal = self._refusal(rule)
-        if rule is None or refusal:
-            LOG.warning("association refused: %s", refusal, extra={"calling_ae": title, "peer": address})
-            self._counts.add("associations", refusal)
-            if rule is None:
-                self._intake.turn_away(Source("", title, address), "calling AE title or address not listed")
-            return REJECT_CALLING if rule is None else REJECT_BUSY
+        caller = Caller(title, address, fingerprint_of(association.dul.socket.socket))
+        rule = find_rule(self._settings.calling_ae, caller)
+        if isinstance(rule, str):
+            self._intake.turn_away(Source("", title, address), REASONS.get(rule, rule))
+            return self._refuse(caller, rule, REJECT_CALLING)
+        if refusal := self._refusal():
+            return self._refuse(caller, refusal, REJECT_BUSY)
         called = str(association.requestor.primitive.called_ae_title).strip()
         if called != self._settings.ae_title:
             LOG.info("called by a title that is not ours", extra={"calling_ae": title, "called_ae": called, "peer": address})
@@ -174,26 +182,18 @@ class Listener:
             self._lines[association] = line
         return None
 
-    def _refusal(self, rule: CallingAE | None) -> str:
-        """Say why not, or nothing. C-ECHO is refused too when the disk is full: an echo that succeeds would promise what C-STORE breaks."""
-        if rule is None:
-            return "calling_ae"
+    def _refuse(self, caller: Caller, why: str, answer: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Write down who is not let in, and why."""
+        fields = {"calling_ae": caller.title, "peer": caller.address, "certificate_sha256": caller.certificate}
+        LOG.warning("association refused: %s", REASONS.get(why, why), extra=fields)
+        self._counts.add("associations", why)
+        return answer
+
+    def _refusal(self) -> str:
+        """Say why nobody is let in now, or nothing. C-ECHO neither when the disk is full: it would promise what C-STORE breaks."""
         if self._stopping:
             return "stopping"
         return "disk_full" if self._room.why_not() else ""
-
-    def _rule_for(self, title: str, address: str) -> CallingAE | None:
-        """Without a list (only possible on loopback) everybody may send."""
-        if not self._settings.calling_ae:
-            return CallingAE(title="ANYBODY")
-        peer = ip_address(address)
-        if isinstance(peer, IPv6Address):  # an IPv4 sender, as a socket for both kinds shows it
-            peer = peer.ipv4_mapped or peer
-        for rule in self._settings.calling_ae:
-            near = rule.address is None or peer in ip_network(rule.address, strict=False)
-            if rule.title == title and near:
-                return rule
-        return None
 
     def _on_data(self, event: Any) -> None:
         line = self._lines.get(event.assoc)
@@ -214,7 +214,7 @@ class Listener:
         if line is None:
             return 0xC211
         line.incoming_bytes, line.working = 0, True
-        answer = _Answer()
+        answer = Answer()
         try:
             with answering(answer, line.sender):
                 request = event.request
@@ -267,37 +267,3 @@ def _acknowledge_at_once(association: Any) -> None:
 def start_listener(settings: Settings, intake: Intake, counts: Counts | None = None) -> Listener:
     """Begin to listen. Raises OSError where the port is taken."""
     return Listener(settings, intake, counts)
-
-
-@dataclass
-class _Answer:
-    code: int = 0x0000
-    comment: str = ""
-
-    def status(self) -> int | Dataset:
-        """PS3.7 C: a failure may carry a comment."""
-        if not self.comment:
-            return self.code
-        status = Dataset()
-        status.Status = self.code
-        status.ErrorComment = self.comment[:_COMMENT_LENGTH]
-        return status
-
-
-@contextmanager
-def answering(answer: _Answer, sender: Source) -> Iterator[None]:
-    """Turn what the intake raises into the status that goes out: the one place where this is done."""
-    try:
-        yield
-    except Mismatch as error:
-        answer.code, answer.comment = 0xA900, error.reason
-    except Rejected as error:
-        answer.code, answer.comment = 0xC000, error.reason
-    except Unavailable as error:
-        answer.code, answer.comment = 0xA700, error.reason
-    except Exception:
-        answer.code, answer.comment = 0xC211, "internal error"
-        LOG.exception("a C-STORE failed", extra={"association": sender.association, "dimse_status": "0xC211"})
-        return
-    if answer.code:
-        LOG.warning("a C-STORE was refused", extra={"association": sender.association, "dimse_status": f"0x{answer.code:04X}"})

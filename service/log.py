@@ -15,8 +15,8 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 FIELDS: Final = frozenset(
     {
-        "association", "attempt", "bytes", "called_ae", "calling_ae", "case_id", "delivery_id", "destination", "dimse_status", "engine",
-        "event",
+        "association", "attempt", "bytes", "called_ae", "calling_ae", "case_id", "certificate_sha256", "delivery_id", "destination",
+        "dimse_status", "engine", "event",
         "files", "frames", "host", "instances", "kind", "method", "part", "peer", "pid", "port", "precision", "problem", "release",
         "revision", "route", "rule", "seconds", "series_uid", "signal", "sop_class_uid", "sop_instance_uid", "stage", "state", "status",
         "study_uid", "token", "version",

@@ -43,7 +43,7 @@ SUMS: Final = {
     "associations": Sum(
         "Requests for an association, by what became of them",
         ("result",),
-        (("accepted",), ("calling_ae",), ("disk_full",), ("too_many",), ("stopping",)),
+        (("accepted",), ("calling_ae",), ("certificate",), ("tls",), ("disk_full",), ("too_many",), ("stopping",)),
     ),
     "c_store_responses": Sum("Answers to C-STORE, by DIMSE status", ("status",), (("0x0000",),)),
     "received_instances": Sum(

@@ -1,11 +1,12 @@
-"""The tables of the settings file: destinations, senders, tokens, retention, segmentation, structure set."""
+"""The tables of the settings file: TLS, destinations, senders, tokens, retention, segmentation, structure set."""
 
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from service import sendable
 from service.rule import Name
@@ -13,6 +14,12 @@ from service.rule import Name
 # PS3.5 6.2, value representation AE: 16 characters, no backslash or control character, not only spaces.
 AETitle = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
+# As `openssl x509 -fingerprint -sha256` writes it, or without the colons.
+Fingerprint = Annotated[
+    str,
+    BeforeValidator(lambda value: value.replace(":", "").lower() if isinstance(value, str) else value),
+    Field(pattern=r"^[0-9a-f]{64}$"),
+]
 
 
 class Section(BaseModel):
@@ -21,7 +28,48 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Destination(Section):
+class DicomTls(Section):
+    """The listener's TLS port: our certificate (with its chain) and key, and who vouches for those who call; all PEM.
+
+    Attributes
+    ----------
+    host : where it listens; without it where the other port does
+    client_ca_file : certificates of authorities, or of the devices themselves
+    """
+
+    port: Port = 2762
+    host: str | None = None
+    certificate_file: Path
+    key_file: Path
+    client_ca_file: Path
+
+
+class Secured(Section):
+    """A node that may be called with TLS.
+
+    Attributes
+    ----------
+    ca_file : who vouches for the node's certificate, or the certificate itself; PEM
+    certificate_file, key_file : what we show where the node demands a certificate
+    """
+
+    tls: bool = False
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if self.tls and self.ca_file is None:
+            raise ValueError("tls needs ca_file: who vouches for the node's certificate")
+        if not self.tls and (self.certificate_file or self.key_file):
+            raise ValueError("certificate_file and key_file need tls = true")
+        if (self.certificate_file is None) is not (self.key_file is None):
+            raise ValueError("certificate_file and key_file go together")
+        return self
+
+
+class Destination(Secured):
     """A DICOM node that is sent results: each of ``outputs`` of every primary case."""
 
     name: Name
@@ -35,10 +83,17 @@ class Destination(Section):
 
 
 class CallingAE(Section):
-    """A peer that may send: its AE title, optionally only from one address, and what is done with classes nobody wants."""
+    """A peer that may send: its AE title, optionally only from one address or with one certificate.
+
+    Attributes
+    ----------
+    certificate_sha256 : of the certificate that this title must show, and no other title may; then it may not come without TLS
+    unwanted : what is done with classes nobody wants
+    """
 
     title: AETitle
     address: str | None = None
+    certificate_sha256: Fingerprint | None = None
     unwanted: Literal["refuse", "discard"] = "discard"
 
     @field_validator("address")

@@ -59,6 +59,7 @@ class _Doors:
     """What is open to the outside, as written to the ports file."""
 
     dicom_port: int | None = None
+    dicom_tls_port: int | None = None
     http_port: int | None = None
 
 
@@ -126,7 +127,8 @@ def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[st
     tells: dict[str, Describe] = {}
     if "listener" in parts:
         listener = stack.enter_context(_listening(settings, intake, counts))
-        doors.dicom_port, tells["listener"] = listener.port, lambda: listener.describe() | {"audit": book.audit_trouble()}
+        doors.dicom_port, doors.dicom_tls_port = listener.port, listener.tls_port
+        tells["listener"] = lambda: listener.describe() | {"audit": book.audit_trouble()}
     if "api" in parts:
         doors.http_port = stack.enter_context(_answering(settings, book, store, intake, own=tells))
         tells["api"] = lambda: {"address": settings.http_host, "port": doors.http_port, "audit": book.audit_trouble()}
@@ -169,6 +171,7 @@ def _describe(settings: Settings, doors: _Doors, children: Sequence[Child]) -> s
             "ae_title": settings.ae_title,
             "dicom_host": settings.dicom_host,
             "dicom_port": doors.dicom_port,
+            "dicom_tls_port": doors.dicom_tls_port,
             "http": None if doors.http_port is None else f"http://{host}:{doors.http_port}",
             "workers": {child.name: child.pid for child in children},
         },
@@ -227,7 +230,8 @@ def _listening(settings: Settings, intake: Intake, counts: Counts) -> Iterator[L
     try:
         server = start_listener(settings, intake, counts)
     except OSError as error:
-        raise Misconfigured(f"DICOM port {settings.dicom_host}:{settings.dicom_port}: {error.strerror}") from None
+        tls = f", or dicom_tls {settings.dicom_tls_host}:{settings.dicom_tls.port}" if settings.dicom_tls else ""
+        raise Misconfigured(f"DICOM port {settings.dicom_host}:{settings.dicom_port}{tls}: {error.strerror}") from None
     try:
         yield server
     finally:

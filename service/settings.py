@@ -15,7 +15,19 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from service.errors import Misconfigured
 from service.rule import Rule
-from service.sections import AETitle, AuditTrail, CallingAE, Destination, Port, Retention, RTStruct, Section, Segmentation, Token
+from service.sections import (
+    AETitle,
+    AuditTrail,
+    CallingAE,
+    Destination,
+    DicomTls,
+    Port,
+    Retention,
+    RTStruct,
+    Section,
+    Segmentation,
+    Token,
+)
 
 PREFIX = "LEUKOSCOPE_"
 CONFIG = PREFIX + "CONFIG"
@@ -37,6 +49,7 @@ class Settings(Section):
     http_port: Port = 8000
     dicom_host: str = "127.0.0.1"
     dicom_port: Port = 11112
+    dicom_tls: DicomTls | None = None
     ae_title: AETitle = "LEUKOSCOPE"
     maximum_associations: Annotated[int, Field(ge=1, le=1000)] = 25
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -86,8 +99,19 @@ class Settings(Section):
     def _check_open_doors(self) -> Self:
         if not is_loopback(self.dicom_host) and not self.calling_ae:
             raise ValueError(f"dicom_host {self.dicom_host} is open to the network: list the senders under [[calling_ae]]")
+        if self.dicom_tls is not None and not is_loopback(self.dicom_tls_host) and not self.calling_ae:
+            raise ValueError(f"dicom_tls.host {self.dicom_tls_host} is open to the network: list the senders under [[calling_ae]]")
         if not is_loopback(self.http_host) and not self.tokens:
             raise ValueError(f"http_host {self.http_host} is open to the network: add API tokens under [[tokens]]")
+        return self
+
+    @model_validator(mode="after")
+    def _check_certificates(self) -> Self:
+        bound = {rule.title for rule in self.calling_ae if rule.certificate_sha256}
+        if bound and self.dicom_tls is None:
+            raise ValueError(f"calling_ae {min(bound)}: certificate_sha256 needs [dicom_tls]")
+        if half := bound & {rule.title for rule in self.calling_ae if not rule.certificate_sha256}:
+            raise ValueError(f"calling_ae {min(half)}: bound to a certificate in one entry and not in another")
         return self
 
     @model_validator(mode="after")
@@ -98,6 +122,11 @@ class Settings(Section):
                 f"retention.keep_free_mb {wanted_mb}: give more than minimum_free_mb {self.minimum_free_mb}, where nothing comes in"
             )
         return self
+
+    @property
+    def dicom_tls_host(self) -> str:
+        """Where the TLS port listens, if there is one."""
+        return (self.dicom_tls.host if self.dicom_tls else None) or self.dicom_host
 
     @property
     def database(self) -> str:
@@ -158,7 +187,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-_LISTS = frozenset({"admission", "audit", "calling_ae", "tokens", "destinations", "retention", "segmentation", "rtstruct"})
+_LISTS = frozenset({"admission", "audit", "calling_ae", "tokens", "destinations", "dicom_tls", "retention", "segmentation", "rtstruct"})
 
 
 def _parse_list(variable: str, text: str) -> Any:

@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import zip_longest
 
-from service.errors import Rejected, Unavailable
+from service.calling import Peer
+from service.errors import Misconfigured, Rejected, Unavailable
 from service.presence import Counts
 from service.records import Actor, AuditEvent, Book, Delivery, LeaseLost, is_note, outbox, utc_now
 from service.sections import Destination
 from service.settings import Settings
 from service.store import Store
+from service.tls import call_context
 from worker.renewal import renewing
-from worker.send import Answer, Broken, Outgoing, Peer, read_outgoing, send
+from worker.send import Answer, Broken, Outgoing, read_outgoing, send
 from worker.withdraw import write_notes
 
 LOG = logging.getLogger(__name__)
@@ -165,16 +167,14 @@ class Sender:
 
     def _send(self, parcels: list[_Parcel]) -> list[_Parcel]:
         """Send over one association, write what became of each, and give those that are to be sent over another."""
-        destination = parcels[0].destination
-        peer = Peer(destination.ae_title, destination.host, destination.port, destination.calling_ae or self._title)
         answers: list[Answer] = []
         left, failure = 0, ""
         try:
             with renewing(lambda: self._renew(parcels), outbox.DELIVERY_LEASE.total_seconds()):
-                send(peer, [parcel.file for parcel in parcels], answers.append)
+                send(self._peer(parcels[0].destination), [parcel.file for parcel in parcels], answers.append)
         except Broken as error:
             left, failure = len(parcels) - len(answers) - 1, str(error)
-        except (Unavailable, Rejected) as error:
+        except (Unavailable, Rejected, Misconfigured) as error:
             failure = str(error)
         tried = parcels[: len(parcels) - left]
         # one pause for all: what failed together is sent together again
@@ -185,6 +185,11 @@ class Sender:
             else:
                 self._settle(parcel.delivery, answer, pause_s)
         return parcels[len(tried) :]
+
+    def _peer(self, destination: Destination) -> Peer:
+        """Who is called, with certificates as they are on disk now: they are renewed while this process runs."""
+        tls = call_context(f"destination {destination.name}", destination)
+        return Peer(destination.ae_title, destination.host, destination.port, destination.calling_ae or self._title, tls)
 
     def _settle(self, delivery: Delivery, answer: Answer, pause_s: float) -> None:
         if answer.category == "Failure":

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, evt
+from pynetdicom import _config
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.status import code_to_category
 
+from service.calling import Peer, associate
 from service.errors import Rejected, Unavailable
 
 # A path is then sent as its own bytes; a Dataset is still encoded for the context that was accepted.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers up to 255
-_CONNECT_S = 10.0
-_ANSWER_S = 60.0
 _CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 
 
 class Broken(Unavailable):
     """The peer ended the association, or did not answer, at the object after the last one answered."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A DICOM node: title, host, port, and the title we call it by."""
-
-    ae_title: str
-    host: str
-    port: int
-    calling_ae: str = "LEUKOSCOPE"
 
 
 @dataclass(frozen=True)
@@ -95,7 +80,7 @@ def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], No
         More kinds of objects than one association can propose.
     """
     answers: list[Answer] = []
-    with associate(peer, files) as association:
+    with associate(peer, _propose(files)) as association:
         for file in files:
             if not association.is_established:
                 raise Broken(f"{peer.ae_title}: the association ended after {len(answers)} of {len(files)} objects")
@@ -107,67 +92,6 @@ def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], No
             if on_answer is not None:
                 on_answer(answer)
     return answers
-
-
-@contextmanager
-def associate(peer: Peer, files: Sequence[Outgoing]) -> Iterator[Association]:
-    """Open an association that proposes what `files` need; released at the end, aborted on an exception."""
-    entity = AE(ae_title=peer.calling_ae)
-    entity.connection_timeout = _CONNECT_S
-    entity.acse_timeout = _CONNECT_S
-    entity.dimse_timeout = _ANSWER_S
-    entity.network_timeout = _ANSWER_S
-    entity.requested_contexts = _propose(files)
-    opened: list[bool] = []
-
-    def note_open(event: evt.Event) -> None:
-        opened.append(True)
-        _send_at_once(event)
-
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, note_open)]
-    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=handlers)
-    if not association.is_established:
-        why = _why_not(association) if opened else "no connection"
-        raise Unavailable(f"{peer.ae_title} at {peer.host}:{peer.port}: {why}")
-    gate = _Gate()
-    association._reactor_checkpoint = gate  # noqa: SLF001
-    gate.held.wait(_CONNECT_S)
-    try:
-        yield association
-    except BaseException:
-        gate.open()
-        association.abort()
-        raise
-    gate.open()
-    association.release()
-
-
-class _Gate(threading.Event):
-    """Keeps pynetdicom's reactor thread out of the way from the first request to the last.
-
-    It is paused and woken around every request, and can pass its checkpoint just as the next request pauses it: it then takes the
-    answer the request waits for, which ends a minute later without one (seen on a loaded machine).
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held = threading.Event()
-        self._closed = True
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Note that the reactor stands still here, and keep it."""
-        self.held.set()
-        return super().wait(timeout)
-
-    def set(self) -> None:
-        """Let the reactor go, but not while the gate is closed."""
-        if not self._closed:
-            super().set()
-
-    def open(self) -> None:
-        """Be an ordinary event from now on."""
-        self._closed = False
-        super().set()
 
 
 def _store(association: Association, file: Outgoing) -> Answer:
@@ -202,19 +126,3 @@ def _propose(files: Sequence[Outgoing]) -> list[PresentationContext]:
         context.transfer_syntax = [syntax]
         contexts.append(context)
     return contexts
-
-
-def _send_at_once(event: evt.Event) -> None:
-    """Switch Nagle's algorithm off: with delayed acknowledgements it costs up to 40 ms an instance."""
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _why_not(association: Association) -> str:
-    if association.is_rejected:
-        return "the association was rejected"
-    refused = sorted({context.abstract_syntax.name for context in association.rejected_contexts if context.abstract_syntax})
-    if refused and not association.accepted_contexts:
-        return f"not accepted there: {', '.join(refused)}"
-    return "the association was aborted"

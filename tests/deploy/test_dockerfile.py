@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.dockerfile import DockerfileError, context_files, read_dockerfile
+from service.sections import DicomTls
 from service.settings import Settings, load_settings
 
 TARGETS = ("cpu", "gpu")
@@ -63,7 +64,8 @@ def test_an_image_keeps_its_doors_on_loopback(dockerfile, target, demand_setting
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_exposes_the_ports_of_the_settings(dockerfile, target):
     ports = {int(word) for word in dockerfile.last(target, "EXPOSE").arguments}
-    assert ports == {Settings.model_fields["http_port"].default, Settings.model_fields["dicom_port"].default}
+    plain = {Settings.model_fields[name].default for name in ("http_port", "dicom_port")}
+    assert ports == plain | {DicomTls.model_fields["port"].default}
 
 
 @pytest.mark.parametrize("target", TARGETS)

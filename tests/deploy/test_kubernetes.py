@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from service.sections import DicomTls
 from service.settings import SettingsError, load_settings
 
 VERSION = "1.34"
@@ -241,6 +243,26 @@ def test_the_example_of_a_secret_has_every_key_that_is_asked_for_and_no_value(ma
         for found in re.finditer(r"'key': '([a-z-]+)', 'name': 'leukoscope'|'name': 'leukoscope', 'key': '([a-z-]+)'", str(document)):
             asked.add(found[1] or found[2])
     assert asked == set(example)
+
+
+def test_the_component_for_tls_opens_the_port_of_the_settings_from_the_pod_to_the_network(folder, tmp_path):
+    """Built beside the folder: kustomize reads nothing above the one it is given but by relative paths."""
+    shutil.copytree(folder, tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes/overlays/cpu/kustomization.yaml"
+    overlay.write_text(overlay.read_text().replace("components:", "components:\n  - ../../components/dicom-tls"))
+    kubectl = Path(sys.executable).with_name("kubectl")
+    done = subprocess.run([kubectl, "kustomize", str(overlay.parent)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(done.stdout)}
+    for document in found.values():
+        check(document)
+    port = DicomTls.model_fields["port"].default
+    (container,) = pod_of(found["Deployment", "listener"])["containers"]
+    assert {one["name"]: one["containerPort"] for one in container["ports"]} == {"dicom": 11112, "dicom-tls": port}
+    assert "/etc/leukoscope-tls" in {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {one["port"]: one["targetPort"] for one in found["Service", "listener"]["spec"]["ports"]} == {11112: "dicom", port: "dicom-tls"}
+    (rule,) = found["NetworkPolicy", "senders"]["spec"]["ingress"]
+    assert {one["port"] for one in rule["ports"]} == {11112, port}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

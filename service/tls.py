@@ -1,0 +1,164 @@
+"""TLS for DICOM, in and out: contexts made of the files that the settings name, and looked at before anybody connects.
+
+References
+----------
+PS3.15 B.12 (BCP 195, RFC 8996 and 9325), B.10
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from service.errors import Misconfigured
+from service.sections import DicomTls, Secured
+
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # RFC 9325 4.2, for TLS 1.2; those of TLS 1.3 are all fit
+_ROUNDS: Final = 4
+
+
+def door_context(chosen: DicomTls) -> ssl.SSLContext:
+    """
+    Make the context of the listener's own TLS port: our certificate, and certificates demanded of those who call.
+
+    Raises
+    ------
+    Misconfigured
+        A file is missing or not readable, the key does not fit, the certificate is not valid now or not for a server.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    # A session that is resumed would bring a certificate that nobody looks at again.
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    _load_own(context, "dicom_tls", chosen.certificate_file, chosen.key_file, serving=True)
+    _load_authorities(context, f"dicom_tls.client_ca_file {chosen.client_ca_file}", chosen.client_ca_file)
+    return context
+
+
+def call_context(where: str, peer: Secured) -> ssl.SSLContext | None:
+    """
+    Make the context for calling a node, None where it is called without TLS. The node's certificate must name its host.
+
+    Parameters
+    ----------
+    where : what the settings call the node, for the line that tells what is wrong
+
+    Raises
+    ------
+    Misconfigured
+        As for `door_context`; of our own certificate that it is not for a client.
+    """
+    if not peer.tls or peer.ca_file is None:
+        return None
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    _load_authorities(context, f"{where}: ca_file {peer.ca_file}", peer.ca_file)
+    if peer.certificate_file is not None and peer.key_file is not None:
+        _load_own(context, where, peer.certificate_file, peer.key_file, serving=False)
+    return context
+
+
+def demand_files(peers: Sequence[tuple[str, Secured]]) -> None:
+    """Raise Misconfigured unless every node that is called with TLS could be, as far as our own files go."""
+    for where, peer in peers:
+        call_context(where, peer)
+
+
+def watch_handshakes(context: ssl.SSLContext, told: Callable[[str], None]) -> None:
+    """Have the reason told when a handshake fails: what opens the connection keeps it to itself."""
+
+    class Telling(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            try:
+                super().do_handshake(block)
+            except OSError as error:
+                told(reason_of(error))
+                raise
+
+    context.sslsocket_class = Telling
+
+
+def reason_of(error: OSError) -> str:
+    """Say why a handshake failed, in words that name nobody."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not accepted: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "the TLS handshake was not finished in time"
+    if isinstance(error, ssl.SSLEOFError | ConnectionError):
+        return "the connection was closed during the TLS handshake"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or 'failed').replace('_', ' ').lower()}"
+    return f"TLS: {error.strerror}"
+
+
+def fingerprint_of(connection: socket.socket | None) -> str | None:
+    """Give the SHA-256 of the peer's certificate as 64 hexadecimal digits, None where the connection is not TLS."""
+    if not isinstance(connection, ssl.SSLSocket):
+        return None
+    certificate = connection.getpeercert(binary_form=True)
+    return hashlib.sha256(certificate).hexdigest() if certificate else None
+
+
+def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a device's own certificate may be listed instead of an authority
+    return context
+
+
+def _load_authorities(context: ssl.SSLContext, named: str, path: Path) -> None:
+    _demand_readable(named, path)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        raise Misconfigured(f"{named}: holds no certificate in PEM") from None
+
+
+def _load_own(context: ssl.SSLContext, where: str, certificate: Path, key: Path, *, serving: bool) -> None:
+    named = f"{where}: certificate_file {certificate}"
+    _demand_readable(named, certificate)
+    _demand_readable(f"{where}: key_file {key}", key)
+    try:
+        # An empty password, or OpenSSL asks for one at the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise Misconfigured(f"{where}: key_file {key} is not the key of certificate_file {certificate}") from None
+        raise Misconfigured(f"{named} and key_file {key}: not a certificate and a key in PEM, without a password") from None
+    try:
+        _try_out(certificate, key, serving=serving)
+    except ssl.SSLCertVerificationError as error:
+        raise Misconfigured(f"{named}: {error.verify_message}") from None
+
+
+def _try_out(certificate: Path, key: Path, *, serving: bool) -> None:
+    """Let a peer that trusts just this certificate look at it, in memory: its dates and what it is for."""
+    ends = {}
+    for is_server in (True, False):
+        context = _context(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        looks = is_server is not serving
+        context.verify_mode = ssl.CERT_REQUIRED if looks else ssl.CERT_NONE
+        context.load_verify_locations(certificate)
+        context.load_cert_chain(certificate, key, password="")
+        ends[is_server] = context
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server, client = ends[True].wrap_bio(up, down, server_side=True), ends[False].wrap_bio(down, up)
+    for _ in range(_ROUNDS):
+        for end in (client, server):
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+
+
+def _demand_readable(named: str, path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise Misconfigured(f"{named}: {error.strerror}") from None
