@@ -110,7 +110,7 @@ def test_the_scans_beside_the_project_are_found(shared_data):
     assert len(open_ms_shapes(shared_data / "open_ms")) == 29
 
 
-@pytest.mark.parametrize("name", ["release-0.3.0.yaml", "release-0.3.0-confluent.yaml"])
+@pytest.mark.parametrize("name", ["release-0.3.0.yaml", "release-0.4.0.yaml", "release-0.4.0-confluent.yaml"])
 def test_shipped_configurations_read_and_keep_left_out_patients_out(name):
     config = read_config(CONFIGURATIONS / name)
     left_out = {patient.split("/")[1] for patient in config.folds if patient.startswith("open_ms/")}
