@@ -12,8 +12,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final
@@ -23,9 +22,9 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import build_context
 
+from service.answering import Answer, answering
+from service.commitment import Reports
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
-from service.errors import Rejected, Unavailable
-from service.headers import Mismatch
 from service.intake import Announced, Intake, Source
 from service.presence import Counts
 from service.room import Room
@@ -50,7 +49,6 @@ NETWORK_TIMEOUT_S: Final = 60.0
 HEADER_BYTES: Final = 64 << 20  # on top of the pixels that are allowed
 STOP_LIMIT_S: Final = 10.0
 _IDLE_S: Final = 0.5
-_COMMENT_LENGTH: Final = 64  # PS3.7 C: Error Comment is LO
 
 
 @dataclass
@@ -66,8 +64,9 @@ class _Line:
 class Listener:
     """A running provider; `port` is where it listens, `stop` ends it."""
 
-    def __init__(self, settings: Settings, intake: Intake, counts: Counts | None = None) -> None:
+    def __init__(self, settings: Settings, intake: Intake, counts: Counts | None = None, reports: Reports | None = None) -> None:
         self._settings = settings
+        self._reports = reports
         self._intake = intake
         self._counts = counts if counts is not None else Counts()
         self._room = Room(intake.check_space)
@@ -130,6 +129,7 @@ class Listener:
             (evt.EVT_DATA_RECV, self._on_data),
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
             (evt.EVT_ACSE_RECV, self._on_control),
             (evt.EVT_ABORTED, lambda event: self._close(event.assoc, clean=False)),
             (evt.EVT_CONN_CLOSE, self._on_gone),
@@ -165,7 +165,8 @@ class Listener:
         if called != self._settings.ae_title:
             LOG.info("called by a title that is not ours", extra={"calling_ae": title, "called_ae": called, "peer": address})
         proposed = association.requestor.primitive.presentation_context_definition_list
-        association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard")
+        reports = self._reports is not None and self._reports.awaited_from(title)
+        association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard", reports=reports)
         self._reap()
         line = _Line(Source(f"{self._run}-{next(self._numbers)}", title, address))
         with self._lock:
@@ -212,7 +213,7 @@ class Listener:
         if line is None:
             return 0xC211
         line.incoming_bytes, line.working = 0, True
-        answer = _Answer()
+        answer = Answer()
         try:
             with answering(answer, line.sender):
                 request = event.request
@@ -225,6 +226,13 @@ class Listener:
             line.working, line.heard_at = False, time.monotonic()
         self._counts.add("c_store_responses", f"0x{answer.code:04X}")
         return answer.status()
+
+    def _on_report(self, event: Any) -> tuple[int, None]:
+        line = self._lines.get(event.assoc)
+        if line is None or self._reports is None:
+            return 0x0110, None
+        line.incoming_bytes = 0
+        return self._reports.take(event, line.sender.calling_ae), None
 
     def _on_control(self, event: Any) -> None:
         """The series are judged on the request to release, before it is answered: the connection may be gone right after the answer."""
@@ -262,40 +270,6 @@ def _acknowledge_at_once(association: Any) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-def start_listener(settings: Settings, intake: Intake, counts: Counts | None = None) -> Listener:
+def start_listener(settings: Settings, intake: Intake, counts: Counts | None = None, reports: Reports | None = None) -> Listener:
     """Begin to listen. Raises OSError where the port is taken."""
-    return Listener(settings, intake, counts)
-
-
-@dataclass
-class _Answer:
-    code: int = 0x0000
-    comment: str = ""
-
-    def status(self) -> int | Dataset:
-        """PS3.7 C: a failure may carry a comment."""
-        if not self.comment:
-            return self.code
-        status = Dataset()
-        status.Status = self.code
-        status.ErrorComment = self.comment[:_COMMENT_LENGTH]
-        return status
-
-
-@contextmanager
-def answering(answer: _Answer, sender: Source) -> Iterator[None]:
-    """Turn what the intake raises into the status that goes out: the one place where this is done."""
-    try:
-        yield
-    except Mismatch as error:
-        answer.code, answer.comment = 0xA900, error.reason
-    except Rejected as error:
-        answer.code, answer.comment = 0xC000, error.reason
-    except Unavailable as error:
-        answer.code, answer.comment = 0xA700, error.reason
-    except Exception:
-        answer.code, answer.comment = 0xC211, "internal error"
-        LOG.exception("a C-STORE failed", extra={"association": sender.association, "dimse_status": "0xC211"})
-        return
-    if answer.code:
-        LOG.warning("a C-STORE was refused", extra={"association": sender.association, "dimse_status": f"0x{answer.code:04X}"})
+    return Listener(settings, intake, counts, reports)

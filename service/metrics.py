@@ -51,6 +51,7 @@ SUMS: Final = {
     ),
     "received_bytes": Sum("Bytes of encoded data sets taken in, by door", ("door",), (("dicom",), ("rest",))),
     "delivery_attempts": Sum("Attempts to send a result, by destination and result", ("destination", "result")),
+    "commitments": Sum("Results by what became of asking the destination to commit to them", ("destination", "result")),
     "retention_cases": Sum("Cases removed by the retention", (), ((),)),
     "retention_bytes": Sum("Bytes of files removed by the retention", (), ((),)),
 }

@@ -31,6 +31,7 @@ class Destination(Section):
     calling_ae: AETitle | None = None
     outputs: tuple[sendable.Sendable, ...] = sendable.DEFAULT
     empty_segmentation: bool = False  # viewers have hung on a SEG without a voxel
+    storage_commitment: bool = False
 
 
 class CallingAE(Section):

@@ -23,6 +23,7 @@ from pathlib import Path
 from service import records
 from service.api import make_api, start_api
 from service.children import Child
+from service.commitment import Reports
 from service.errors import Misconfigured, Unavailable
 from service.intake import Intake
 from service.listener import Listener, start_listener
@@ -115,7 +116,8 @@ def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[st
     doors = _Doors()
     tells: dict[str, Describe] = {}
     if "listener" in parts:
-        listener = stack.enter_context(_listening(settings, intake, counts))
+        reports = Reports(book, settings.destinations, counts)
+        listener = stack.enter_context(_listening(settings, intake, counts, reports))
         doors.dicom_port, tells["listener"] = listener.port, listener.describe
     if "api" in parts:
         doors.http_port = stack.enter_context(_answering(settings, book, store, intake, own=tells))
@@ -212,9 +214,9 @@ def _reclaim(settings: Settings, book: Book, pid: int | None = None) -> None:
 
 
 @contextmanager
-def _listening(settings: Settings, intake: Intake, counts: Counts) -> Iterator[Listener]:
+def _listening(settings: Settings, intake: Intake, counts: Counts, reports: Reports) -> Iterator[Listener]:
     try:
-        server = start_listener(settings, intake, counts)
+        server = start_listener(settings, intake, counts, reports)
     except OSError as error:
         raise Misconfigured(f"DICOM port {settings.dicom_host}:{settings.dicom_port}: {error.strerror}") from None
     try:

@@ -1,33 +1,36 @@
 """The outbox's sender: each due result to its destination, by C-STORE, until the destination has it or a week is over.
 
-What a case has for a destination goes over one association; the outcome is each object's own.
+What a case has for a destination goes over one association; the outcome is each object's own. A destination that commits to keep what it
+has is asked to right after.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import zip_longest
+from itertools import islice
 
 from service.errors import Rejected, Unavailable
 from service.presence import Counts
-from service.records import Book, Delivery, LeaseLost, outbox, utc_now
-from service.sections import Destination
+from service.records import Book, Delivery, DeliveryState, LeaseLost, outbox, utc_now
+from service.records.outbox import LONGEST_PAUSE_S, pause_after
 from service.settings import Settings
 from service.store import Store
+from worker.asking import Asker
+from worker.parcels import Parcel, pack, peer_of
 from worker.renewal import renewing
-from worker.send import Answer, Broken, Outgoing, Peer, read_outgoing, send
+from worker.send import Answer, Broken, send
+
+__all__ = ["LONGEST_PAUSE_S", "Sender", "pause_after"]
 
 LOG = logging.getLogger(__name__)
-FIRST_PAUSE_S = 2.0
-LONGEST_PAUSE_S = 15 * 60.0
 _FIRST = "segmentation"
+_BADNESS = {"Success": 0, "Warning": 1, "Failure": 2}
 
 
 @dataclass
@@ -62,15 +65,6 @@ class _Line:
             self.served = False
 
 
-@dataclass(frozen=True)
-class _Parcel:
-    """A delivery that can be sent: where to, and its file."""
-
-    delivery: Delivery
-    destination: Destination
-    file: Outgoing
-
-
 class Sender:
     """Sends what the outbox holds. One per process, used by many threads."""
 
@@ -81,6 +75,7 @@ class Sender:
         self._store = store
         self._owner = owner
         self._counts = counts if counts is not None else Counts()
+        self._asker = Asker(settings, book, store, owner, self._counts)
         self._lines: dict[str, _Line] = {}
         self._guard = threading.Lock()
 
@@ -134,64 +129,72 @@ class Sender:
 
     def _attempt(self, batch: list[Delivery]) -> None:
         """Claim and send what is still due; an object at which the peer hangs up does not keep back those after it."""
-        claimed = [delivery for due in batch if (delivery := self._book.claim_delivery(due.id, self._owner))]
+        name = batch[0].destination
+        unsent = [one for one in batch if one.state is DeliveryState.PENDING]
+        claimed = [delivery for one in unsent if (delivery := self._book.claim_delivery(one.id, self._owner))]
         waiting = [parcel for delivery in claimed if (parcel := self._pack(delivery))]
         while waiting:
             waiting = self._send(waiting)
+        destination = self._destinations.get(name)
+        if len(unsent) < len(batch) or (destination is not None and destination.storage_commitment):
+            self._asker.ask(batch[0].case_id, name, destination)
 
-    def _renew(self, parcels: list[_Parcel]) -> None:
+    def _renew(self, parcels: list[Parcel]) -> None:
         for parcel in parcels:
             with suppress(LeaseLost):
                 self._book.renew_delivery(parcel.delivery)
 
-    def _pack(self, delivery: Delivery) -> _Parcel | None:
-        """Find the file of a delivery; without one the delivery is given up or put off."""
+    def _pack(self, delivery: Delivery) -> Parcel | None:
+        """Find the files of a delivery; without them the delivery is given up or put off."""
         destination = self._destinations.get(delivery.destination)
         try:
-            if destination is None or delivery.sop_class_uid is None:
-                self._give_up(delivery, "the destination is no longer in the settings" if destination is None else "not a DICOM object")
-                return None
-            files = read_outgoing([self._store.path_of(delivery.path)])
-        except OSError as error:
-            self._postpone(delivery, f"the result cannot be read: {error.strerror}", pause_after(delivery.attempts))
-            return None
-        if not files:
-            self._postpone(delivery, "the result is not in the store", pause_after(delivery.attempts))
-            return None
-        return _Parcel(delivery, destination, files[0])
+            if destination is None:
+                raise Rejected("the destination is no longer in the settings")
+            return pack(delivery, destination, self._store)
+        except Rejected as error:
+            self._give_up(delivery, error.reason)
+        except Unavailable as error:
+            self._postpone(delivery, error.reason, pause_after(delivery.attempts))
+        return None
 
-    def _send(self, parcels: list[_Parcel]) -> list[_Parcel]:
+    def _send(self, parcels: list[Parcel]) -> list[Parcel]:
         """Send over one association, write what became of each, and give those that are to be sent over another."""
-        destination = parcels[0].destination
-        peer = Peer(destination.ae_title, destination.host, destination.port, destination.calling_ae or self._title)
+        peer = peer_of(parcels[0].destination, self._title)
         answers: list[Answer] = []
-        left, failure = 0, ""
+        broken, failure = False, ""
         try:
             with renewing(lambda: self._renew(parcels), outbox.DELIVERY_LEASE.total_seconds()):
-                send(peer, [parcel.file for parcel in parcels], answers.append)
+                send(peer, [file for parcel in parcels for file in parcel.files], answers.append)
         except Broken as error:
-            left, failure = len(parcels) - len(answers) - 1, str(error)
+            broken, failure = True, str(error)
         except (Unavailable, Rejected) as error:
             failure = str(error)
-        tried = parcels[: len(parcels) - left]
+        given = iter(answers)
+        answered = [(parcel, list(islice(given, len(parcel.files)))) for parcel in parcels]
+        whole = [(parcel, own) for parcel, own in answered if len(own) == len(parcel.files)]
+        cut = parcels[len(whole) :]
+        tried = parcels[: len(whole) + 1] if broken else parcels
         # one pause for all: what failed together is sent together again
         pause_s = pause_after(max(parcel.delivery.attempts for parcel in tried))
-        for parcel, answer in zip_longest(tried, answers):
-            if answer is None:
-                self._postpone(parcel.delivery, failure, pause_s)
-            else:
-                self._settle(parcel.delivery, answer, pause_s)
+        for parcel, own in whole:
+            self._settle(parcel, own, pause_s)
+        for parcel in cut[: len(tried) - len(whole)]:
+            self._postpone(parcel.delivery, failure, pause_s)
         return parcels[len(tried) :]
 
-    def _settle(self, delivery: Delivery, answer: Answer, pause_s: float) -> None:
-        if answer.category == "Failure":
-            self._postpone(delivery, _describe(answer), pause_s, shown="refused", dimse_status=answer.status)
+    def _settle(self, parcel: Parcel, answers: list[Answer], pause_s: float) -> None:
+        """Write what became of a delivery: the worst that became of its files."""
+        delivery = parcel.delivery
+        worst = max(answers, key=lambda answer: _BADNESS[answer.category])
+        if worst.category == "Failure":
+            self._postpone(delivery, _describe(worst), pause_s, shown="refused", dimse_status=worst.status)
             return
-        warning = _describe(answer) if answer.category == "Warning" else None
+        warning = _describe(worst) if worst.category == "Warning" else None
+        ask_at = utc_now() if parcel.destination.storage_commitment else None
         with _owned(delivery):
-            self._book.delivered(delivery.id, warning=warning, fence=delivery.fence)
+            self._book.delivered(delivery.id, warning=warning, ask_at=ask_at, fence=delivery.fence)
             self._counts.add("delivery_attempts", delivery.destination, "sent")
-            LOG.info("delivered", extra=_fields(delivery) | {"dimse_status": answer.status})
+            LOG.info("delivered", extra=_fields(delivery) | {"dimse_status": worst.status})
 
     def _give_up(self, delivery: Delivery, why: str) -> None:
         with _owned(delivery):
@@ -218,12 +221,6 @@ def _owned(delivery: Delivery) -> Iterator[None]:
 
 def _fields(delivery: Delivery) -> dict[str, object]:
     return {"case_id": delivery.case_id, "destination": delivery.destination, "kind": delivery.output, "delivery_id": delivery.id}
-
-
-def pause_after(attempts: int) -> float:
-    """Give the seconds to wait after that many earlier attempts: doubling, at most 15 minutes, with jitter of a half."""
-    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts, 20))
-    return longest * random.uniform(0.5, 1.0)
 
 
 def _describe(answer: Answer) -> str:

@@ -1,16 +1,19 @@
-"""C-STORE as a user of the service (SCU): files go out as they are encoded wherever the peer takes that."""
+"""Associations as a user of services (SCU), and C-STORE over them: files go out as they are encoded wherever the peer takes that."""
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
@@ -23,10 +26,15 @@ from service.errors import Rejected, Unavailable
 # A path is then sent as its own bytes; a Dataset is still encoded for the context that was accepted.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
+_DICOMDIR = "1.2.840.10008.1.3.10"
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers up to 255
 _CONNECT_S = 10.0
 _ANSWER_S = 60.0
 _CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
+
+
+class NotAccepted(Unavailable):
+    """The peer accepts none of the classes that were proposed."""
 
 
 class Broken(Unavailable):
@@ -45,11 +53,20 @@ class Peer:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A Part-10 file and what its file meta information says about it."""
+    """A Part-10 file, or an entry of a zip that is one, and what its file meta information says about it."""
 
     path: Path
     sop_class_uid: UID
+    sop_instance_uid: UID
     transfer_syntax_uid: UID
+    entry: str | None = None
+
+    def open(self) -> IO[bytes]:
+        """Read it from its beginning."""
+        if self.entry is None:
+            return self.path.open("rb")
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.open(self.entry)
 
 
 @dataclass(frozen=True)
@@ -73,13 +90,31 @@ def read_outgoing(paths: Iterable[Path]) -> list[Outgoing]:
     """Keep the Part-10 files among `paths`; other files and a DICOMDIR are left out."""
     found = []
     for path in paths:
-        try:
-            meta = dcmread(path, stop_before_pixels=True, specific_tags=[]).file_meta
-            if meta.MediaStorageSOPClassUID != "1.2.840.10008.1.3.10":
-                found.append(Outgoing(path, UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID)))
-        except (InvalidDicomError, AttributeError, IsADirectoryError):
-            continue
+        with suppress(IsADirectoryError), path.open("rb") as file:
+            found += _describe(file, path)
     return found
+
+
+def read_archive(path: Path) -> list[Outgoing]:
+    """Give the Part-10 files in a zip, by name. Raises OSError where it is no zip."""
+    found = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                with archive.open(name) as file:
+                    found += _describe(file, path, name)
+    except zipfile.BadZipFile as error:
+        raise OSError(errno.EIO, str(error)) from error
+    return found
+
+
+def _describe(file: IO[bytes], path: Path, entry: str | None = None) -> list[Outgoing]:
+    try:
+        meta = dcmread(file, stop_before_pixels=True, specific_tags=[]).file_meta
+        uids = (UID(meta.MediaStorageSOPClassUID), UID(meta.get("MediaStorageSOPInstanceUID", "")), UID(meta.TransferSyntaxUID))
+    except (InvalidDicomError, AttributeError):
+        return []
+    return [] if uids[0] == _DICOMDIR else [Outgoing(path, *uids, entry)]
 
 
 def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], None] | None = None) -> list[Answer]:
@@ -95,7 +130,7 @@ def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], No
         More kinds of objects than one association can propose.
     """
     answers: list[Answer] = []
-    with associate(peer, files) as association:
+    with associate(peer, _propose(files)) as association:
         for file in files:
             if not association.is_established:
                 raise Broken(f"{peer.ae_title}: the association ended after {len(answers)} of {len(files)} objects")
@@ -110,25 +145,32 @@ def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], No
 
 
 @contextmanager
-def associate(peer: Peer, files: Sequence[Outgoing]) -> Iterator[Association]:
-    """Open an association that proposes what `files` need; released at the end, aborted on an exception."""
+def associate(peer: Peer, contexts: list[PresentationContext], handlers: Sequence[Any] = ()) -> Iterator[Association]:
+    """Open an association; released at the end, aborted on an exception. What the peer reports meanwhile goes to `handlers`.
+
+    Raises
+    ------
+    Unavailable
+        The peer could not be reached or refused the association.
+    NotAccepted
+        It accepts nothing of `contexts`.
+    """
     entity = AE(ae_title=peer.calling_ae)
     entity.connection_timeout = _CONNECT_S
     entity.acse_timeout = _CONNECT_S
     entity.dimse_timeout = _ANSWER_S
     entity.network_timeout = _ANSWER_S
-    entity.requested_contexts = _propose(files)
+    entity.requested_contexts = contexts
     opened: list[bool] = []
 
     def note_open(event: evt.Event) -> None:
         opened.append(True)
         _send_at_once(event)
 
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, note_open)]
-    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=handlers)
+    bound: list[Any] = [(evt.EVT_CONN_OPEN, note_open), *handlers]
+    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=bound)
     if not association.is_established:
-        why = _why_not(association) if opened else "no connection"
-        raise Unavailable(f"{peer.ae_title} at {peer.host}:{peer.port}: {why}")
+        raise _why_not(association, f"{peer.ae_title} at {peer.host}:{peer.port}", connected=bool(opened))
     gate = _Gate()
     association._reactor_checkpoint = gate  # noqa: SLF001
     gate.held.wait(_CONNECT_S)
@@ -174,7 +216,7 @@ def _store(association: Association, file: Outgoing) -> Answer:
     accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
     exact = (file.sop_class_uid, file.transfer_syntax_uid) in accepted
     try:
-        status = association.send_c_store(file.path if exact else dcmread(file.path))
+        status = association.send_c_store(file.path if exact and file.entry is None else _read(file))
     except ValueError:
         return Answer(file.path, None, f"{file.sop_class_uid.name} in {file.transfer_syntax_uid.name} is not accepted there")
     except RuntimeError:
@@ -182,6 +224,11 @@ def _store(association: Association, file: Outgoing) -> Answer:
     if "Status" not in status:
         raise Unavailable("the association ended, or no answer came, after an object was sent")
     return Answer(file.path, int(status.Status), str(status.get("ErrorComment", "")))
+
+
+def _read(file: Outgoing) -> Dataset:
+    with file.open() as opened:
+        return dcmread(opened)
 
 
 def _propose(files: Sequence[Outgoing]) -> list[PresentationContext]:
@@ -211,10 +258,12 @@ def _send_at_once(event: evt.Event) -> None:
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _why_not(association: Association) -> str:
+def _why_not(association: Association, node: str, *, connected: bool) -> Unavailable:
+    if not connected:
+        return Unavailable(f"{node}: no connection")
     if association.is_rejected:
-        return "the association was rejected"
+        return Unavailable(f"{node}: the association was rejected")
     refused = sorted({context.abstract_syntax.name for context in association.rejected_contexts if context.abstract_syntax})
     if refused and not association.accepted_contexts:
-        return f"not accepted there: {', '.join(refused)}"
-    return "the association was aborted"
+        return NotAccepted(f"{node}: not accepted there: {', '.join(refused)}")
+    return Unavailable(f"{node}: the association was aborted")
