@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from service.errors import Rejected, Unavailable
 from service.presence import Counts
 from service.records import Book
-from service.sections import Destination
+from service.sections import Destination, Recipient
 
 LOG = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ class _NoSuchEvent(Rejected):
 class Reports:
     """Enters reports into the case book; for any number of associations."""
 
-    def __init__(self, book: Book, destinations: Sequence[Destination], counts: Counts) -> None:
+    def __init__(self, book: Book, destinations: Sequence[Recipient], counts: Counts) -> None:
         self._book = book
         self._counts = counts
-        self._of = {one.name: one.ae_title for one in destinations if one.storage_commitment}
+        self._of = {one.name: one.ae_title for one in destinations if isinstance(one, Destination) and one.storage_commitment}
 
     def awaited_from(self, ae_title: str) -> bool:
         """Tell whether the node of that title is a destination that is asked to commit."""

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from service.errors import Misconfigured
 from service.rule import Rule
-from service.sections import AETitle, CallingAE, Destination, Port, Retention, RTStruct, Section, Token
+from service.sections import AETitle, AnyDestination, CallingAE, Port, Retention, RTStruct, Section, Token
 
 PREFIX = "LEUKOSCOPE_"
 CONFIG = PREFIX + "CONFIG"
@@ -46,7 +46,7 @@ class Settings(Section):
     admission: tuple[Rule, ...] | None = None
     calling_ae: tuple[CallingAE, ...] = ()
     tokens: tuple[Token, ...] = ()
-    destinations: tuple[Destination, ...] = ()
+    destinations: tuple[AnyDestination, ...] = ()
 
     release: str | None = None
     engine: Literal["auto", "openvino-cpu", "onnxruntime-cpu", "onnxruntime-cuda"] = "auto"
@@ -74,7 +74,7 @@ class Settings(Section):
 
     @field_validator("destinations")
     @classmethod
-    def _check_destinations(cls, value: tuple[Destination, ...]) -> tuple[Destination, ...]:
+    def _check_destinations(cls, value: tuple[AnyDestination, ...]) -> tuple[AnyDestination, ...]:
         names = [destination.name for destination in value]
         if len(set(names)) < len(names):
             raise ValueError("two destinations have the same name")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
@@ -57,7 +60,7 @@ def sending(folder, *destinations, listening=False, kinds=("segmentation",), **e
     try:
         case_id = done_case(house.book, folder, kinds=kinds, **elements)
         sender = Sender(house.settings, house.book, house.store, "test:1:")
-        yield Sending(house.book, sender, case_id, listener.port if listener else 0)
+        yield Sending(house.book, sender, case_id, listener.port if listener else 0, folder)
     finally:
         if listener:
             listener.stop(2.0)
@@ -71,6 +74,12 @@ class Sending:
     sender: Sender
     case_id: str
     port: int
+    folder: Path
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(2))
+
+    def another(self):
+        """One more case that is done."""
+        return done_case(self.book, self.folder, next(self.numbers))
 
     def __iter__(self):
         return iter((self.book, self.sender, self.case_id))

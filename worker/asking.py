@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from typing import TypeGuard
 
 from service.commitment import Reports
 from service.errors import Rejected, Unavailable
 from service.presence import Counts
 from service.records import Book, Delivery, DeliveryState, LeaseLost, outbox, utc_now
-from service.sections import Destination
+from service.sections import Destination, Recipient
 from service.settings import Settings
 from service.store import Store
 from worker.commitment import NotOffered, ask
@@ -21,6 +22,11 @@ from worker.renewal import renewing
 
 LOG = logging.getLogger(__name__)
 _SHORTEST_PAUSE_S = 60.0
+
+
+def is_asked(destination: Recipient | None) -> TypeGuard[Destination]:
+    """Tell whether a destination is asked to commit."""
+    return isinstance(destination, Destination) and destination.storage_commitment
 
 
 class Asker:
@@ -33,11 +39,11 @@ class Asker:
         self._owner = owner
         self._counts = counts
 
-    def ask(self, case_id: str, name: str, destination: Destination | None) -> None:
+    def ask(self, case_id: str, name: str, destination: Recipient | None) -> None:
         """Ask for what of a case is due to be committed at a destination, in one transaction. Raises Unavailable (the case book)."""
         due = [one for one in self._book.due_deliveries(case_id=case_id) if one.destination == name and one.state is DeliveryState.SENT]
         claimed = [delivery for one in due if (delivery := self._book.claim_delivery(one.id, self._owner, DeliveryState.SENT))]
-        if destination is None or not destination.storage_commitment:
+        if not is_asked(destination):
             self._book.commitment_refused(claimed, "the settings do not ask for it any more")
             return
         over = [one for one in claimed if one.transaction_uid and utc_now() - one.created_at >= outbox.GIVE_UP_AFTER]
@@ -46,7 +52,7 @@ class Asker:
             LOG.error("given up for want of a commitment", extra={"case_id": case_id, "destination": name})
         parcels = [parcel for one in claimed if one not in over and (parcel := self._pack(one, destination))]
         if parcels:
-            self._ask(parcels)
+            self._ask(parcels, destination)
 
     def _pack(self, delivery: Delivery, destination: Destination) -> Parcel | None:
         try:
@@ -55,8 +61,7 @@ class Asker:
             self._put_off([delivery], error.reason)
             return None
 
-    def _ask(self, parcels: Sequence[Parcel]) -> None:
-        destination = parcels[0].destination
+    def _ask(self, parcels: Sequence[Parcel], destination: Destination) -> None:
         asked = [parcel.delivery for parcel in parcels]
         fields = {"case_id": asked[0].case_id, "destination": destination.name}
         transaction_uid = f"2.25.{uuid.uuid4().int}"

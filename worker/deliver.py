@@ -1,7 +1,7 @@
-"""The outbox's sender: each due result to its destination, by C-STORE, until the destination has it or a week is over.
+"""The outbox's sender: each due result to its destination, by C-STORE or STOW-RS, until the destination has it or a week is over.
 
-What a case has for a destination goes over one association; the outcome is each object's own. A destination that commits to keep what it
-has is asked to right after.
+What a case has for a destination goes over one association or in one request; the outcome is each object's own. A destination that
+commits to keep what it has is asked to right after.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,12 +19,14 @@ from service.errors import Rejected, Unavailable
 from service.presence import Counts
 from service.records import Book, Delivery, DeliveryState, LeaseLost, outbox, utc_now
 from service.records.outbox import LONGEST_PAUSE_S, pause_after
+from service.sections import Destination, Recipient, WebDestination
 from service.settings import Settings
 from service.store import Store
-from worker.asking import Asker
+from worker.asking import Asker, is_asked
 from worker.parcels import Parcel, pack, peer_of
 from worker.renewal import renewing
-from worker.send import Answer, Broken, send
+from worker.send import Answer, Broken, Outgoing, send
+from worker.stow import store
 
 __all__ = ["LONGEST_PAUSE_S", "Sender", "pause_after"]
 
@@ -136,7 +138,7 @@ class Sender:
         while waiting:
             waiting = self._send(waiting)
         destination = self._destinations.get(name)
-        if len(unsent) < len(batch) or (destination is not None and destination.storage_commitment):
+        if len(unsent) < len(batch) or is_asked(destination):
             self._asker.ask(batch[0].case_id, name, destination)
 
     def _renew(self, parcels: list[Parcel]) -> None:
@@ -158,13 +160,13 @@ class Sender:
         return None
 
     def _send(self, parcels: list[Parcel]) -> list[Parcel]:
-        """Send over one association, write what became of each, and give those that are to be sent over another."""
-        peer = peer_of(parcels[0].destination, self._title)
+        """Send over one association or request, write what became of each, and give those that are to be sent over another."""
+        files = [file for parcel in parcels for file in parcel.files]
         answers: list[Answer] = []
         broken, failure = False, ""
         try:
             with renewing(lambda: self._renew(parcels), outbox.DELIVERY_LEASE.total_seconds()):
-                send(peer, [file for parcel in parcels for file in parcel.files], answers.append)
+                self._hand_over(parcels[0].destination, files, answers.append)
         except Broken as error:
             broken, failure = True, str(error)
         except (Unavailable, Rejected) as error:
@@ -182,6 +184,13 @@ class Sender:
             self._postpone(parcel.delivery, failure, pause_s)
         return parcels[len(tried) :]
 
+    def _hand_over(self, destination: Recipient, files: list[Outgoing], on_answer: Callable[[Answer], None]) -> None:
+        """Send files the destination's way; `on_answer` is told of each in their order. Raises Broken, Unavailable, Rejected."""
+        if isinstance(destination, WebDestination):
+            store(destination, files, on_answer)
+        elif isinstance(destination, Destination):
+            send(peer_of(destination, self._title), files, on_answer)
+
     def _settle(self, parcel: Parcel, answers: list[Answer], pause_s: float) -> None:
         """Write what became of a delivery: the worst that became of its files."""
         delivery = parcel.delivery
@@ -190,7 +199,7 @@ class Sender:
             self._postpone(delivery, _describe(worst), pause_s, shown="refused", dimse_status=worst.status)
             return
         warning = _describe(worst) if worst.category == "Warning" else None
-        ask_at = utc_now() if parcel.destination.storage_commitment else None
+        ask_at = utc_now() if is_asked(parcel.destination) else None
         with _owned(delivery):
             self._book.delivered(delivery.id, warning=warning, ask_at=ask_at, fence=delivery.fence)
             self._counts.add("delivery_attempts", delivery.destination, "sent")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from service.errors import Rejected, Unavailable
 from service.records import Delivery
-from service.sections import Destination
+from service.sections import Destination, Recipient
 from service.store import Store
 from worker.send import Outgoing, Peer, read_archive, read_outgoing
 
@@ -16,11 +16,11 @@ class Parcel:
     """A delivery that can be sent: where to, and its files; more than one where the output is a series."""
 
     delivery: Delivery
-    destination: Destination
+    destination: Recipient
     files: tuple[Outgoing, ...]
 
 
-def pack(delivery: Delivery, destination: Destination, store: Store) -> Parcel:
+def pack(delivery: Delivery, destination: Recipient, store: Store) -> Parcel:
     """Find the files of a delivery.
 
     Raises

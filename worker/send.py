@@ -61,6 +61,14 @@ class Outgoing:
     transfer_syntax_uid: UID
     entry: str | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes `open` gives."""
+        if self.entry is None:
+            return self.path.stat().st_size
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.getinfo(self.entry).file_size
+
     def open(self) -> IO[bytes]:
         """Read it from its beginning."""
         if self.entry is None:

@@ -42,7 +42,7 @@ from service.records.rows import (
 from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
 from service.records.upkeep import Part, Upkeep
 from service.records.work import Work
-from service.sections import Destination
+from service.sections import Recipient
 from service.settings import Settings
 
 
@@ -66,7 +66,7 @@ class Book(Arrivals, Resends, Work, Outbox, Commitments, Reading, Kept, Rebuildi
         The database is away.
     """
 
-    def __init__(self, url: str, *, secret: bytes | None = None, destinations: Sequence[Destination] = (), lease_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, secret: bytes | None = None, destinations: Sequence[Recipient] = (), lease_s: float = 30.0) -> None:
         super().__init__(url)
         if secret is not None:
             with self._reading() as connection:

@@ -12,7 +12,7 @@ from service.records.moves import lock_studies
 from service.records.rows import DeliveryState
 from service.records.schema import cases, deliveries, outputs
 from service.records.states import State
-from service.sections import Destination
+from service.sections import Recipient
 
 ELIGIBLE = frozenset({State.RECEIVING, State.QUEUED, State.RUNNING, State.DONE})
 
@@ -26,7 +26,7 @@ def choose_among(rows: Sequence[dict[str, Any]]) -> str | None:
     return str(max(accepted, key=lambda row: list(row["rank"]))["id"])
 
 
-def settle_study(connection: Connection, study_uid: str, destinations: Sequence[Destination], now: datetime) -> str | None:
+def settle_study(connection: Connection, study_uid: str, destinations: Sequence[Recipient], now: datetime) -> str | None:
     """Choose the primary anew; its newest results are due for delivery, what else is undelivered is withheld."""
     rows = lock_studies(connection, [study_uid])
     chosen = choose_among(rows)
@@ -48,7 +48,7 @@ def _withhold(connection: Connection, row: dict[str, Any], now: datetime, *, all
     connection.execute(waiting.values(state=DeliveryState.WITHHELD.value, last_error=reason, next_attempt_at=None, changed_at=now))
 
 
-def _release(connection: Connection, row: dict[str, Any], destinations: Sequence[Destination], now: datetime) -> None:
+def _release(connection: Connection, row: dict[str, Any], destinations: Sequence[Recipient], now: datetime) -> None:
     """Make the outbox rows of a primary's results that are not there yet, and revive those withheld."""
     mine = (deliveries.c.case_id == row["id"], deliveries.c.revision == row["revision"])
     kinds = set(
@@ -82,7 +82,7 @@ def _release(connection: Connection, row: dict[str, Any], destinations: Sequence
                 )
 
 
-def _is_unwanted(destination: Destination, kind: str, row: dict[str, Any]) -> bool:
+def _is_unwanted(destination: Recipient, kind: str, row: dict[str, Any]) -> bool:
     """Tell whether this is a segmentation without a single voxel, on which viewers have hung."""
     findings = row["findings"] or {}
     empty = not findings.get("lesion_count") and not findings.get("tumour_like_volume_ml")
