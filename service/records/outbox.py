@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, exists, or_, select, update
 
 from service.records.database import Ledger
 from service.records.moves import utc_now
 from service.records.rows import Delivery, DeliveryState, LeaseLost
-from service.records.schema import deliveries, outputs
+from service.records.schema import cases, deliveries, outputs
 
 DELIVERY_LEASE = timedelta(seconds=60)
 GIVE_UP_AFTER = timedelta(days=7)
@@ -116,7 +116,10 @@ class Outbox(Ledger):
         self._settle(delivery_id, fence, values)
 
     def resend(self, case_id: str | None = None, now: datetime | None = None, *, destinations: Sequence[str] | None = None) -> int:
-        """Make dead deliveries (of one case or all, to some destinations or all) due again, with a week of their own; gives how many."""
+        """Make dead deliveries (of one case or all, to some destinations or all) due again, with a week of their own; gives how many.
+
+        Those in whose place there is another result now are withheld.
+        """
         now = now or utc_now()
         anew = {"state": DeliveryState.PENDING.value, "next_attempt_at": now, "created_at": now, "changed_at": now, "transaction_uid": None}
         dead = update(deliveries).where(deliveries.c.state == DeliveryState.DEAD.value)
@@ -124,8 +127,12 @@ class Outbox(Ledger):
             dead = dead.where(deliveries.c.case_id == case_id)
         if destinations is not None:
             dead = dead.where(deliveries.c.destination.in_(list(destinations)))
+        mine = and_(cases.c.id == deliveries.c.case_id, cases.c.revision == deliveries.c.revision, cases.c.primary)
+        standing = exists().where(mine)
+        replaced = {"state": DeliveryState.WITHHELD.value, "last_error": "another result took its place", "changed_at": now}
         with self._writing() as connection:
-            return connection.execute(dead.values(**anew)).rowcount
+            connection.execute(dead.where(~standing).values(**replaced))
+            return connection.execute(dead.where(standing).values(**anew)).rowcount
 
     def _settle(self, delivery_id: int, fence: int | None, values: dict[str, Any]) -> None:
         mine = update(deliveries).where(deliveries.c.id == delivery_id)

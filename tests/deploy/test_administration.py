@@ -26,7 +26,7 @@ def exposed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("metrics")
     url = f"sqlite:///{folder / 'book.sqlite'}"
     upgrade(url)
-    book = Book(url)
+    book = Book(url, destinations=[Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)])
     text = Metrics(book, Store(folder), HttpCounts(), "0").expose().decode()
     book.close()
     names = set(re.findall(r"(?m)^(leukoscope_\w+)", text))

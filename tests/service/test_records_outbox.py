@@ -98,6 +98,18 @@ def test_after_a_week_a_delivery_is_dead_until_it_is_resent(book: Book, monkeypa
     assert book.delivery_failed(claimed.id, "refused", late) is DeliveryState.PENDING
 
 
+def test_what_was_given_up_is_not_sent_again_once_another_result_took_its_place(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    book.delivery_dead(book.due_deliveries()[0].id, "refused")
+    book.note_instances([instance(4)])
+    book.queue_case(case_id, "flair", rank=(1,))
+    run(book, case_id)
+    assert states(book, case_id) == [(1, "dead"), (2, "pending")]
+    assert book.resend() == 0
+    assert states(book, case_id) == [(1, "withheld"), (2, "pending")]
+
+
 def test_only_the_primary_of_a_study_is_delivered(book: Book) -> None:
     low, high = queue(book, series="1", rank=(0, 9)), queue(book, series="2", rank=(1, 0))
     run(book, low)
