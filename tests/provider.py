@@ -27,13 +27,14 @@ class Provider:
 
     Attributes
     ----------
-    got : SOP Instance UIDs in the order of their arrival; associations : the classes proposed in each
+    got : SOP Instance UIDs in the order of their arrival; associations : the classes proposed in each; refused : one it does not take
     """
 
     def __init__(self, status=0x0000, syntaxes=(ExplicitVRLittleEndian,), answer=None, classes=tuple(CLASSES.values()), hang_up_at=None):
         self.got = []
         self.associations = []
         self.hang_up_at = hang_up_at
+        self.refused = None
         self.answer = answer
         self.status = status
         entity = AE(ae_title="PACS")
@@ -56,6 +57,8 @@ class Provider:
             return 0x0110
         if self.answer is not None:
             self.answer.wait(20)
+        if event.request.AffectedSOPInstanceUID == self.refused:
+            return 0xC000
         self.got.append(str(event.request.AffectedSOPInstanceUID))
         return self.status
 

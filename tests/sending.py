@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,8 +39,8 @@ def part10(uid, sop_class=SEGMENTATION, **elements):
     return buffer.getvalue()
 
 
-def done_case(book, folder, number=1, kinds=("segmentation",), **elements):
-    """Take a case through to done; its results are 2.25.{number}{place}."""
+def done_case(book, folder, number=1, kinds=("segmentation",), images=(), **elements):
+    """Take a case through to done; its results are 2.25.{number}{place}, `images` the files of an axial series beside them."""
     case_id = queue(book, series=f"1.2.{number}", study=f"1.{number}")
     rows = []
     for place, kind in enumerate(kinds):
@@ -47,18 +48,25 @@ def done_case(book, folder, number=1, kinds=("segmentation",), **elements):
         data = part10(uid, CLASSES[kind], **elements)
         path = Store(folder).put_output(case_id, kind, data)
         rows.append(OutputRow(kind, "application/dicom", path, hashlib.sha256(data).hexdigest(), len(data), 1, CLASSES[kind], uid))
+    if images:
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w") as archive:
+            for place, image in enumerate(images, start=1):
+                archive.writestr(f"{place:04d}.dcm", image)
+        path = Store(folder).put_output(case_id, "resampled.zip", data.getvalue())
+        rows.append(OutputRow("resampled.zip", "application/zip", path, "a" * 64, len(data.getvalue()), 1))
     book.finish(book.claim(case_id, "w"), outputs=rows, findings=FINDINGS)
     return case_id
 
 
 @contextmanager
-def sending(folder, *destinations, listening=False, kinds=("segmentation",), **elements):
+def sending(folder, *destinations, listening=False, kinds=("segmentation",), images=(), **elements):
     """A done case, its book, its sender, and the port of a listener that peers can call back where `listening`."""
     house = House(folder, destinations=destinations)
     reports = Reports(house.book, house.settings.destinations, Counts())
     listener = start_listener(house.settings, house.intake, None, reports) if listening else None
     try:
-        case_id = done_case(house.book, folder, kinds=kinds, **elements)
+        case_id = done_case(house.book, folder, kinds=kinds, images=images, **elements)
         sender = Sender(house.settings, house.book, house.store, "test:1:")
         yield Sending(house.book, sender, case_id, listener.port if listener else 0, folder)
     finally:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from service.errors import Rejected, Unavailable
 from service.records import Delivery
 from service.sections import Destination, Recipient
+from service.sendable import COMPANION
 from service.store import Store
 from worker.send import Outgoing, Peer, read_archive, read_outgoing
 
@@ -30,11 +31,12 @@ def pack(delivery: Delivery, destination: Recipient, store: Store) -> Parcel:
     Rejected
         The output is nothing that can be sent.
     """
-    if delivery.sop_class_uid is None and not delivery.output.endswith(".zip"):
+    series = delivery.output in COMPANION.values()
+    if delivery.sop_class_uid is None and not series:
         raise Rejected("not a DICOM object")
     try:
         path = store.path_of(delivery.path)
-        files = read_archive(path) if delivery.sop_class_uid is None else read_outgoing([path])
+        files = read_archive(path) if series else read_outgoing([path])
     except OSError as error:
         raise Unavailable(f"the result cannot be read: {error.strerror}") from error
     if not files:

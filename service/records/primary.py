@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from service.records.rows import DeliveryState
 from service.records.schema import cases, deliveries, outputs
 from service.records.states import State
 from service.sections import Recipient
+from service.sendable import COMPANION
 
 ELIGIBLE = frozenset({State.RECEIVING, State.QUEUED, State.RUNNING, State.DONE})
 
@@ -64,7 +65,7 @@ def _release(connection: Connection, row: dict[str, Any], destinations: Sequence
         .values(state=DeliveryState.PENDING.value, last_error=None, next_attempt_at=now, changed_at=now)
     )
     for destination in destinations:
-        for kind in dict.fromkeys(destination.outputs):
+        for kind in _wanted(destination):
             if kind in kinds and (destination.name, kind) not in there and not _is_unwanted(destination, kind, row):
                 connection.execute(
                     insert(deliveries).values(
@@ -80,6 +81,14 @@ def _release(connection: Connection, row: dict[str, Any], destinations: Sequence
                         fence=0,
                     )
                 )
+
+
+def _wanted(destination: Recipient) -> Iterator[str]:
+    """Give the outputs in the order they are sent in."""
+    for kind in dict.fromkeys(destination.outputs):
+        if kind in COMPANION:
+            yield COMPANION[kind]
+        yield kind
 
 
 def _is_unwanted(destination: Recipient, kind: str, row: dict[str, Any]) -> bool:

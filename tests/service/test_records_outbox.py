@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -200,6 +201,14 @@ def test_a_destination_gets_what_it_asks_for_if_it_is_there(book: Book) -> None:
     case_id = queue(book)
     run(book, case_id, kinds=("segmentation", "report.dcm"))
     assert [d.output for d in book.deliveries(case_id)] == ["report.dcm"]
+
+
+@pytest.mark.parametrize(("wanted", "made"), [(("segmentation",), []), (("rtstruct",), ["resampled.zip", "rtstruct"])])
+def test_the_series_of_a_structure_set_goes_where_that_goes(book: Book, wanted: tuple[Any, ...], made: list[str]) -> None:
+    book._destinations = (Destination(name="d", ae_title="A", host="h", port=1, outputs=wanted),)
+    case_id = queue(book)
+    run(book, case_id, kinds=("rtstruct", "resampled.zip"))
+    assert [d.output for d in book.deliveries(case_id)] == made
 
 
 def test_a_study_whose_series_were_all_refused_has_no_result(book: Book) -> None:
