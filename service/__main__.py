@@ -261,9 +261,10 @@ def _demand_engine(settings: Settings) -> None:
 
 def _demand_certificates(settings: Settings) -> None:
     """Refuse the start where a node that is called with TLS can never be: our own files are missing, or not valid."""
+    from service.sections import Secured
     from service.tls import demand_files
 
-    demand_files([(f"destination {destination.name}", destination) for destination in settings.destinations])
+    demand_files([(f"destination {node.name}", node) for node in settings.destinations if isinstance(node, Secured)])
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -23,6 +23,7 @@ from pynetdicom.presentation import build_context
 
 from service.answering import Answer, answering
 from service.callers import REASONS, Caller, find_rule
+from service.commitment import Reports
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
 from service.intake import Announced, Intake, Source
 from service.presence import Counts
@@ -64,8 +65,9 @@ class _Line:
 class Listener:
     """A running provider; `port` is where it listens, `tls_port` where it does with TLS, if at all; `stop` ends it."""
 
-    def __init__(self, settings: Settings, intake: Intake, counts: Counts | None = None) -> None:
+    def __init__(self, settings: Settings, intake: Intake, counts: Counts | None = None, reports: Reports | None = None) -> None:
         self._settings = settings
+        self._reports = reports
         self._intake = intake
         self._counts = counts if counts is not None else Counts()
         self._room = Room(intake.check_space)
@@ -139,6 +141,7 @@ class Listener:
             (evt.EVT_DATA_RECV, self._on_data),
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
             (evt.EVT_ACSE_RECV, self._on_control),
             (evt.EVT_ABORTED, lambda event: self._close(event.assoc, clean=False)),
             (evt.EVT_CONN_CLOSE, self._on_gone),
@@ -175,7 +178,8 @@ class Listener:
         if called != self._settings.ae_title:
             LOG.info("called by a title that is not ours", extra={"calling_ae": title, "called_ae": called, "peer": address})
         proposed = association.requestor.primitive.presentation_context_definition_list
-        association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard")
+        reports = self._reports is not None and self._reports.awaited_from(title)
+        association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard", reports=reports)
         self._reap()
         line = _Line(Source(f"{self._run}-{next(self._numbers)}", title, address))
         with self._lock:
@@ -228,6 +232,13 @@ class Listener:
         self._counts.add("c_store_responses", f"0x{answer.code:04X}")
         return answer.status()
 
+    def _on_report(self, event: Any) -> tuple[int, None]:
+        line = self._lines.get(event.assoc)
+        if line is None or self._reports is None:
+            return 0x0110, None
+        line.incoming_bytes = 0
+        return self._reports.take(event, line.sender.calling_ae), None
+
     def _on_control(self, event: Any) -> None:
         """The series are judged on the request to release, before it is answered: the connection may be gone right after the answer."""
         if isinstance(event.primitive, A_RELEASE) and event.primitive.result is None:
@@ -264,6 +275,6 @@ def _acknowledge_at_once(association: Any) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-def start_listener(settings: Settings, intake: Intake, counts: Counts | None = None) -> Listener:
+def start_listener(settings: Settings, intake: Intake, counts: Counts | None = None, reports: Reports | None = None) -> Listener:
     """Begin to listen. Raises OSError where the port is taken."""
-    return Listener(settings, intake, counts)
+    return Listener(settings, intake, counts, reports)

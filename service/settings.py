@@ -17,9 +17,9 @@ from service.errors import Misconfigured
 from service.rule import Rule
 from service.sections import (
     AETitle,
+    AnyDestination,
     AuditTrail,
     CallingAE,
-    Destination,
     DicomTls,
     Port,
     Retention,
@@ -59,7 +59,7 @@ class Settings(Section):
     admission: tuple[Rule, ...] | None = None
     calling_ae: tuple[CallingAE, ...] = ()
     tokens: tuple[Token, ...] = ()
-    destinations: tuple[Destination, ...] = ()
+    destinations: tuple[AnyDestination, ...] = ()
 
     release: str | None = None
     engine: Literal["auto", "openvino-cpu", "onnxruntime-cpu", "onnxruntime-cuda"] = "auto"
@@ -89,7 +89,7 @@ class Settings(Section):
 
     @field_validator("destinations")
     @classmethod
-    def _check_destinations(cls, value: tuple[Destination, ...]) -> tuple[Destination, ...]:
+    def _check_destinations(cls, value: tuple[AnyDestination, ...]) -> tuple[AnyDestination, ...]:
         names = [destination.name for destination in value]
         if len(set(names)) < len(names):
             raise ValueError("two destinations have the same name")

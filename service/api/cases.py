@@ -1,4 +1,4 @@
-"""The case book over HTTP: one case, lists of cases, waiting for a case, running one again."""
+"""The case book over HTTP: one case, lists of cases, waiting for a case, running one again, sending its dead letters again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.api.desk import CASE_ID, Desk
 from service.api.status import FACES, CaseList, CaseStatus, DeliveryStatus, Stage
 from service.api.waiting import Waiters, is_final
 from service.problems import Problem, problem_responses
-from service.records import AuditEvent, Case, Delivery, InvalidTransition, OutputRow, State, UnknownCase
+from service.records import AuditEvent, Case, Delivery, DeliveryState, InvalidTransition, OutputRow, State, UnknownCase
 from service.security import Scope
 
 LONGEST_WAIT_S = 300.0
@@ -33,7 +33,7 @@ CaseId = Annotated[str, Path(pattern=CASE_ID)]
 
 
 def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
-    """List, read and wait need `read`; running a case again needs `submit`."""
+    """List, read and wait need `read`; running a case again, or sending again what was given up, needs `submit`."""
     router = APIRouter(tags=["cases"])
     may_read = [Depends(desk.guard.needs(Scope.READ))]
 
@@ -43,10 +43,12 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
         study_uid: Uid | None = None,
         patient_id: PatientId | None = None,
         state: State | None = None,
+        delivery_state: Annotated[DeliveryState | None, Query(description="Of any of the case's deliveries")] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
         cursor: Cursor | None = None,
     ) -> CaseList:
         filters = {"series_uid": series_uid, "study_uid": study_uid, "patient_id": patient_id, "state": state}
+        filters["delivery_state"] = delivery_state
         return await desk.look(partial(_page, desk, filters, limit, cursor))
 
     @router.get(
@@ -86,7 +88,26 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
         desk.audit(request, AuditEvent.PROCEDURE_RECORD, "case run again", case_id=case_id)
         return await desk.look(partial(status_of, desk, await desk.case(case_id)))
 
+    _add_resending(router, desk)
     return router
+
+
+def _add_resending(router: APIRouter, desk: Desk) -> None:
+    @router.post(
+        "/cases/{case_id}/resend",
+        summary="Send again what was given up of a case",
+        status_code=202,
+        dependencies=[Depends(desk.guard.needs(Scope.SUBMIT))],
+        responses=problem_responses(401, 403, 404, 409),
+    )
+    async def resend_case(request: Request, case_id: CaseId) -> CaseStatus:
+        await desk.case(case_id)
+        names = [one.name for one in desk.settings.destinations]
+        number = await desk.look(partial(desk.book.resend, case_id, destinations=names))
+        if not number:
+            raise Problem("not-resendable", "No result of the case was given up, or its destination is no longer in the settings.")
+        desk.audit(request, AuditEvent.PROCEDURE_RECORD, f"{number} given-up deliveries due again", case_id=case_id)
+        return await desk.look(partial(status_of, desk, await desk.case(case_id)))
 
 
 def _page(desk: Desk, filters: dict[str, Any], limit: int, cursor: str | None) -> CaseList:

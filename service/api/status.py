@@ -62,7 +62,7 @@ class DeliveryStatus(BaseModel):
 
     destination: str
     output: str
-    state: str = Field(description="pending, sent, committed or dead")
+    state: str = Field(description="pending, sent, committed, dead or withheld")
     attempts: int = Field(ge=0)
     next_attempt_at: datetime | None
     last_error: str | None

@@ -12,6 +12,7 @@ from datetime import timedelta
 from service.installation import read_secret
 from service.records.arrivals import Arrivals
 from service.records.audit import Audit, AuditEntry, AuditPage, writing_audit
+from service.records.commitments import Commitments
 from service.records.database import BookOutdated, upgrade
 from service.records.deeds import Actor, AuditEvent, Outcome
 from service.records.kept import Kept, KeptInstance, KeptSeries
@@ -45,11 +46,11 @@ from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, 
 from service.records.upkeep import Part, Upkeep
 from service.records.withdrawal import Withdrawal, Withdrawn
 from service.records.work import Work
-from service.sections import Destination
+from service.sections import Recipient
 from service.settings import Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal, Audit, Notes, Withdrawal):
+class Book(Arrivals, Resends, Work, Outbox, Commitments, Reading, Kept, Rebuilding, Upkeep, Removal, Audit, Notes, Withdrawal):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -69,7 +70,7 @@ class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, R
         The database is away.
     """
 
-    def __init__(self, url: str, *, secret: bytes | None = None, destinations: Sequence[Destination] = (), lease_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, secret: bytes | None = None, destinations: Sequence[Recipient] = (), lease_s: float = 30.0) -> None:
         super().__init__(url)
         if secret is not None:
             with self._reading() as connection:

@@ -18,7 +18,7 @@ from service.records.database import Ledger
 from service.records.moves import utc_now
 from service.records.rows import DeliveryState, OutputRow
 from service.records.schema import cases, deliveries, outputs, rejections
-from service.sections import Destination
+from service.sections import Recipient
 
 NOTE: Final = "rejection-note"
 IS_NOTE: Final = deliveries.c.output.startswith(NOTE)
@@ -62,7 +62,7 @@ def is_note(kind: str) -> bool:
     return kind.startswith(NOTE)
 
 
-def owe_notes(connection: Connection, case: dict[str, Any], destinations: Sequence[Destination], now: datetime) -> None:
+def owe_notes(connection: Connection, case: dict[str, Any], destinations: Sequence[Recipient], now: datetime) -> None:
     """Make the outbox rows of notes for what destinations were sent of earlier revisions of a locked case."""
     for destination in destinations:
         if not destination.rejection_notes or not _sent_before(connection, case["id"], case["revision"], destination.name, now):
@@ -84,15 +84,17 @@ def _sent_before(connection: Connection, case_id: str, revision: int, destinatio
     same = and_(
         outputs.c.case_id == deliveries.c.case_id, outputs.c.revision == deliveries.c.revision, outputs.c.kind == deliveries.c.output
     )
-    at_it = and_(deliveries.c.state.not_in(_HAS_IT), deliveries.c.lease_until > now)
+    # One that was asked for in a transaction was sent, whatever became of the commitment.
+    has_it = or_(deliveries.c.state.in_(_HAS_IT), deliveries.c.transaction_uid.is_not(None))
+    at_it = and_(~has_it, deliveries.c.lease_until > now)
     chosen = (
-        select(outputs.c.path, deliveries.c.state)
+        select(outputs.c.path, at_it.label("at_it"))
         .join(outputs, same)
         .where(mine, ~IS_NOTE, deliveries.c.revision >= first, deliveries.c.revision < revision)
-        .where(or_(deliveries.c.state.in_(_HAS_IT), at_it))
+        .where(or_(has_it, at_it))
         .order_by(deliveries.c.id)
     )
-    return [(row.path, row.state not in _HAS_IT) for row in connection.execute(chosen)]
+    return [(row.path, bool(row.at_it)) for row in connection.execute(chosen)]
 
 
 class Notes(Ledger):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,8 @@ from service.records.notes import IS_NOTE, owe_notes
 from service.records.rows import DeliveryState
 from service.records.schema import cases, deliveries, outputs
 from service.records.states import State
-from service.sections import Destination
+from service.sections import Recipient
+from service.sendable import COMPANION
 
 ELIGIBLE = frozenset({State.RECEIVING, State.QUEUED, State.RUNNING, State.DONE})
 
@@ -27,7 +28,7 @@ def choose_among(rows: Sequence[dict[str, Any]]) -> str | None:
     return str(max(accepted, key=lambda row: list(row["rank"]))["id"])
 
 
-def settle_study(connection: Connection, study_uid: str, destinations: Sequence[Destination], now: datetime) -> str | None:
+def settle_study(connection: Connection, study_uid: str, destinations: Sequence[Recipient], now: datetime) -> str | None:
     """Choose the primary anew; its newest results are due for delivery, what else is undelivered is withheld."""
     rows = lock_studies(connection, [study_uid])
     chosen = choose_among(rows)
@@ -54,7 +55,7 @@ def _withhold(connection: Connection, row: dict[str, Any], now: datetime, *, all
     connection.execute(waiting.values(state=DeliveryState.WITHHELD.value, last_error=reason, next_attempt_at=None, changed_at=now))
 
 
-def _release(connection: Connection, row: dict[str, Any], destinations: Sequence[Destination], now: datetime) -> None:
+def _release(connection: Connection, row: dict[str, Any], destinations: Sequence[Recipient], now: datetime) -> None:
     """Make the outbox rows of a primary's results that are not there yet, and revive those withheld."""
     mine = (deliveries.c.case_id == row["id"], deliveries.c.revision == row["revision"])
     kinds = set(
@@ -70,7 +71,7 @@ def _release(connection: Connection, row: dict[str, Any], destinations: Sequence
         .values(state=DeliveryState.PENDING.value, last_error=None, next_attempt_at=now, changed_at=now)
     )
     for destination in destinations:
-        for kind in dict.fromkeys(destination.outputs):
+        for kind in _wanted(destination):
             if kind in kinds and (destination.name, kind) not in there and not _is_unwanted(destination, kind, row):
                 connection.execute(
                     insert(deliveries).values(
@@ -88,7 +89,15 @@ def _release(connection: Connection, row: dict[str, Any], destinations: Sequence
                 )
 
 
-def _is_unwanted(destination: Destination, kind: str, row: dict[str, Any]) -> bool:
+def _wanted(destination: Recipient) -> Iterator[str]:
+    """Give the outputs in the order they are sent in."""
+    for kind in dict.fromkeys(destination.outputs):
+        if kind in COMPANION:
+            yield COMPANION[kind]
+        yield kind
+
+
+def _is_unwanted(destination: Recipient, kind: str, row: dict[str, Any]) -> bool:
     """Tell whether this is a segmentation without a single voxel, on which viewers have hung."""
     findings = row["findings"] or {}
     empty = not findings.get("lesion_count") and not findings.get("tumour_like_volume_ml")

@@ -17,7 +17,7 @@ from service.records.result_record import ResultRecord
 from service.records.rows import DeliveryState, OutputRow, Verdict
 from service.records.schema import cases, deliveries, instances, outputs
 from service.records.states import Event, State
-from service.sections import Destination
+from service.sections import Recipient
 
 _PAGE = 1000
 
@@ -42,7 +42,7 @@ class Found:
 class Rebuilding(Ledger):
     """For `leukoscope index rebuild`; nothing else may run meanwhile."""
 
-    _destinations: tuple[Destination, ...] = ()
+    _destinations: tuple[Recipient, ...] = ()
     _secret: bytes | None = None
 
     def restore_results(self, study_uid: str, found: Sequence[Found], *, delivered: bool) -> int:

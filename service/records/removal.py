@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, Table, and_, delete, func, insert, select, text
+from sqlalchemy import Connection, Select, Table, and_, delete, func, insert, or_, select, text
 
 from service.records.database import Ledger
 from service.records.moves import lock_studies
@@ -175,11 +176,16 @@ def _judge(connection: Connection, rows: Sequence[dict[str, Any]], cutoff: Cutof
     """
     case_ids = [row["id"] for row in rows]
     of_newest = and_(deliveries.c.case_id == cases.c.id, deliveries.c.revision == cases.c.revision)
-    waiting = select(cases.c.id).join(deliveries, of_newest).where(cases.c.id.in_(case_ids), deliveries.c.state.in_(_UNDELIVERED))
-    undelivered = set(connection.execute(waiting).scalars())
+    # What is sent and has a next attempt is still to be committed.
+    to_commit = and_(deliveries.c.state == DeliveryState.SENT.value, deliveries.c.next_attempt_at.is_not(None))
+    open_ = or_(deliveries.c.state.in_(_UNDELIVERED), to_commit)
+    waiting = select(cases.c.id, deliveries.c.state).join(deliveries, of_newest).where(cases.c.id.in_(case_ids), open_)
+    unsettled: dict[str, set[str]] = defaultdict(set)
+    for case_id, state in connection.execute(waiting):
+        unsettled[case_id].add(state)
     aside = and_(instances.c.aside, instances.c.verdict.is_(None), instances.c.path != "")  # without a file nobody compares it, ever
     compared = set(connection.execute(select(instances.c.case_id).where(instances.c.case_id.in_(case_ids), aside)).scalars())
-    kept = {row["id"]: _why_kept(row, cutoff, undelivered, compared) for row in rows}
+    kept = {row["id"]: _why_kept(row, cutoff, unsettled, compared) for row in rows}
     whole = [row["id"] for row in rows if row["state"] != State.REJECTED.value]
     staying = [kept[case_id] for case_id in whole if kept[case_id]]
     for case_id in whole:
@@ -188,12 +194,12 @@ def _judge(connection: Connection, rows: Sequence[dict[str, Any]], cutoff: Cutof
     return kept
 
 
-def _why_kept(row: dict[str, Any], cutoff: Cutoff, undelivered: Collection[str], compared: Collection[str]) -> str:
+def _why_kept(row: dict[str, Any], cutoff: Cutoff, unsettled: Mapping[str, Collection[str]], compared: Collection[str]) -> str:
     state = State(row["state"])
     if state not in FINAL:
         return f"is {state}"
-    if row["id"] in undelivered:
-        return "results not delivered"
+    if row["id"] in unsettled:
+        return "results not committed" if set(unsettled[row["id"]]) == {DeliveryState.SENT.value} else "results not delivered"
     if row["id"] in compared:
         return "an instance that came again is not compared yet"
     before = cutoff.of(state)

@@ -20,7 +20,7 @@ from service.records.primary import settle_study
 from service.records.rows import Judged, Resend, Standing, Verdict
 from service.records.schema import cases, instances
 from service.records.states import Event
-from service.sections import Destination
+from service.sections import Recipient
 
 FLAGS: Final = {
     Verdict.OTHER_PIXELS: ("other-pixels", "came again with other pixels"),
@@ -41,7 +41,7 @@ _PAIR = and_(_kept.c.case_id == instances.c.case_id, _kept.c.sop_instance_uid ==
 class Resends(Ledger):
     """Versions of instances: compared once, and the last corrected one taken."""
 
-    _destinations: tuple[Destination, ...] = ()
+    _destinations: tuple[Recipient, ...] = ()
     _secret: bytes | None = None
 
     def uncompared(self, case_id: str) -> list[Resend]:

@@ -184,7 +184,10 @@ class OutputRow:
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery is. Withheld: its case is not the study's primary, or a newer revision took its place."""
+    """Where a delivery is. Withheld: its case is not the study's primary, or a newer revision took its place.
+
+    One that is sent and has a next attempt is still to be committed: that is when the destination is asked (again).
+    """
 
     PENDING = "pending"
     SENT = "sent"
@@ -212,6 +215,7 @@ class Delivery:
     sha256: str
     sop_class_uid: str | None
     sop_instance_uid: str | None
+    transaction_uid: str | None
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,9 @@ deliveries = Table(
     Column("fence", Integer, nullable=False),
     Column("lease_owner", Text),
     Column("lease_until", UtcTime),
+    # Storage Commitment: the transaction it was asked for in, and the SOP Instance UIDs that were named for this output.
+    Column("transaction_uid", Uid, index=True),
+    Column("asked_instances", JSON(none_as_null=True)),
     UniqueConstraint("case_id", "revision", "destination", "output"),
     Index("ix_deliveries_state_next_attempt_at", "state", "next_attempt_at"),
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
+from service import commitment
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.admission.rules import RULE_NAMES
 from service.api.dicomweb.attributes import GIVEN, MATCHED, Level
@@ -38,6 +39,11 @@ def test_transfer_syntaxes_in_their_order() -> None:
 
 def test_statuses() -> None:
     assert {int(code, 16): (name, meaning) for code, name, meaning in rows("### 4.3 ")} == STATUSES
+
+
+def test_statuses_of_commitment_reports() -> None:
+    told = [row for row in rows("### 4.9 ") if row[0].startswith("0x")]
+    assert {int(code, 16): (name, meaning) for code, name, meaning in told} == commitment.STATUSES
 
 
 def test_rules_in_their_order() -> None:

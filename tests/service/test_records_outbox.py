@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,18 @@ def test_after_a_week_a_delivery_is_dead_until_it_is_resent(book: Book, monkeypa
     assert book.delivery_failed(claimed.id, "refused", late) is DeliveryState.PENDING
 
 
+def test_what_was_given_up_is_not_sent_again_once_another_result_took_its_place(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    book.delivery_dead(book.due_deliveries()[0].id, "refused")
+    book.note_instances([instance(4)])
+    book.queue_case(case_id, "flair", rank=(1,))
+    run(book, case_id)
+    assert states(book, case_id) == [(1, "dead"), (2, "pending")]
+    assert book.resend() == 0
+    assert states(book, case_id) == [(1, "withheld"), (2, "pending")]
+
+
 def test_only_the_primary_of_a_study_is_delivered(book: Book) -> None:
     low, high = queue(book, series="1", rank=(0, 9)), queue(book, series="2", rank=(1, 0))
     run(book, low)
@@ -188,6 +201,14 @@ def test_a_destination_gets_what_it_asks_for_if_it_is_there(book: Book) -> None:
     case_id = queue(book)
     run(book, case_id, kinds=("segmentation", "report.dcm"))
     assert [d.output for d in book.deliveries(case_id)] == ["report.dcm"]
+
+
+@pytest.mark.parametrize(("wanted", "made"), [(("segmentation",), []), (("rtstruct",), ["resampled.zip", "rtstruct"])])
+def test_the_series_of_a_structure_set_goes_where_that_goes(book: Book, wanted: tuple[Any, ...], made: list[str]) -> None:
+    book._destinations = (Destination(name="d", ae_title="A", host="h", port=1, outputs=wanted),)
+    case_id = queue(book)
+    run(book, case_id, kinds=("rtstruct", "resampled.zip"))
+    assert [d.output for d in book.deliveries(case_id)] == made
 
 
 def test_a_study_whose_series_were_all_refused_has_no_result(book: Book) -> None:

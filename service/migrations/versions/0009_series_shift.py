@@ -1,7 +1,7 @@
 """How far the Series Numbers of a case's results are moved on.
 
 Revision ID: 0009
-Revises: 0004
+Revises: 0007
 """
 
 from __future__ import annotations
