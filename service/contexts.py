@@ -11,6 +11,7 @@ from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from service.admission.refusals import MR_IMAGE_CLASSES
+from service.corrections import SEGMENTATION_CLASSES
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 STORAGE_SERVICE: Final = "1.2.840.10008.4.2"
@@ -33,9 +34,10 @@ TRANSFER_SYNTAXES: Final = {
 }
 
 
-def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -> list[PresentationContext]:
+def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool, corrections: bool = False) -> list[PresentationContext]:
     """
-    Give what we support of what is proposed: verification, MR images, and with `unwanted` every other storage class too.
+    Give what we support of what is proposed: verification, MR images, with `corrections` segmentations, and with `unwanted` every other
+    storage class too.
 
     Private classes count as storage there: scanners put them beside the images (Siemens' CSA Non-Image, Philips' Series Data), and a
     PACS that cannot send one keeps the whole study in its queue.
@@ -48,7 +50,7 @@ def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -
     for uid in {str(context.abstract_syntax) for context in proposed}:
         if uid == VERIFICATION:
             contexts.append(build_context(uid))
-        elif uid in MR_IMAGE_CLASSES or (unwanted and is_storage(uid)):
+        elif uid in MR_IMAGE_CLASSES or (corrections and uid in SEGMENTATION_CLASSES) or (unwanted and is_storage(uid)):
             contexts.append(build_context(uid, list(TRANSFER_SYNTAXES)))
     return contexts
 

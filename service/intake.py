@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -25,13 +26,14 @@ from service import queue
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.commit import GroupCommit
 from service.comparisons import Comparisons
+from service.corrections import Corrections
 from service.errors import Unavailable
 from service.headers import Header, Mismatch, read_file, read_header
 from service.judge import SHORTEST_GAP_WAIT_S, Judge
 from service.presence import Counts
 from service.records import Book, InstanceRow, Noted, State, utc_now
 from service.settings import Settings
-from service.store import Store, StoredInstance
+from service.store import Store, StoredInstance, encode_file_meta
 from service.watches import Watches
 
 LOG = logging.getLogger(__name__)
@@ -64,8 +66,9 @@ class Receipt:
 
     Attributes
     ----------
-    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares) or "discarded" (a class
-        not wanted)
+    case_id : of its series, or of the series that it corrects
+    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares), "correction" (a reader's,
+        for a worker to look at) or "discarded" (a class not wanted)
     """
 
     case_id: str
@@ -95,6 +98,7 @@ class Intake:
         name: str | None = None,
         submit: Callable[[Any, str], Any] = queue.submit,
         submit_comparison: Callable[[Any, str], Any] = queue.submit_comparison,
+        submit_correction: Callable[[Any, str], Any] = queue.submit_correction,
         count_messages: Callable[[Any], int] = queue.count_messages,
         clock: Callable[[], float] = time.monotonic,
         counts: Counts | None = None,
@@ -111,6 +115,7 @@ class Intake:
         self._watches = Watches(settings.quiet_time_s, clock)
         self._judge = Judge(settings, book, self._watches, self._submit)
         self._comparisons = Comparisons(lambda case_id: submit_comparison(app, case_id), clock)
+        self.corrections = Corrections(settings, store, book, lambda case_id: submit_correction(app, case_id))
         self._swept_at = float("-inf")
         self._name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
@@ -143,6 +148,10 @@ class Intake:
             _demand_announced(header, announced)
         stream.seek(start)
         whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
+        corrected = self.corrections.take_object(header, whole, partial(_as_file, header, whole), sender.calling_ae)
+        if corrected is not None:
+            self._counts.add("received_instances", "rest" if announced is None else "dicom", "correction")
+            return _receipt(header, corrected, "correction", State.DONE)
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
         wanted = header.sop_class_uid in MR_IMAGE_CLASSES
         kept = self._keep(header, whole) if wanted else StoredInstance("", hashlib.sha256(whole).hexdigest(), 0)
@@ -156,8 +165,7 @@ class Intake:
         door = "rest" if announced is None else "dicom"
         self._counts.add("received_instances", door, outcome)
         self._counts.add("received_bytes", door, by=len(whole))
-        uids = header.study_uid, header.series_uid, header.sop_class_uid, header.sop_instance_uid
-        return Receipt(noted.case_id, *uids, outcome, noted.state)
+        return _receipt(header, noted.case_id, outcome, noted.state)
 
     def _keep(self, header: Header, whole: bytes) -> StoredInstance:
         return self._store.put_instance(
@@ -215,6 +223,9 @@ class Intake:
         for case_id in self._due(now):
             if not self._submit(case_id):
                 break  # each further try would wait for the same broker, and the quiet times with it
+        for case_id in self._book.due_corrections(now):
+            if not self.corrections.ask(case_id):
+                break
         self._comparisons.ask_again(self._book.cases_to_compare(self._settings.quiet_time_s))
         for waiting in self._book.receiving():
             self._watches.adopt(waiting.study_uid, waiting.series_uid, waiting.case_id, waiting.instances)
@@ -245,6 +256,15 @@ def _demand_announced(header: Header, announced: Announced) -> None:
         raise Mismatch("SOP Class UID differs from the command's")
     if header.sop_instance_uid != announced.sop_instance_uid:
         raise Mismatch("SOP Instance UID differs from the command's")
+
+
+def _receipt(header: Header, case_id: str, outcome: str, state: State) -> Receipt:
+    uids = header.study_uid, header.series_uid, header.sop_class_uid, header.sop_instance_uid
+    return Receipt(case_id, *uids, outcome, state)
+
+
+def _as_file(header: Header, dataset: bytes) -> bytes:
+    return encode_file_meta(header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid) + dataset
 
 
 def _row(header: Header, kept: StoredInstance, sender: Source) -> InstanceRow:

@@ -165,7 +165,8 @@ class Listener:
         if called != self._settings.ae_title:
             LOG.info("called by a title that is not ours", extra={"calling_ae": title, "called_ae": called, "peer": address})
         proposed = association.requestor.primitive.presentation_context_definition_list
-        association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard")
+        corrections = title in self._settings.corrections.calling_ae
+        association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard", corrections=corrections)
         self._reap()
         line = _Line(Source(f"{self._run}-{next(self._numbers)}", title, address))
         with self._lock:

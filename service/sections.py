@@ -87,3 +87,16 @@ class RTStruct(Section):
 
     holes: Literal["keyhole", "xor"] = "keyhole"
     lesion_rois: Annotated[int, Field(ge=0, le=200)] = 0
+
+
+class Corrections(Section):
+    """From whom a segmentation that comes over DICOM counts as a reader's correction of our result; by default from nobody.
+
+    Attributes
+    ----------
+    calling_ae : titles of nodes whose segmentations about a series of ours are corrections
+    http : those that come over STOW-RS or `POST /cases` are too
+    """
+
+    calling_ae: tuple[AETitle, ...] = ()
+    http: bool = False

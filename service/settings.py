@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from service.errors import Misconfigured
 from service.rule import Rule
-from service.sections import AETitle, CallingAE, Destination, Port, Retention, RTStruct, Section, Token
+from service.sections import AETitle, CallingAE, Corrections, Destination, Port, Retention, RTStruct, Section, Token
 
 PREFIX = "LEUKOSCOPE_"
 CONFIG = PREFIX + "CONFIG"
@@ -57,6 +57,7 @@ class Settings(Section):
     sweep_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
 
     rtstruct: RTStruct = RTStruct()
+    corrections: Corrections = Corrections()
 
     minimum_free_mb: Annotated[int, Field(ge=0)] = 512
     retention: Retention = Retention()
@@ -156,7 +157,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-_LISTS = frozenset({"admission", "calling_ae", "tokens", "destinations", "retention", "rtstruct"})
+_LISTS = frozenset({"admission", "calling_ae", "tokens", "destinations", "retention", "rtstruct", "corrections"})
 
 
 def _parse_list(variable: str, text: str) -> Any:

@@ -20,6 +20,7 @@ from service.api.outputs import output_routes
 from service.api.page import page_routes
 from service.api.server import ApiServer, start_api
 from service.api.submission import submission_routes
+from service.api.verdicts import verdict_routes
 from service.api.waiting import Waiters
 from service.health import Check, Health, check_broker, check_database, check_delivery, check_listener, check_store, check_workers
 from service.intake import Intake
@@ -92,6 +93,7 @@ def make_api(
         operation_routes(desk),
         submission_routes(desk),
         case_routes(desk, waiters),
+        verdict_routes(desk),
         output_routes(desk),
         *dicomweb_routes(desk),
         page_routes(desk),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import FileResponse
@@ -14,8 +14,11 @@ from starlette.types import Message, Receive, Scope, Send
 from service.api.desk import CASE_ID, Desk
 from service.api.status import FACES, Face
 from service.problems import Problem, problem_responses
-from service.records import Case, OutputRow, State
+from service.records import Case, OutputRow, State, VerdictKind, standing_verdict
 from service.security import Scope as Permission
+
+VERDICT: Final = "Leukoscope-Verdict"
+"""The header that marks an output of a result that a reader has rejected."""
 
 
 def output_routes(desk: Desk) -> APIRouter:
@@ -30,7 +33,11 @@ def _add(router: APIRouter, desk: Desk, face: Face) -> None:
     async def give(request: Request, case_id: Annotated[str, Path(pattern=CASE_ID)]) -> Response:
         case = await desk.case(case_id)
         output = await desk.look(partial(find_output, desk, case, face.name))
-        return answer_output(request, desk, face, output)
+        said = standing_verdict((await desk.look(partial(desk.book.verdicts_of, [case.id])))[case.id])
+        answer = answer_output(request, desk, face, output)
+        if said is not None and said.kind is VerdictKind.REJECT and said.revision == case.revision:
+            answer.headers[VERDICT] = VerdictKind.REJECT.value
+        return answer
 
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = {face.media_type: {} if face.media_type == "application/json" else binary}

@@ -16,6 +16,7 @@ from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
+from service.records.reader_verdicts import CORRECTION_FLAG, ReaderVerdicts, standing_verdict
 from service.records.reading import Reading
 from service.records.rebuilding import Rebuilding
 from service.records.rekeying import check_secret
@@ -23,6 +24,7 @@ from service.records.removal import Removal
 from service.records.resends import Resends
 from service.records.rows import (
     Case,
+    Correction,
     Delivery,
     DeliveryState,
     HistoryRow,
@@ -33,10 +35,14 @@ from service.records.rows import (
     Noted,
     OutputRow,
     Page,
+    ReaderVerdict,
     Receiving,
     Resend,
     Standing,
     Verdict,
+    VerdictKind,
+    VerdictRefused,
+    VerdictState,
 )
 from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
 from service.records.upkeep import Part, Upkeep
@@ -45,7 +51,7 @@ from service.sections import Destination
 from service.settings import Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal):
+class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal, ReaderVerdicts):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -86,12 +92,14 @@ def upgrade_book(settings: Settings, *, new_keys: bool = False) -> None:
 
 
 __all__ = [
+    "CORRECTION_FLAG",
     "FINAL",
     "MAXIMUM_ATTEMPTS",
     "TRANSITIONS",
     "Book",
     "BookOutdated",
     "Case",
+    "Correction",
     "Delivery",
     "DeliveryState",
     "Event",
@@ -107,14 +115,19 @@ __all__ = [
     "OutputRow",
     "Page",
     "Part",
+    "ReaderVerdict",
     "Receiving",
     "Resend",
     "Standing",
     "State",
     "UnknownCase",
     "Verdict",
+    "VerdictKind",
+    "VerdictRefused",
+    "VerdictState",
     "open_book",
     "patient_key",
+    "standing_verdict",
     "upgrade",
     "upgrade_book",
     "utc_now",

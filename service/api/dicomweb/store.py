@@ -39,13 +39,21 @@ FAILURES: Final[dict[str, tuple[int, str]]] = {
 
 @dataclass(frozen=True)
 class Stored:
-    """One instance of the request; `failure` is a key of FAILURES, or None where it is durable and indexed."""
+    """
+    One instance of the request.
+
+    Attributes
+    ----------
+    failure : a key of FAILURES, or None where it is durable and indexed
+    offered : it can be retrieved (a correction cannot)
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str = ""
     series_uid: str = ""
     failure: str | None = None
+    offered: bool = True
 
 
 class _OtherStudy(Rejected):
@@ -79,7 +87,7 @@ def status_of(stored: Sequence[Stored]) -> int:
 def render(stored: Sequence[Stored], url: str) -> dict[str, Any]:
     """The Store Instances Response Module in DICOM JSON; PS3.18 I.2."""
     found: dict[str, Any] = {}
-    studies = {one.study_uid for one in stored if one.failure is None}
+    studies = {one.study_uid for one in stored if one.failure is None and one.offered}
     if len(studies) == 1:
         found["RetrieveURL"] = encoded("RetrieveURL", f"{url}/studies/{studies.pop()}")
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -87,7 +95,7 @@ def render(stored: Sequence[Stored], url: str) -> dict[str, Any]:
         named = {"ReferencedSOPClassUID": one.sop_class_uid, "ReferencedSOPInstanceUID": one.sop_instance_uid}
         item: dict[str, Any] = {} if not one.sop_instance_uid else dict(named)
         if one.failure is None:
-            item["RetrieveURL"] = instance_url(url, one.study_uid, one.series_uid, one.sop_instance_uid)
+            item["RetrieveURL"] = instance_url(url, one.study_uid, one.series_uid, one.sop_instance_uid) if one.offered else ""
             sequence = "ReferencedSOPSequence"
         else:
             item["FailureReason"] = FAILURES[one.failure][0]
@@ -153,7 +161,8 @@ def _hand_over_one(desk: Desk, study_uid: str | None, away: threading.Event, par
 def _taken(part: Part, receipt: Receipt) -> Stored:
     if receipt.outcome == "discarded":
         return _failed(part, "class")
-    return Stored(receipt.sop_class_uid, receipt.sop_instance_uid, receipt.study_uid, receipt.series_uid)
+    offered = receipt.outcome != "correction"
+    return Stored(receipt.sop_class_uid, receipt.sop_instance_uid, receipt.study_uid, receipt.series_uid, offered=offered)
 
 
 def _demand_study(study_uid: str | None, data: bytes) -> None:
