@@ -32,6 +32,14 @@ LONGEST_READER: Final = 64
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """The case that a segmentation corrects; or None, nothing was kept, and it is recorded as every unwanted class, `why_not` beside."""
+
+    case_id: str | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
 class Corrections:
     """The way in for corrections. Any number of threads may call it.
 
@@ -60,9 +68,9 @@ class Corrections:
         self.ask(case_id)
         return verdict
 
-    def take_object(self, header: Header, dataset: bytes, file: Callable[[], bytes], calling_ae: str) -> str | None:
+    def take_object(self, header: Header, dataset: bytes, file: Callable[[], bytes], calling_ae: str) -> Outcome:
         """
-        Take a segmentation that came over DICOM as a correction, and give the case; None where it is none, and nothing was kept.
+        Take a segmentation that came over DICOM as a correction, where it is one.
 
         One that is about a series of ours and cannot be taken now is recorded with the reason.
 
@@ -77,19 +85,21 @@ class Corrections:
         Unavailable
         """
         if header.sop_class_uid not in SEGMENTATION_CLASSES or not self._wanted_from(calling_ae):
-            return None
+            return Outcome()
         named = read_references(BytesIO(dataset), header.transfer_syntax_uid)
-        case_id = self.book.find_source(named.series, named.instances, header.sop_instance_uid)
+        if self.book.is_result(header.sop_instance_uid):
+            return Outcome(why_not="as we made it, not corrected")
+        case_id = self.book.find_source(named.series, named.instances)
         if case_id is None:
-            return None
+            return Outcome(why_not="about a series that is not here")
         data, reader = file(), _reader(named, calling_ae)
         try:
             self.take(case_id, data, reader)
         except UnknownCase:  # removed meanwhile
-            return None
+            return Outcome(why_not="about a series that is not here")
         except VerdictRefused as error:
             self.book.note_refused_correction(case_id, reader, self._keep(case_id, data), str(error))
-        return case_id
+        return Outcome(case_id)
 
     def ask(self, case_id: str) -> bool:
         """Ask for a worker; where the broker is away, the sweep asks again."""

@@ -15,7 +15,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from io import BytesIO
@@ -148,10 +148,11 @@ class Intake:
             _demand_announced(header, announced)
         stream.seek(start)
         whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
-        corrected = self.corrections.take_object(header, whole, partial(_as_file, header, whole), sender.calling_ae)
-        if corrected is not None:
+        correction = self.corrections.take_object(header, whole, partial(_as_file, header, whole), sender.calling_ae)
+        if correction.case_id is not None:
             self._counts.add("received_instances", "rest" if announced is None else "dicom", "correction")
-            return _receipt(header, corrected, "correction", State.DONE)
+            return _receipt(header, correction.case_id, "correction", State.DONE)
+        header = replace(header, why_unwanted=correction.why_not)
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
         wanted = header.sop_class_uid in MR_IMAGE_CLASSES
         kept = self._keep(header, whole) if wanted else StoredInstance("", hashlib.sha256(whole).hexdigest(), 0)

@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,11 +25,12 @@ from service.errors import Rejected
 from service.sections import RTStruct
 from worker import convert, measure
 from worker.convert import Series
-from worker.encode import Context, Output, encode_all
+from worker.encode import Context, Corrected, Output, encode_all
 from worker.encode.identity import identify
 from worker.encode.source import read_header
 from worker.encode.structures import draw
 from worker.measure import Findings
+from worker.reader_mask import CORRECTION_FLAG, Correction, read_mask
 
 PRODUCT_VERSION = version("leukoscope")
 Input = Sequence[Path] | Volume
@@ -52,6 +53,7 @@ class Result:
     engine: str
     precision: str
     stages: dict[str, tuple[float, float]]
+    corrected: Corrected | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,7 @@ def run(
     *,
     revision: int = 1,
     rtstruct: RTStruct = RTStruct(),
+    correction: Correction | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Result:
     """Segment one series, or one volume that came as NIfTI (which gives no DICOM).
@@ -96,6 +99,7 @@ def run(
     source : the DICOM files of one series in any order, or a volume
     revision : of the case; every revision has UIDs of its own
     rtstruct : how the structure set is drawn
+    correction : a reader's mask, which everything is made from instead of the release's own
     on_stage : told the name of each stage as it begins
 
     Raises
@@ -106,12 +110,15 @@ def run(
     clock = Clock(on_stage)
     with clock.stage("convert"):
         series, volume = _read(source)
-    found = segment(volume, release, engine, clock)
+    found, corrected = segment(volume, release, engine, clock), None
+    if correction is not None and series is not None:
+        with clock.stage("correct"):
+            found, corrected = correct(found, correction, series, release)
     with clock.stage("encode"):
         flags = join_flags(series.quality if series else (), found.quality)
-        context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision, rtstruct)
+        context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision, rtstruct, corrected)
         outputs = encode_all(context)
-    return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages)
+    return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages, corrected)
 
 
 def segment(volume: Volume, release: Release, engine: Engine, clock: Clock) -> Found:
@@ -138,6 +145,19 @@ def segment(volume: Volume, release: Release, engine: Engine, clock: Clock) -> F
     return Found(masks, findings, (*seen, *measure.brain_flags(masks, findings)))
 
 
+def correct(found: Found, correction: Correction, series: Series, release: Release) -> tuple[Found, Corrected | None]:
+    """Put a reader's mask in place of the release's and measure it; one that does not fit the series (any more) is told in a flag."""
+    try:
+        mask = read_mask(correction.path, series, grown=True).with_later(series, correction.seen, found.masks.labels)
+    except Rejected as error:
+        flag = f"{CORRECTION_FLAG}: a reader's mask does not fit any more, this is the release's own result ({error.reason})"
+        return replace(found, quality=(*found.quality, flag)), None
+    masks = replace(found.masks, labels=mask.labels)
+    findings = measure.measure(masks, series.volume, release.card)
+    said = (correction.reader, correction.at, correction.revision, correction.digest)
+    return Found(masks, findings, (*found.quality, *mask.flags)), Corrected(*said, mask.algorithm, found.masks, found.findings)
+
+
 def _read(source: Input) -> tuple[Series | None, Volume]:
     if isinstance(source, Volume):
         return None, source
@@ -161,6 +181,7 @@ def make_context(
     flags: tuple[str, ...],
     revision: int,
     rtstruct: RTStruct,
+    corrected: Corrected | None = None,
 ) -> Context:
     """Put together what every encoder sees, and derive the identity of the result set from it."""
     header = read_header(series)
@@ -175,7 +196,7 @@ def make_context(
         revision=revision,
         product_version=PRODUCT_VERSION,
         quality=quality,
-        settings=(f"rtstruct {rtstruct.model_dump_json()}",),
+        settings=(f"rtstruct {rtstruct.model_dump_json()}", *((corrected.as_text(),) if corrected else ())),
     )
     connectivity = release.card.lesion.connectivity
     return Context(
@@ -192,6 +213,7 @@ def make_context(
         revision=revision,
         identity=identity,
         product_version=PRODUCT_VERSION,
+        corrected=corrected,
     )
 
 

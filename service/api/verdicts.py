@@ -26,7 +26,7 @@ LARGEST_BODY: Final = 64 << 10
 LARGEST_FIELD: Final = 16 << 10
 _JSON: Final = "application/json"
 _FIELDS: Final = ("verdict", "reader", "comment", "revision")
-_GZIP, _NIFTI = b"\x1f\x8b", (b"n+1\x00", b"n+2\x00")
+_GZIP, _NIFTI = b"\x1f\x8b", b"n+1\x00"
 
 
 def _speakable(text: str) -> str:
@@ -125,7 +125,7 @@ def _correct(desk: Desk, case_id: str, parts: Sequence[Part]) -> ReaderVerdict:
         raise Problem("upload-too-large", f"At most {size_text(cap)} are taken at once.", limit_bytes=cap)
     with files[0].open() as file:
         data = file.read()
-    if not (data[128:132] == b"DICM" or data.startswith(_GZIP) or data[344:348] in _NIFTI):
+    if not (data[128:132] == b"DICM" or data.startswith(_GZIP) or data[344:348] == _NIFTI):
         raise Problem("invalid-request", "file: neither a DICOM file nor NIfTI.")
     return desk.intake.corrections.take(case_id, data, said.reader, said.comment, revision=said.revision)
 

@@ -16,7 +16,7 @@ from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
-from service.records.reader_verdicts import CORRECTION_FLAG, ReaderVerdicts, standing_verdict
+from service.records.reader_verdicts import ReaderVerdicts, standing_verdict
 from service.records.reading import Reading
 from service.records.rebuilding import Rebuilding
 from service.records.rekeying import check_secret
@@ -92,7 +92,6 @@ def upgrade_book(settings: Settings, *, new_keys: bool = False) -> None:
 
 
 __all__ = [
-    "CORRECTION_FLAG",
     "FINAL",
     "MAXIMUM_ATTEMPTS",
     "TRANSITIONS",

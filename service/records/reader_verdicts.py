@@ -18,8 +18,6 @@ from service.records.states import Event, State
 from service.sections import Destination
 
 MAXIMUM_LOSSES: Final = 3
-CORRECTION_FLAG: Final = "correction"
-"""The code of the quality flags that come with a corrected mask; those of an earlier one go with it."""
 _ASK_AGAIN: Final = timedelta(seconds=60)
 
 
@@ -97,11 +95,15 @@ class ReaderVerdicts(Ledger):
             values = {"revision": row["revision"], "reader": reader, "comment": "", "path": correction.path, "digest": correction.digest}
             _write(connection, case_id, utc_now(), VerdictKind.CORRECT, VerdictState.REFUSED, reason=plain(reason), **values)
 
-    def take_correction(self, verdict: ReaderVerdict) -> bool:
+    def take_correction(self, verdict: ReaderVerdict, stale_flag: str = "") -> bool:
         """
         Queue the case for a new revision made from a pending correction, as the current revision is still the one that was corrected.
 
         Gives False, and refuses the correction with the reason, where it is not.
+
+        Parameters
+        ----------
+        stale_flag : the code of quality flags that go: they are of an earlier correction
         """
         now = utc_now()
         with self._writing() as connection:
@@ -113,7 +115,7 @@ class ReaderVerdicts(Ledger):
             except VerdictRefused as error:
                 _refuse(connection, verdict.id, str(error))
                 return False
-            quality = [flag for flag in row["quality"] if flag.partition(":")[0] != CORRECTION_FLAG]
+            quality = [flag for flag in row["quality"] if flag.partition(":")[0] != stale_flag]
             reopen(connection, row, now, Event.REVISE, "corrected by a reader", quality=quality, due_at=now)
             taken = {"state": VerdictState.STANDS.value, "made": row["revision"], "due_at": None}
             connection.execute(update(reader_verdicts).where(reader_verdicts.c.id == verdict.id).values(**taken))
@@ -126,13 +128,13 @@ class ReaderVerdicts(Ledger):
             _refuse(connection, verdict_id, reason)
 
     def correction_lost(self, case_id: str) -> None:
-        """Count the loss of a worker's child over the pending corrections of a case; after the third they are refused."""
+        """Count a failure of the worker over the pending corrections of a case; after the third they are refused."""
         mine = (reader_verdicts.c.case_id == case_id, reader_verdicts.c.state == VerdictState.PENDING.value)
         with self._writing() as connection:
             connection.execute(update(reader_verdicts).where(*mine).values(losses=reader_verdicts.c.losses + 1))
             poison = select(reader_verdicts.c.id).where(*mine, reader_verdicts.c.losses >= MAXIMUM_LOSSES)
             for verdict_id in connection.execute(poison).scalars().all():
-                _refuse(connection, verdict_id, "the worker was lost over it three times")
+                _refuse(connection, verdict_id, "the worker failed over it three times; the log has the details")
 
     def pending_corrections(self, case_id: str) -> list[ReaderVerdict]:
         """Give the corrections of a case that wait for a worker, oldest first."""
@@ -168,14 +170,13 @@ class ReaderVerdicts(Ledger):
                 found[row["case_id"]].append(_verdict(row))
         return found
 
-    def find_source(self, series_uids: Sequence[str], sop_instance_uids: Sequence[str], own: str) -> str | None:
-        """
-        Give the case of a series that an object is about, by its series or else its images; None where it is not here.
+    def is_result(self, sop_instance_uid: str) -> bool:
+        """Tell whether we made an object ourselves: it is no correction, whoever sends it back."""
+        with self._reading() as connection:
+            return connection.execute(select(outputs.c.id).where(outputs.c.sop_instance_uid == sop_instance_uid)).first() is not None
 
-        Parameters
-        ----------
-        own : the object's own SOP Instance UID: one that we made ourselves is no correction, whoever sends it back
-        """
+    def find_source(self, series_uids: Sequence[str], sop_instance_uids: Sequence[str]) -> str | None:
+        """Give the case of a series that an object is about, by its series or else its images; None where it is not here."""
         by_series = select(cases.c.id).where(cases.c.series_uid.in_(list(series_uids))).order_by(cases.c.received_at.desc())
         by_image = (
             select(instances.c.case_id)
@@ -183,8 +184,6 @@ class ReaderVerdicts(Ledger):
             .order_by(instances.c.id.desc())
         )
         with self._reading() as connection:
-            if connection.execute(select(outputs.c.id).where(outputs.c.sop_instance_uid == own).limit(1)).first() is not None:
-                return None
             for chosen in (by_series, by_image):
                 if (case_id := connection.execute(chosen.limit(1)).scalar()) is not None:
                     return str(case_id)

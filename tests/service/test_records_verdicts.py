@@ -152,7 +152,7 @@ def test_a_correction_over_which_the_worker_dies_is_refused_after_the_third_time
         book.correction_lost(case_id)
         assert len(book.pending_corrections(case_id)) == left
     (refused,) = book.verdicts_of([case_id])[case_id]
-    assert refused.reason == "the worker was lost over it three times"
+    assert refused.reason == "the worker failed over it three times; the log has the details"
     assert book.note_correction(case_id, "A", MASK).state is VerdictState.PENDING, "a reader may insist"
 
 

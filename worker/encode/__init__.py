@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from worker.encode import capture, document, nifti, pdf, preview, report_json, resampled, rtstruct, seg, sr
-from worker.encode.context import Context, Output
+from worker.encode.context import Context, Corrected, Output
 
 Encoder = Callable[[Context], Output]
 PartialEncoder = Callable[[Context], Output | None]
@@ -42,4 +42,15 @@ def encode_all(context: Context) -> tuple[Output, ...]:
     return (*objects, *wrapped, *plain)
 
 
-__all__ = ["DICOM_ENCODERS", "PLAIN_ENCODERS", "WRAPPERS", "Context", "Encoder", "Output", "PartialEncoder", "Wrapper", "encode_all"]
+__all__ = [
+    "DICOM_ENCODERS",
+    "PLAIN_ENCODERS",
+    "WRAPPERS",
+    "Context",
+    "Corrected",
+    "Encoder",
+    "Output",
+    "PartialEncoder",
+    "Wrapper",
+    "encode_all",
+]

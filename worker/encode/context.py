@@ -11,10 +11,37 @@ from worker.encode.identity import Identity
 from worker.encode.source import Header
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from model.postprocess import Masks
     from worker.convert import Series
     from worker.encode.structures import Structures
     from worker.measure import Findings
+
+
+@dataclass(frozen=True, eq=False)
+class Corrected:
+    """That the mask is a reader's, and what the release itself had found.
+
+    Attributes
+    ----------
+    at : when the correction came
+    revision : of the case, the one that was corrected
+    digest : SHA-256 of the reader's file
+    algorithm : MANUAL or SEMIAUTOMATIC (PS3.3 C.8.20.4)
+    """
+
+    reader: str
+    at: datetime
+    revision: int
+    digest: str
+    algorithm: str
+    masks: Masks
+    findings: Findings
+
+    def as_text(self) -> str:
+        """What of it shapes the bytes beside the mask that goes out."""
+        return f"corrected by {self.reader} at {self.at.isoformat()}, revision {self.revision}, {self.digest}, {self.algorithm}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +56,7 @@ class Context:
     structures : contours on transverse planes, None where a NIfTI file came in
     quality : flags, each `code: detail` or a plain sentence
     identity : UIDs and dates, derived from everything that shapes the bytes
+    corrected : None where the mask is the release's own
     """
 
     series: Series | None
@@ -44,6 +72,7 @@ class Context:
     revision: int
     identity: Identity
     product_version: str
+    corrected: Corrected | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydicom.sr.codedict import codes
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_images
 from worker.encode.instance import algorithm, as_output, common_arguments, reference
-from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL
+from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL, person_name
 
 if TYPE_CHECKING:
     from worker.convert import SourceFrame
@@ -52,6 +52,7 @@ def encode(context: Context) -> Output:
 
 def _build(context: Context, frames: tuple[SourceFrame, ...], segments: list[int]) -> Segmentation:
     # planes of rows of columns: (k, j, i)
+    reader = context.corrected
     stored: npt.NDArray[np.uint8] = np.ascontiguousarray(context.masks.labels.transpose(2, 1, 0))
     return Segmentation(
         source_images=source_images(context, frames),
@@ -60,21 +61,22 @@ def _build(context: Context, frames: tuple[SourceFrame, ...], segments: list[int
         segment_descriptions=[_describe(context, label) for label in segments],
         omit_empty_frames=False,
         content_label="WMH",
-        content_description="FLAIR white-matter hyper-intensity, AI, unverified",
-        content_creator_name=f"{PRODUCT}^",
+        content_description=f"FLAIR white-matter hyper-intensity, {'corrected by a reader' if reader else 'AI, unverified'}",
+        content_creator_name=person_name(reader.reader) if reader else f"{PRODUCT}^",
         **common_arguments(context, KIND, SERIES_NUMBER),
     )
 
 
 def _describe(context: Context, label: int) -> SegmentDescription:
     text, tracking, property_type, region = SEGMENTS[label]
+    made = SegmentAlgorithmTypeValues(context.corrected.algorithm if context.corrected else "AUTOMATIC")
     description = SegmentDescription(
         segment_number=label,
         segment_label=text,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=property_type,
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm(context),
+        algorithm_type=made,
+        algorithm_identification=None if made is SegmentAlgorithmTypeValues.MANUAL else algorithm(context),
         tracking_id=f"{PRODUCT} {tracking}",
         tracking_uid=context.identity.uid(f"tracking/{tracking}"),
         anatomic_regions=[region],

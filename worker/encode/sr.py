@@ -17,6 +17,7 @@ from highdicom.sr import (
     MeasurementsAndQualitativeEvaluations,
     ObservationContext,
     ObserverContext,
+    PersonObserverIdentifyingAttributes,
     ReferencedSegment,
     RelationshipTypeValues,
     SourceSeriesForSegmentation,
@@ -38,7 +39,16 @@ from worker.encode.context import Context, Output
 from worker.encode.frames import source_objects
 from worker.encode.identity import device_uid
 from worker.encode.instance import as_output, common_arguments
-from worker.encode.wording import HEADLINE_UNCONFIRMED, NONE_FOUND, PRODUCT, STATEMENT, irradiated_sentence, sentence
+from worker.encode.wording import (
+    HEADLINE_UNCONFIRMED,
+    NONE_FOUND,
+    PRODUCT,
+    STATEMENT,
+    corrected_sentence,
+    irradiated_sentence,
+    person_name,
+    sentence,
+)
 from worker.measure import Lesion
 
 KIND = "structured-report"
@@ -47,11 +57,12 @@ _MR_BRAIN = Code("24590-2", "LN", "MR Brain")
 _QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 _NUMBER_OF_LESIONS = Code("246206008", "SCT", "Number of lesions")
 _CONTENT = Tag("ContentSequence")
+_BRAIN = "Brain"  # always the release's
 _SIDES = {"left": codes.SCT.Left, "right": codes.SCT.Right}
 
 
 def encode(context: Context) -> Output:
-    """Encode the findings as an unverified Comprehensive 3D SR.
+    """Encode the findings as an unverified Comprehensive 3D SR; whoever corrected the mask is an observer, and verified nothing by that.
 
     One TID 1411 group for each lesion, and for each tumour-like component with the type of its own segment; TID 1501 groups for the
     totals; what is said in words is text under Qualitative Evaluations. Volumes are in mm³, to a tenth. The segmentation is evidence
@@ -94,9 +105,12 @@ def _observer(context: Context) -> ObservationContext:
         model_name=f"{card.name} {card.version}",
         serial_number=card.sha256,
     )
-    return ObservationContext(
-        observer_device_context=ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-    )
+    measuring = ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    if context.corrected is None:
+        return ObservationContext(observer_device_context=measuring)
+    reader = PersonObserverIdentifyingAttributes(name=person_name(context.corrected.reader))
+    drawing = ObserverContext(observer_type=codes.DCM.Person, observer_identifying_attributes=reader)
+    return ObservationContext(observer_person_context=drawing, observer_device_context=measuring)
 
 
 def _segmentation(context: Context, source: Dataset) -> Dataset:
@@ -117,7 +131,7 @@ def _group(context: Context, lesion: Lesion, source: Dataset) -> VolumetricROIMe
         finding_category=codes.SCT.MorphologicallyAbnormalStructure,
         finding_type=finding,
         finding_sites=[FindingSite(anatomic_location=region, laterality=_SIDES.get(lesion.side))],
-        algorithm_id=AlgorithmIdentification(name=card.name, version=card.version),
+        algorithm_id=None if context.corrected else AlgorithmIdentification(name=card.name, version=card.version),
         referenced_segment=ReferencedSegment(
             sop_class_uid=SegmentationStorage,
             sop_instance_uid=context.identity.uid(seg.KIND),
@@ -174,7 +188,7 @@ def _totals(context: Context) -> list[MeasurementsAndQualitativeEvaluations]:
     ]
     if found.brain_volume_ml:
         brain = [_volume(found.brain_volume_ml)]
-        groups.append(_total(context, "Brain", brain, finding_category=codes.SCT.AnatomicalStructure, finding_type=codes.SCT.Brain))
+        groups.append(_total(context, _BRAIN, brain, finding_category=codes.SCT.AnatomicalStructure, finding_type=codes.SCT.Brain))
     return groups
 
 
@@ -187,7 +201,10 @@ def _total(context: Context, name: str, measurements: Sequence[Measurement], **f
         parameters=[f"sha256 {card.sha256}", f"engine {context.engine_name}", f"precision {context.precision}"],
     )
     return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(context, name), algorithm_id=algorithm, measurements=measurements, **finding
+        tracking_identifier=_tracking(context, name),
+        algorithm_id=None if context.corrected and name != _BRAIN else algorithm,
+        measurements=measurements,
+        **finding,
     )
 
 
@@ -207,6 +224,8 @@ def _in_words(context: Context) -> ContainerContentItem:
     """The investigational statement first, then what was found, then what limits it."""
     found = context.findings
     said = [STATEMENT, irradiated_sentence(context.release.card), f"{HEADLINE_UNCONFIRMED}: {found.total_hyperintensity_ml:.2f} ml."]
+    if context.corrected:
+        said.append(corrected_sentence(context.corrected))
     texts = [_text(codes.DCM.Comment, text) for text in said]
     if not found.lesions and not found.tumour_like:
         texts.append(_text(codes.DCM.Finding, NONE_FOUND))

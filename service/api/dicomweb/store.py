@@ -32,7 +32,7 @@ FAILURES: Final[dict[str, tuple[int, str]]] = {
     "resources": (0xA700, "no space, the case book is away, or larger than any instance may be"),
     "other-study": (0xC409, "Study Instance UID is not that of the address"),
     "unreadable": (0xC000, "not a data set in its transfer syntax, UIDs missing, or cut short"),
-    "class": (0x0122, "no MR image: recorded and discarded"),
+    "class": (0x0122, "no MR image and no correction: recorded and discarded"),
 }
 """Why an instance was not stored → Failure Reason (0008,1197); PS3.18 table I.2-2."""
 
@@ -100,7 +100,7 @@ def render(stored: Sequence[Stored], url: str) -> dict[str, Any]:
         else:
             item["FailureReason"] = FAILURES[one.failure][0]
             sequence = "FailedSOPSequence" if one.sop_instance_uid else "OtherFailuresSequence"
-        groups.setdefault(sequence, []).append({tag_of(name): encoded(name, value) for name, value in item.items()})
+        groups.setdefault(sequence, []).append({tag_of(name): encoded(name, *filter(None, [value])) for name, value in item.items()})
     found |= {sequence: encoded(sequence, *items) for sequence, items in groups.items()}
     return {tag_of(keyword): value for keyword, value in found.items()}
 

@@ -1,0 +1,125 @@
+"""What every output says where a reader corrected the mask: whose it is, and what the release itself had found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from model.volume import Volume
+from tests.worker.encode.cases import CARD, affine, context_of, masks_of, series_of, textured
+from tests.worker.encode.test_objects import errors_in, labels_with, read, said
+from tests.worker.encode.test_seg import PLANES
+from worker import measure
+from worker.encode import Corrected, capture, document, encode_all, pdf, preview, report_json, rtstruct, seg, sr
+from worker.encode.wording import series_description
+
+AT = datetime(2026, 3, 4, 9, 5, 6, tzinfo=UTC)
+SENTENCE = "The mask was corrected by Ada Réader on 2026-03-04 at 09:05 UTC. The release itself found "
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    return series_of(
+        Volume(textured(labels_with(0).shape), affine(PLANES["axial"], (1.0, 1.2, 3.0))), tmp_path_factory.mktemp("corrected") / "in"
+    )
+
+
+@pytest.fixture(scope="module")
+def corrected(series):
+    """Make a context whose mask is a reader's, with 5 lesions or as many as asked for, where the release had found 9."""
+
+    def make(algorithm="MANUAL", count=5):
+        own = masks_of(labels_with(9, tumour=True))
+        context = context_of(series, labels_with(count, tumour=count > 0))
+        found = measure.measure(own, series.volume, CARD)
+        return replace(context, corrected=Corrected("Ada Réader", AT, 1, "c" * 64, algorithm, own, found))
+
+    return make
+
+
+def objects_of(context):
+    """The DICOM objects; capture and document take a small picture and a short page."""
+    picture, page = preview.encode(context), pdf.encode(context)
+    made = (seg.encode(context), sr.encode(context), rtstruct.encode(context), capture.encode(context, picture))
+    return {output.kind: output for output in (*made, document.encode(context, page))}
+
+
+@pytest.mark.parametrize(("algorithm", "count"), [("MANUAL", 5), ("SEMIAUTOMATIC", 5), ("MANUAL", 0)])
+def test_dciodvfy_finds_no_error(peer, tmp_path, corrected, algorithm, count):
+    assert errors_in(objects_of(corrected(algorithm, count)), peer("dciodvfy"), tmp_path) == {}
+
+
+@pytest.mark.parametrize("algorithm", ["MANUAL", "SEMIAUTOMATIC"])
+def test_objects_say_who_made_the_mask_and_how(corrected, algorithm):
+    found = {kind: read(output) for kind, output in objects_of(corrected(algorithm)).items()}
+    assert {str(dataset.SeriesDescription) for dataset in found.values()} == {"Leukoscope WMH 0.1.0 corrected by reader"}
+    segmentation, structures = found["segmentation"], found["rtstruct"]
+    assert str(segmentation.ContentCreatorName) == "Ada Réader^"
+    assert segmentation.ContentDescription.endswith(", corrected by a reader")
+    for segment in segmentation.SegmentSequence:
+        assert segment.SegmentAlgorithmType == algorithm
+        assert ("SegmentAlgorithmName" in segment) is (algorithm != "MANUAL")
+    for roi in structures.StructureSetROISequence:
+        assert (roi.ROIGenerationAlgorithm, roi.ROIGenerationDescription) == (algorithm, "corrected by a reader")
+    assert {str(one.ROIInterpreter) for one in structures.RTROIObservationsSequence} == {"Ada Réader^"}
+    assert SENTENCE in found["preview.dcm"].ImageComments
+
+
+def test_the_reader_is_an_observer_of_the_report_and_verified_nothing_by_that(corrected):
+    output = sr.encode(corrected())
+    dataset = read(output)
+    assert (dataset.VerificationFlag, "VerifyingObserverSequence" in dataset) == ("UNVERIFIED", False)
+    types = [
+        item.ConceptCodeSequence[0].CodeValue
+        for item in dataset.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeMeaning == "Observer Type"
+    ]
+    assert types == ["121006", "121007"]  # Person, Device
+    (name,) = [item.PersonName for item in dataset.ContentSequence if "PersonName" in item]
+    assert str(name) == "Ada Réader^"
+    texts = said(output)
+    assert [text for what, text in texts if what == "Algorithm Name"] == ["Leukoscope WMH test"], "of the brain only"
+    own = corrected().corrected.findings
+    counted = f"{own.lesion_volume_ml:.2f} ml in 9 lesions, and {own.tumour_like_volume_ml:.2f} ml tumour-like."
+    assert ("Comment", SENTENCE + counted) in texts
+
+
+def test_the_json_has_both_and_the_estimates_stay_the_releases(corrected):
+    context = corrected()
+    report = json.loads(report_json.encode(context).data)
+    own = context.corrected.findings
+    correction = report["correction"]
+    assert (correction["reader"], correction["at"], correction["revision"], correction["made"]) == (
+        "Ada Réader",
+        "2026-03-04T09:05:06+00:00",
+        1,
+        "MANUAL",
+    )
+    assert (report["findings"]["lesion_count"], correction["release_lesion_count"]) == (5, 9)
+    assert report["volume_estimates"]["by_threshold_ml"] == own.lesion_volume_ml != report["findings"]["lesion_volume_ml"]
+    assert json.loads(report_json.encode(replace(context, corrected=None)).data)["correction"] is None
+
+
+def test_page_and_picture_say_so(peer, tmp_path, corrected):
+    context = corrected()
+    (tmp_path / "report.pdf").write_bytes(pdf.encode(context).data)
+    command = [peer("pdftotext"), "-layout", "-enc", "UTF-8", str(tmp_path / "report.pdf"), "-"]
+    text = " ".join(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.decode().split())
+    assert SENTENCE in text
+    assert "mask corrected by a reader, report not verified" in text
+    assert "component of the reader's mask, whatever its size" in text
+    assert "computed by AI" not in text
+    with_reader, without = (preview.encode(one).data for one in (context, replace(context, corrected=None)))
+    assert with_reader != without
+
+
+def test_the_same_correction_gives_the_same_bytes_and_descriptions_fit(corrected):
+    first, second = ({output.kind: output.data for output in encode_all(corrected())} for _ in range(2))
+    assert first == second
+    assert len(series_description("123.456.789-very-long.0", corrected=True)) <= 64
+    assert np.array_equal(corrected().masks.labels, labels_with(5, tumour=True))
