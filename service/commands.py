@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,12 +15,16 @@ INDEX_APP = typer.Typer(help="The case book and the files it is about.", no_args
 TOKENS_APP = typer.Typer(help="API tokens; the settings keep only their SHA-256.", no_args_is_help=True)
 
 
+CORRECTIONS_APP = typer.Typer(help="Masks that readers corrected.", no_args_is_help=True)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the program's."""
     for command in (migrate, retention, resend):
         app.command()(command)
     app.add_typer(INDEX_APP, name="index")
     app.add_typer(TOKENS_APP, name="tokens")
+    app.add_typer(CORRECTIONS_APP, name="corrections")
 
 
 def migrate(
@@ -65,6 +70,16 @@ def resend(
     from service import administer
 
     administer.resend(_settings(), case_id, destination)
+
+
+@CORRECTIONS_APP.command("export")
+def corrections_export(
+    folder: Annotated[Path, typer.Argument(help="Where they go; made if missing, else empty.")],
+) -> None:
+    """Write what readers corrected (source series, corrected SEG, provenance) for `train data` and `train adapt`. Holds patients' names."""
+    from service import administer
+
+    raise typer.Exit(administer.export(_settings(), folder))
 
 
 @TOKENS_APP.command("new")

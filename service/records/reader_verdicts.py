@@ -84,6 +84,7 @@ class ReaderVerdicts(Ledger):
                 comment=comment,
                 due_at=now,
                 seen=sorted(connection.execute(seen).scalars()),
+                model=row["model"],
                 path=correction.path,
                 digest=correction.digest,
             )

@@ -244,6 +244,7 @@ class ReaderVerdict:
     made : the revision that was made from the correction
     path, digest : of the file with the corrected mask, as it came; relative to the store
     seen : SOP Instance UIDs of the series when the correction came
+    model : what had made the revision that was corrected
     """
 
     id: int
@@ -259,6 +260,7 @@ class ReaderVerdict:
     path: str | None
     digest: str | None
     seen: tuple[str, ...]
+    model: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,7 @@ reader_verdicts = Table(
     Column("path", Text),
     Column("digest", String(64)),
     Column("seen", JSON(none_as_null=True)),
+    Column("model", JSON(none_as_null=True)),
     Column("losses", Integer, nullable=False),
     Column("due_at", UtcTime),
     Index("ix_reader_verdicts_state_due_at", "state", "due_at"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -17,6 +18,11 @@ from highdicom.seg import SegmentationTypeValues, SegmentDescription
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
+from model.training.adapt_command import read_cases
+from model.training.corrections import number_corrections
+from model.volume import Volume
+from service.errors import Rejected
+from service.export import export_corrections
 from service.intake import Receipt, Source
 from service.records import State, VerdictKind, VerdictState
 from service.sections import Corrections, Destination
@@ -24,12 +30,22 @@ from tests.service.house import House
 from tests.tiny import SMALL
 from tests.worker.test_pipeline import HEAD, Bright, head
 from worker import encode
+from worker.corrections import read_corrections
 from worker.phantom import write_series
 from worker.tasks import inference
 
 CARD = HEAD.card.model_copy(update={"input": SMALL})
 PACS = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)
 WORKSTATION = "WORKSTATION"
+
+
+def coarse(offset: float = 0.0) -> Volume:
+    """Every second voxel of the head: what is measured here is not how well it is found."""
+    fine = head()[0]
+    return Volume(np.ascontiguousarray(fine.data[::2, ::2, ::2]) + offset, fine.affine_ras @ np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+SCAN = coarse()
 
 
 class Ward(House):
@@ -95,7 +111,7 @@ def ward(tmp_path_factory):
 
 @pytest.fixture
 def files(tmp_path, request):
-    return write_series(head()[0], tmp_path / "series", uid_seed=request.node.name)
+    return write_series(SCAN, tmp_path / "series", uid_seed=request.node.name)
 
 
 def nifti(labels, place) -> bytes:
@@ -133,7 +149,7 @@ def without_one(labels, found):
     lesion = found["lesions"][0]
     i, j, k = (round(value) for value in lesion["centroid_ijk"])
     corrected = labels.copy()
-    corrected[max(0, i - 6) : i + 7, max(0, j - 6) : j + 7, max(0, k - 5) : k + 6] = 0
+    corrected[i - 3 : i + 4, j - 3 : j + 4, k - 3 : k + 4] = 0
     return corrected
 
 
@@ -172,12 +188,45 @@ def test_a_corrected_mask_becomes_one_revision_that_outlives_a_late_slice(ward, 
     assert case.findings["corrected"]["reader"] == "Ada Reader"
 
 
+def test_corrections_are_exported_as_training_reads_them(tmp_path, ward, files):
+    sent = np.zeros(SCAN.shape, np.uint8)
+    sent[15:17, 20:22, 10:12] = 1
+    case_id, other = ward.receive(files), ward.receive(write_series(coarse(1.0), tmp_path / "other", uid_seed="other", patient_id="Q"))
+    labels, place = ward.mask(other)
+    ward.intake.corrections.take(case_id, drawn(files, sent), "Ada Reader")
+    ward.intake.corrections.take(other, nifti(labels * _left(labels), place), "Bob", "right side only")
+    ward.work()
+    found = {one.case_id: one.why_not for one in export_corrections(ward.book, ward.store, tmp_path / "out")}
+    assert found.pop(case_id) == found.pop(other) == ""
+    assert set(found.values()) <= {"slices came after the reader had the series; correct it again"}
+    told = json.loads((tmp_path / "out" / other / "provenance.json").read_text())
+    assert (told["reader"], told["comment"], told["corrected_revision"], told["made_revision"]) == ("Bob", "right side only", 1, 2)
+    assert told["corrected_release"]["version"] == CARD.version
+    assert told["release_itself"]["model_lesion_volume_ml"] > told["lesion_volume_ml"]
+    manifest = read_corrections(tmp_path / "out", tmp_path / "read")
+    with manifest.open() as file:
+        rows = list(csv.DictReader(file))
+    masks = [np.asarray(nibabel.load(manifest.parent / row["lesion"]).dataobj) for row in rows]
+    for wanted in (sent, ward.mask(other)[0] == 1):
+        assert any(np.array_equal(mask, wanted) for mask in masks)
+    assert not any("not corrected" in row["provenance"] for row in rows)
+    assert len(number_corrections(read_cases(tmp_path / "out", tmp_path / "cases", read_corrections), CARD)) == len(rows)
+    with pytest.raises(Rejected, match="not empty"):
+        list(export_corrections(ward.book, ward.store, tmp_path / "out"))
+
+
+def _left(labels):
+    half = np.zeros(labels.shape, np.uint8)
+    half[: labels.shape[0] // 2] = 1
+    return half
+
+
 def test_a_segmentation_sent_back_is_a_correction_and_our_own_is_not(ward, files, tmp_path):
     case_id = ward.receive(files)
     ours = ward.output(case_id, "segmentation")
     assert ward.take(ours, WORKSTATION).outcome == "discarded", "a PACS may route it back"
-    labels = np.zeros(head()[0].shape, np.uint8)
-    labels[30:34, 40:44, 20:23] = 1
+    labels = np.zeros(SCAN.shape, np.uint8)
+    labels[15:17, 20:22, 10:12] = 1
     sent = drawn(files, labels)
     assert ward.take(sent).outcome == "discarded", "not wanted from there"
     receipt = ward.take(sent, WORKSTATION)
@@ -220,7 +269,7 @@ def test_what_cannot_be_used_changes_nothing_and_says_why(ward, files):
 
 
 def test_a_segmentation_about_a_series_that_is_not_here_is_recorded_and_refused(ward, files):
-    sent = drawn(files, np.ones(head()[0].shape, np.uint8))
+    sent = drawn(files, np.ones(SCAN.shape, np.uint8))
     receipt = ward.take(sent, WORKSTATION)
     assert receipt.outcome == "discarded"
     case = ward.book.case(receipt.case_id)
@@ -230,7 +279,7 @@ def test_a_segmentation_about_a_series_that_is_not_here_is_recorded_and_refused(
 
 def test_a_segmentation_about_a_case_that_is_not_done_is_recorded_with_the_reason(ward, files):
     ward.take(files[0].read_bytes())
-    case_id = ward.take(drawn(files, np.ones(head()[0].shape, np.uint8)), WORKSTATION).case_id
+    case_id = ward.take(drawn(files, np.ones(SCAN.shape, np.uint8)), WORKSTATION).case_id
     said = ward.last(case_id)
     assert (said.kind, said.state) == (VerdictKind.CORRECT, VerdictState.REFUSED)
     assert said.reason == "the case is receiving: there is no result to judge now"

@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("path", sa.Text(), nullable=True),
         sa.Column("digest", sa.String(length=64), nullable=True),
         sa.Column("seen", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("model", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("losses", sa.Integer(), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["case_id"], ["cases.id"], name=op.f("fk_reader_verdicts_case_id"), ondelete="CASCADE"),
