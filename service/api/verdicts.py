@@ -21,6 +21,7 @@ from service.problems import Problem, problem_responses
 from service.records import ReaderVerdict, UnknownCase, VerdictKind, VerdictRefused
 from service.security import Scope
 from service.uploads import FORM_DATA, Part, size_text, spool_upload
+from service.verdicts import judge
 
 LARGEST_BODY: Final = 64 << 10
 LARGEST_FIELD: Final = 16 << 10
@@ -112,7 +113,7 @@ def verdict_routes(desk: Desk) -> APIRouter:
 
 
 def _judge(desk: Desk, case_id: str, said: Judgement) -> ReaderVerdict:
-    return desk.book.judge(case_id, VerdictKind(said.verdict), said.reader, said.comment, revision=said.revision)
+    return judge(desk.book, desk.store, case_id, VerdictKind(said.verdict), said.reader, said.comment, said.revision)
 
 
 def _correct(desk: Desk, case_id: str, parts: Sequence[Part]) -> ReaderVerdict:

@@ -16,7 +16,7 @@ from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
-from service.records.reader_verdicts import ReaderVerdicts, standing_verdict
+from service.records.reader_verdicts import ReaderVerdicts, standing_verdict, told_correction
 from service.records.reading import Reading
 from service.records.rebuilding import Rebuilding
 from service.records.rekeying import check_secret
@@ -127,6 +127,7 @@ __all__ = [
     "open_book",
     "patient_key",
     "standing_verdict",
+    "told_correction",
     "upgrade",
     "upgrade_book",
     "utc_now",

@@ -26,7 +26,17 @@ class ReaderVerdicts(Ledger):
 
     _destinations: tuple[Destination, ...] = ()
 
-    def judge(self, case_id: str, kind: VerdictKind, reader: str, comment: str = "", *, revision: int | None = None) -> ReaderVerdict:
+    def judge(
+        self,
+        case_id: str,
+        kind: VerdictKind,
+        reader: str,
+        comment: str = "",
+        *,
+        revision: int | None = None,
+        at: datetime | None = None,
+        path: str | None = None,
+    ) -> ReaderVerdict:
         """
         Accept or reject the current result; said again by the same reader in the same words, nothing happens.
 
@@ -35,6 +45,7 @@ class ReaderVerdicts(Ledger):
         Parameters
         ----------
         revision : the one the reader saw; None: the current one
+        at, path : when it was said, and the file that says so too
 
         Raises
         ------
@@ -50,8 +61,8 @@ class ReaderVerdicts(Ledger):
             rejected = next((one for one in said if one.kind is VerdictKind.REJECT), None)
             if rejected is not None and kind is VerdictKind.ACCEPT:
                 raise VerdictRefused(f"revision {rejected.revision} was rejected by {rejected.reader}; send a correction instead")
-            values = {"revision": row["revision"], "reader": reader, "comment": comment}
-            verdict = _write(connection, case_id, now, kind, VerdictState.STANDS, **values)
+            values = {"revision": row["revision"], "reader": reader, "comment": comment, "path": path}
+            verdict = _write(connection, case_id, at or now, kind, VerdictState.STANDS, **values)
             settle_study(connection, row["study_uid"], self._destinations, now)
         return verdict
 
@@ -200,6 +211,22 @@ class ReaderVerdicts(Ledger):
         )
         with self._reading() as connection:
             return list(dict.fromkeys(connection.execute(chosen).scalars()))
+
+
+_TOLD: Final = ("revision", "made", "reader", "comment", "path", "digest", "seen", "model")
+
+
+def told_correction(verdict: ReaderVerdict) -> dict[str, Any]:
+    """Give what a result's record keeps of the correction it was made from."""
+    return {name: getattr(verdict, name) for name in _TOLD} | {"at": verdict.at.isoformat()}
+
+
+def restore_correction(connection: Connection, case_id: str, told: Mapping[str, Any]) -> None:
+    """Write a correction that a record tells of, where the case book does not know it."""
+    if any(one.digest == told["digest"] and one.made == told["made"] for one in _of_case(connection, case_id)):
+        return
+    values = {name: told[name] for name in _TOLD} | {"seen": list(told["seen"])}
+    _write(connection, case_id, datetime.fromisoformat(told["at"]), VerdictKind.CORRECT, VerdictState.STANDS, **values)
 
 
 def _demand_current(row: Mapping[str, Any], revision: int | None) -> None:

@@ -28,6 +28,7 @@ class ResultRecord:
     ----------
     digests : of the stored files that were segmented, sorted
     rule, rank, quality, findings, model, stages : as the case book has them
+    correction : the reader's, where the results are made from one, as `told_correction` gives it
     """
 
     study_uid: str
@@ -42,6 +43,7 @@ class ResultRecord:
     model: Mapping[str, Any]
     stages: Mapping[str, Mapping[str, float]]
     outputs: tuple[OutputRow, ...]
+    correction: Mapping[str, Any] | None = None
 
     def as_bytes(self) -> bytes:
         """Encode; the same record is the same bytes."""

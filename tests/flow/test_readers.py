@@ -8,6 +8,7 @@ import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import ANY
 
 import highdicom
 import nibabel
@@ -24,8 +25,10 @@ from model.volume import Volume
 from service.errors import Rejected
 from service.export import export_corrections
 from service.intake import Receipt, Source
-from service.records import State, VerdictKind, VerdictState
+from service.records import State, VerdictKind, VerdictState, told_correction
+from service.records.result_record import RECORD, ResultRecord
 from service.sections import Corrections, Destination
+from tests.running import series_uid
 from tests.service.house import House
 from tests.tiny import SMALL
 from tests.worker.test_pipeline import HEAD, Bright, head
@@ -54,10 +57,8 @@ class Ward(House):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, destinations=(PACS,), corrections=Corrections(calling_ae=("WORKSTATION",)))
         self.desk = inference.Desk(self.settings, SimpleNamespace(card=CARD), None, "test:1:")
-        self.asked: list[str] = []
         self.line = generate_uid()
         self.desk._announce = lambda _lease: None
-        self.intake.corrections = type(self.intake.corrections)(self.settings, self.store, self.book, self.asked.append)
 
     def receive(self, files) -> str:
         """Take a series in, do what comes of it, and give its case."""
@@ -78,7 +79,7 @@ class Ward(House):
 
     def work(self) -> None:
         """Do what was asked for."""
-        for queue, task in ((self.submitted, self.desk.infer), (self.asked, self.desk.correct)):
+        for queue, task in ((self.submitted, self.desk.infer), (self.corrected, self.desk.correct)):
             while queue:
                 task(queue.pop(0))
 
@@ -144,6 +145,10 @@ def drawn(files, labels, *, creator: str | None = "Reader^Ada") -> bytes:
     return buffer.getvalue()
 
 
+def read_record(path):
+    return ResultRecord.from_bytes(path.read_bytes())
+
+
 def without_one(labels, found):
     """The mask without its first lesion."""
     lesion = found["lesions"][0]
@@ -171,6 +176,8 @@ def test_a_corrected_mask_becomes_one_revision_that_outlives_a_late_slice(ward, 
     assert np.array_equal(ward.mask(case_id)[0], corrected)
     after = ward.report(case_id)
     assert after["findings"]["lesion_count"] == before["findings"]["lesion_count"] - 1
+    (told,) = [one for one in map(read_record, ward.store.every_output(RECORD)) if (one.series_uid, one.revision) == (case.series_uid, 2)]
+    assert told.correction == told_correction(ward.book.correction_of(case_id)) | {"seen": ANY}
     assert after["correction"]["release_lesion_volume_ml"] == before["findings"]["lesion_volume_ml"]
     assert case.findings["corrected"]["reader"] == "Ada Reader"
     assert case.findings["corrected"]["model_lesion_volume_ml"] == own.findings["lesion_volume_ml"]
@@ -283,3 +290,24 @@ def test_a_segmentation_about_a_case_that_is_not_done_is_recorded_with_the_reaso
     said = ward.last(case_id)
     assert (said.kind, said.state) == (VerdictKind.CORRECT, VerdictState.REFUSED)
     assert said.reason == "the case is receiving: there is no result to judge now"
+
+
+def test_a_reader_of_a_running_service_corrects_and_then_rejects(embedded_service, write_phantom):
+    files = write_phantom("read")
+    embedded_service.push(files)
+    case = embedded_service.wait_until(series_uid(files), "done")
+    address = f"/cases/{case['id']}/verdict"
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(embedded_service.output(case, "segmentation.nii.gz")))
+    labels = np.asarray(image.dataobj).copy()
+    labels[: labels.shape[0] // 2] = 0
+    sent = {"file": ("mask.nii.gz", nifti(labels, image.affine))}
+    answer = embedded_service.client.post(address, data={"reader": "Ada Reader", "revision": "1"}, files=sent)
+    assert (answer.status_code, answer.json()["state"], answer.json()["correction"]["state"]) == (202, "done", "pending")
+    case = embedded_service.wait_until(series_uid(files), "done", revision=2)
+    assert (case["verdict"]["verdict"], case["verdict"]["made"], case["correction"]) == ("correct", 2, None)
+    assert case["findings"]["corrected"]["model_lesion_volume_ml"] > case["findings"]["lesion_volume_ml"]
+    assert embedded_service.output(case, "report.pdf").startswith(b"%PDF-")
+    rejected = embedded_service.client.post(address, json={"verdict": "reject", "reader": "Bob", "revision": 1})
+    assert rejected.status_code == 409
+    rejected = embedded_service.client.post(address, json={"verdict": "reject", "reader": "Bob", "revision": 2})
+    assert rejected.json()["verdict"]["verdict"] == "reject"

@@ -142,7 +142,7 @@ class Desk:
         }
         findings = result.findings.as_dict() | (_said(result.corrected) if result.corrected else {})
         found: dict[str, Any] = {"findings": findings, "quality": result.quality, "model": model, "stages": stages}
-        rows.append(keep_record(self._book, self._store, lease, files, rows, **found))
+        rows.append(keep_record(self._book, self._store, lease, files, rows, corrected=result.corrected is not None, **found))
         self._book.finish(lease, outputs=rows, **found)
 
     def _announce(self, lease: Lease) -> None:
