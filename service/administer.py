@@ -7,6 +7,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 import typer
@@ -18,6 +19,7 @@ from rich.table import Table
 from service import orphans as strays
 from service import retention
 from service.errors import Rejected, Unavailable
+from service.export import export_corrections
 from service.presence import Counts
 from service.records import Actor, AuditEvent, Book
 from service.settings import Settings
@@ -125,6 +127,21 @@ def check_token(settings: Settings, token: str) -> None:
     if not found:
         raise Rejected("not a token of these settings")
     typer.echo(f"{found[-1].name}: {' '.join(found[-1].scopes)}")
+
+
+def export(settings: Settings, folder: Path) -> int:
+    """Write every correction to a folder, and say which were left out and why; gives the exit code. Raises Rejected, Unavailable."""
+    book = open_existing_book(settings)
+    found = list(export_corrections(book, Store(settings.data_dir), folder))
+    left_out = [one for one in found if one.why_not]
+    for one in left_out:
+        Console(stderr=True).print(f"{one.case_id}: left out, {one.why_not}", style="yellow", markup=False)
+    typer.echo(f"{len(found) - len(left_out)} corrections written to {folder}")
+    written = {one.case_id for one in found} - {one.case_id for one in left_out}
+    for case_id in sorted(written):
+        book.audit(AuditEvent.EXPORT, "corrected series exported by command", Actor.at_the_command_line(), case_id=case_id)
+    book.close()
+    return 1 if left_out else 0
 
 
 def resend(settings: Settings, case_id: str | None, destination: str | None) -> None:

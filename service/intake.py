@@ -15,8 +15,9 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -25,6 +26,7 @@ from service import queue
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.commit import GroupCommit
 from service.comparisons import Comparisons
+from service.corrections import Corrections
 from service.errors import Unavailable
 from service.headers import Header, Mismatch, read_file, read_header
 from service.judge import SHORTEST_GAP_WAIT_S, Judge
@@ -32,7 +34,7 @@ from service.presence import Counts
 from service.records import Actor, AuditEvent, Book, InstanceRow, Noted, Outcome, State, utc_now
 from service.rejecting import KEY_OBJECTS, Rejection, read_rejection
 from service.settings import Settings
-from service.store import Store, StoredInstance
+from service.store import Store, StoredInstance, encode_file_meta
 from service.transfers import Transfers
 from service.watches import Watches
 
@@ -72,8 +74,9 @@ class Receipt:
 
     Attributes
     ----------
-    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares), "discarded" (a class
-        not wanted) or "withdrew" (a rejection note that was carried out)
+    case_id : of its series, or of the series that it corrects
+    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares), "correction" (a reader's,
+        for a worker to look at), "discarded" (a class not wanted) or "withdrew" (a rejection note that was carried out)
     """
 
     case_id: str
@@ -103,6 +106,7 @@ class Intake:
         name: str | None = None,
         submit: Callable[[Any, str], Any] = queue.submit,
         submit_comparison: Callable[[Any, str], Any] = queue.submit_comparison,
+        submit_correction: Callable[[Any, str], Any] = queue.submit_correction,
         count_messages: Callable[[Any], int] = queue.count_messages,
         clock: Callable[[], float] = time.monotonic,
         counts: Counts | None = None,
@@ -120,6 +124,7 @@ class Intake:
         self._judge = Judge(settings, book, self._watches, self._submit)
         self._transfers = Transfers(book)
         self._comparisons = Comparisons(lambda case_id: submit_comparison(app, case_id), clock)
+        self.corrections = Corrections(settings, store, book, lambda case_id: submit_correction(app, case_id))
         self._swept_at = float("-inf")
         self._name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
@@ -153,6 +158,12 @@ class Intake:
         stream.seek(start)
         whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
         rejection = read_rejection(BytesIO(whole), header.transfer_syntax_uid) if header.sop_class_uid == KEY_OBJECTS else None
+        correction = self.corrections.take_object(header, whole, partial(_as_file, header, whole), sender.calling_ae)
+        if correction.case_id is not None:
+            self._counts.add("received_instances", "rest" if announced is None else "dicom", "correction")
+            self._note_transfer(sender, header.study_uid, correction.case_id)
+            return _receipt(header, correction.case_id, "correction", State.DONE)
+        header = replace(header, why_unwanted=correction.why_not)
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
         wanted = header.sop_class_uid in MR_IMAGE_CLASSES
         kept = self._keep(header, whole) if wanted else StoredInstance("", hashlib.sha256(whole).hexdigest(), 0)
@@ -160,9 +171,7 @@ class Intake:
         if wanted and not self._store.has_file(kept.path):  # the retention was faster: see its third rule
             self._keep(header, whole)
         self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
-        self._transfers.note(sender.association, sender.actor, header.study_uid, noted.case_id)
-        if self._watches.is_closed(sender.association):
-            self._transfers.close(sender.association)
+        self._note_transfer(sender, header.study_uid, noted.case_id)
         outcome: str = noted.outcome if wanted else "discarded"
         if rejection is not None and self._withdraw(rejection, sender):
             outcome = "withdrew"
@@ -171,8 +180,12 @@ class Intake:
         door = "rest" if announced is None else "dicom"
         self._counts.add("received_instances", door, outcome)
         self._counts.add("received_bytes", door, by=len(whole))
-        uids = header.study_uid, header.series_uid, header.sop_class_uid, header.sop_instance_uid
-        return Receipt(noted.case_id, *uids, outcome, noted.state)
+        return _receipt(header, noted.case_id, outcome, noted.state)
+
+    def _note_transfer(self, sender: Source, study_uid: str, case_id: str) -> None:
+        self._transfers.note(sender.association, sender.actor, study_uid, case_id)
+        if self._watches.is_closed(sender.association):
+            self._transfers.close(sender.association)
 
     def _withdraw(self, rejection: Rejection, sender: Source) -> bool:
         """Carry a rejection note out; tells whether anything it names was here, now or when it came before. Raises Unavailable."""
@@ -247,6 +260,9 @@ class Intake:
         for case_id in self._due(now):
             if not self._submit(case_id):
                 break  # each further try would wait for the same broker, and the quiet times with it
+        for case_id in self._book.due_corrections(now):
+            if not self.corrections.ask(case_id):
+                break
         self._comparisons.ask_again(self._book.cases_to_compare(self._settings.quiet_time_s))
         for waiting in self._book.receiving():
             self._watches.adopt(waiting.study_uid, waiting.series_uid, waiting.case_id, waiting.instances)
@@ -277,6 +293,15 @@ def _demand_announced(header: Header, announced: Announced) -> None:
         raise Mismatch("SOP Class UID differs from the command's")
     if header.sop_instance_uid != announced.sop_instance_uid:
         raise Mismatch("SOP Instance UID differs from the command's")
+
+
+def _receipt(header: Header, case_id: str, outcome: str, state: State) -> Receipt:
+    uids = header.study_uid, header.series_uid, header.sop_class_uid, header.sop_instance_uid
+    return Receipt(case_id, *uids, outcome, state)
+
+
+def _as_file(header: Header, dataset: bytes) -> bytes:
+    return encode_file_meta(header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid) + dataset
 
 
 def _row(header: Header, kept: StoredInstance, sender: Source) -> InstanceRow:

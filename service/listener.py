@@ -178,8 +178,12 @@ class Listener:
         if called != self._settings.ae_title:
             LOG.info("called by a title that is not ours", extra={"calling_ae": title, "called_ae": called, "peer": address})
         proposed = association.requestor.primitive.presentation_context_definition_list
-        reports = self._reports is not None and self._reports.awaited_from(title)
-        association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard", reports=reports)
+        association.acceptor.supported_contexts = supported_contexts(
+            proposed,
+            unwanted=rule.unwanted == "discard",
+            reports=self._reports is not None and self._reports.awaited_from(title),
+            corrections=title in self._settings.corrections.calling_ae,
+        )
         self._reap()
         line = _Line(Source(f"{self._run}-{next(self._numbers)}", title, address))
         with self._lock:

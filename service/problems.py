@@ -38,6 +38,7 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "upload-timed-out": (408, "The upload stopped coming"),
     "not-retryable": (409, "The case cannot be run again in this state"),
     "not-resendable": (409, "The case has no result that was given up"),
+    "verdict-refused": (409, "The verdict cannot be taken"),
     "upload-too-large": (413, "The upload is too large"),
     "too-many-files": (413, "The upload has too many files"),
     "unsupported-media-type": (415, "The body is not of a kind taken here"),

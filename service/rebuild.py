@@ -22,6 +22,7 @@ from service.records import Book, InstanceRow, OutputRow
 from service.records.rebuilding import Found
 from service.records.result_record import RECORD, NotARecord, ResultRecord
 from service.store import Store, series_key
+from service.verdicts import restore_verdicts
 
 _BATCH: Final = 500
 _SOURCE: Final = "index rebuild"
@@ -37,7 +38,7 @@ class Tally:
     Attributes
     ----------
     counts : series; instances new, known, aside (other bytes under a known UID); cases restored (done by their results), again (done, to
-        be run again because results are gone); orphans (results of no case)
+        be run again because results are gone); verdicts (of readers); orphans (results of no case)
     damaged : files that are not what their name says, or cannot be read, and why; they were left alone and out
     missing : by case, how many files the case book knows of are not there
     lost : done cases of which results are gone, and files they were made from too
@@ -74,6 +75,7 @@ def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = l
     for study_uid, of_study in groupby(sorted(results.items()), key=lambda one: one[0][0]):
         found = [one for _, files in of_study if (one := _choose(store, files, tally))]
         tally.counts["restored"] += book.restore_results(study_uid, found, delivered=delivered)
+    tally.counts["verdicts"] = restore_verdicts(book, store)
     _look_for_gaps(book, store, tally)
     return tally
 

@@ -215,3 +215,16 @@ class Segmentation(Section):
     encoding: Literal["binary", "labelmap", "fractional"] = "binary"
     lesion_segments: Annotated[int, Field(ge=0, le=500)] = 0
     brain: bool = False
+
+
+class Corrections(Section):
+    """From whom a segmentation that comes over DICOM counts as a reader's correction of our result; by default from nobody.
+
+    Attributes
+    ----------
+    calling_ae : titles of nodes whose segmentations about a series of ours are corrections
+    http : those that come over STOW-RS or `POST /cases` are too
+    """
+
+    calling_ae: tuple[AETitle, ...] = ()
+    http: bool = False

@@ -20,6 +20,7 @@ from service.sections import (
     AnyDestination,
     AuditTrail,
     CallingAE,
+    Corrections,
     DicomTls,
     Port,
     Retention,
@@ -71,6 +72,7 @@ class Settings(Section):
 
     segmentation: Segmentation = Segmentation()
     rtstruct: RTStruct = RTStruct()
+    corrections: Corrections = Corrections()
 
     minimum_free_mb: Annotated[int, Field(ge=0)] = 512
     retention: Retention = Retention()
@@ -187,7 +189,9 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-_LISTS = frozenset({"admission", "audit", "calling_ae", "tokens", "destinations", "dicom_tls", "retention", "segmentation", "rtstruct"})
+_LISTS = frozenset(
+    {"admission", "audit", "calling_ae", "corrections", "destinations", "dicom_tls", "retention", "rtstruct", "segmentation", "tokens"}
+)
 
 
 def _parse_list(variable: str, text: str) -> Any:

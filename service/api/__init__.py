@@ -21,6 +21,7 @@ from service.api.outputs import output_routes
 from service.api.page import page_routes
 from service.api.server import ApiServer, start_api
 from service.api.submission import submission_routes
+from service.api.verdicts import verdict_routes
 from service.api.waiting import Waiters
 from service.health import (
     Check,
@@ -105,6 +106,7 @@ def make_api(
         submission_routes(desk),
         case_routes(desk, waiters),
         audit_routes(desk),
+        verdict_routes(desk),
         output_routes(desk),
         *dicomweb_routes(desk),
         page_routes(desk),

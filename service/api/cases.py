@@ -11,10 +11,22 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import AfterValidator
 
 from service.api.desk import CASE_ID, Desk
-from service.api.status import FACES, CaseList, CaseStatus, DeliveryStatus, Stage
+from service.api.status import FACES, CaseList, CaseStatus, DeliveryStatus, OpenCorrection, Stage, Verdict
 from service.api.waiting import Waiters, is_final
 from service.problems import Problem, problem_responses
-from service.records import AuditEvent, Case, Delivery, DeliveryState, InvalidTransition, OutputRow, State, UnknownCase
+from service.records import (
+    AuditEvent,
+    Case,
+    Delivery,
+    DeliveryState,
+    InvalidTransition,
+    OutputRow,
+    ReaderVerdict,
+    State,
+    UnknownCase,
+    VerdictState,
+    standing_verdict,
+)
 from service.security import Scope
 
 LONGEST_WAIT_S = 300.0
@@ -122,11 +134,13 @@ def statuses_of(desk: Desk, cases: Sequence[Case]) -> list[CaseStatus]:
     """Build the status resources of cases, with outputs and deliveries of the current revision, in few reads."""
     outputs = desk.book.outputs_of([case.id for case in cases if case.state is State.DONE])
     deliveries = desk.book.deliveries_of([case.id for case in cases])
+    verdicts = desk.book.verdicts_of([case.id for case in cases])
     return [
         render_status(
             case,
             [row for row in outputs.get(case.id, ()) if row.revision == case.revision],
             [row for row in deliveries[case.id] if row.revision == case.revision],
+            verdicts[case.id],
         )
         for case in cases
     ]
@@ -137,7 +151,7 @@ def status_of(desk: Desk, case: Case) -> CaseStatus:
     return statuses_of(desk, [case])[0]
 
 
-def render_status(case: Case, outputs: list[OutputRow], deliveries: list[Delivery]) -> CaseStatus:
+def render_status(case: Case, outputs: list[OutputRow], deliveries: list[Delivery], verdicts: list[ReaderVerdict]) -> CaseStatus:
     """Turn the book's values into the status resource."""
     known = {face.name for face in FACES}
     return CaseStatus(
@@ -172,6 +186,23 @@ def render_status(case: Case, outputs: list[OutputRow], deliveries: list[Deliver
             )
             for delivery in deliveries
         ],
+        verdict=_verdict(standing_verdict(verdicts)),
+        correction=_open_correction(verdicts),
+    )
+
+
+def _verdict(said: ReaderVerdict | None) -> Verdict | None:
+    if said is None:
+        return None
+    return Verdict(verdict=said.kind, reader=said.reader, at=said.at, revision=said.revision, comment=said.comment, made=said.made)
+
+
+def _open_correction(verdicts: Sequence[ReaderVerdict]) -> OpenCorrection | None:
+    last = verdicts[-1] if verdicts else None
+    if last is None or last.state is VerdictState.STANDS:
+        return None
+    return OpenCorrection(
+        reader=last.reader, at=last.at, revision=last.revision, comment=last.comment, state=last.state, reason=last.reason
     )
 
 

@@ -20,6 +20,7 @@ from service.records.moves import UnknownCase, utc_now
 from service.records.notes import Notes, OwedNote, is_note
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
+from service.records.reader_verdicts import ReaderVerdicts, standing_verdict, told_correction
 from service.records.reading import Reading
 from service.records.rebuilding import Rebuilding
 from service.records.rekeying import check_secret
@@ -27,6 +28,7 @@ from service.records.removal import Removal
 from service.records.resends import Resends
 from service.records.rows import (
     Case,
+    Correction,
     Delivery,
     DeliveryState,
     HistoryRow,
@@ -37,10 +39,14 @@ from service.records.rows import (
     Noted,
     OutputRow,
     Page,
+    ReaderVerdict,
     Receiving,
     Resend,
     Standing,
     Verdict,
+    VerdictKind,
+    VerdictRefused,
+    VerdictState,
 )
 from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
 from service.records.upkeep import Part, Upkeep
@@ -50,7 +56,9 @@ from service.sections import Recipient
 from service.settings import Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Commitments, Reading, Kept, Rebuilding, Upkeep, Removal, Audit, Notes, Withdrawal):
+class Book(
+    Arrivals, Resends, Work, Outbox, Commitments, Reading, Kept, Rebuilding, Upkeep, Removal, Audit, Notes, Withdrawal, ReaderVerdicts
+):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -101,6 +109,7 @@ __all__ = [
     "Book",
     "BookOutdated",
     "Case",
+    "Correction",
     "Delivery",
     "DeliveryState",
     "Event",
@@ -118,16 +127,22 @@ __all__ = [
     "OwedNote",
     "Page",
     "Part",
+    "ReaderVerdict",
     "Receiving",
     "Resend",
     "Standing",
     "State",
     "UnknownCase",
     "Verdict",
+    "VerdictKind",
+    "VerdictRefused",
+    "VerdictState",
     "Withdrawn",
     "is_note",
     "open_book",
     "patient_key",
+    "standing_verdict",
+    "told_correction",
     "upgrade",
     "upgrade_book",
     "utc_now",

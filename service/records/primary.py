@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, insert, select, update
 from service.records.moves import lock_studies
 from service.records.notes import IS_NOTE, owe_notes
 from service.records.rows import DeliveryState
-from service.records.schema import cases, deliveries, outputs
+from service.records.schema import cases, deliveries, outputs, reader_verdicts
 from service.records.states import State
 from service.sections import Recipient
 from service.sendable import COMPANION
@@ -37,11 +37,27 @@ def settle_study(connection: Connection, study_uid: str, destinations: Sequence[
         if row["primary"] != primary:
             connection.execute(update(cases).where(cases.c.id == row["id"]).values(primary=primary))
         _withhold(connection, row, now, all_revisions=not primary)
-        if primary and row["state"] == State.DONE.value:
+        if row["state"] == State.DONE.value and is_rejected(connection, row["id"], row["revision"]):
+            _withdraw(connection, row, now)
+        elif primary and row["state"] == State.DONE.value:
             _release(connection, row, destinations, now)
         if (primary and row["state"] == State.DONE.value) or row["state"] == State.REJECTED.value:
             owe_notes(connection, row, destinations, now)
     return chosen
+
+
+def is_rejected(connection: Connection, case_id: str, revision: int) -> bool:
+    """Tell whether a reader has rejected this revision; nothing undoes that but another revision."""
+    mine = (reader_verdicts.c.case_id == case_id, reader_verdicts.c.revision == revision, reader_verdicts.c.kind == "reject")
+    return connection.execute(select(reader_verdicts.c.id).where(*mine).limit(1)).first() is not None
+
+
+def _withdraw(connection: Connection, row: dict[str, Any], now: datetime) -> None:
+    """Withhold what of a rejected revision is not delivered, also what was given up: `leukoscope resend` must not send it."""
+    waiting = (DeliveryState.PENDING.value, DeliveryState.DEAD.value)
+    mine = (deliveries.c.case_id == row["id"], deliveries.c.revision == row["revision"], deliveries.c.state.in_(waiting), ~IS_NOTE)
+    withheld = {"state": DeliveryState.WITHHELD.value, "last_error": "rejected by a reader", "next_attempt_at": None, "changed_at": now}
+    connection.execute(update(deliveries).where(*mine).values(**withheld))
 
 
 def _withhold(connection: Connection, row: dict[str, Any], now: datetime, *, all_revisions: bool) -> None:

@@ -218,6 +218,65 @@ class Delivery:
     transaction_uid: str | None
 
 
+class VerdictKind(StrEnum):
+    """What a reader can say of a result."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    CORRECT = "correct"
+
+
+class VerdictState(StrEnum):
+    """What became of it. A correction is pending until a worker has placed its mask on the series, and stands once it made a revision."""
+
+    PENDING = "pending"
+    STANDS = "stands"
+    REFUSED = "refused"
+
+
+class VerdictRefused(Exception):
+    """The verdict is not taken; the message says why. Nothing was written."""
+
+
+@dataclass(frozen=True)
+class ReaderVerdict:
+    """
+    One verdict.
+
+    Attributes
+    ----------
+    revision : the one that was judged
+    reason : why it was refused
+    made : the revision that was made from the correction
+    path, digest : of the file with the corrected mask, as it came; relative to the store
+    seen : SOP Instance UIDs of the series when the correction came
+    model : what had made the revision that was corrected
+    """
+
+    id: int
+    case_id: str
+    revision: int
+    kind: VerdictKind
+    reader: str
+    comment: str
+    at: datetime
+    state: VerdictState
+    reason: str | None
+    made: int | None
+    path: str | None
+    digest: str | None
+    seen: tuple[str, ...]
+    model: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A file with a corrected mask: where it lies in the store, and its SHA-256."""
+
+    path: str
+    digest: str
+
+
 @dataclass(frozen=True)
 class Lease:
     """The right to work on one revision of one case until `until`; every write of the worker shows it."""

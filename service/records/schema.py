@@ -219,6 +219,29 @@ removals = Table(
     Column("outputs", JSON, nullable=False),
 )
 
+# What readers said of results. A correction waits (pending) until a worker has placed its mask on the grid of the series.
+reader_verdicts = Table(
+    "reader_verdicts",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("reader", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    Column("made", Integer),
+    Column("path", Text),
+    Column("digest", String(64)),
+    Column("seen", JSON(none_as_null=True)),
+    Column("model", JSON(none_as_null=True)),
+    Column("losses", Integer, nullable=False),
+    Column("due_at", UtcTime),
+    Index("ix_reader_verdicts_state_due_at", "state", "due_at"),
+)
+
 # Rejection notes that took instances of a case, and the revision that came of it.
 rejections = Table(
     "rejections",

@@ -73,6 +73,25 @@ function resend(item) {
   return button;
 }
 
+const VERDICTS = { accept: "Accepted", reject: "Rejected, withdrawn", correct: "Corrected" };
+
+function verdicts(item) {
+  const said = [];
+  const by = (one) => `by ${one.reader}, ${new Date(one.at).toLocaleString()}`;
+  const { verdict, correction } = item;
+  const corrected = item.findings && item.findings.corrected;
+  if (verdict) {
+    const about = verdict.made || verdict.revision;
+    const of = about === item.revision ? "" : ` (revision ${about}, not the one shown)`;
+    said.push(`${VERDICTS[verdict.verdict]} ${by(verdict)}${of}${verdict.comment ? `: ${verdict.comment}` : ""}`);
+  }
+  if (corrected) {
+    said.push(`Mask corrected by ${corrected.reader}, ${new Date(corrected.at).toLocaleString()}; the model alone found ${ml(corrected.model_lesion_volume_ml)} ml of lesions, ${ml(corrected.model_tumour_like_volume_ml)} ml tumour-like`);
+  }
+  if (correction) said.push(`Correction ${by(correction)} ${correction.state}${correction.reason ? `: ${correction.reason}` : ""}`);
+  return said;
+}
+
 function row(item) {
   const findings = item.findings || {};
   const count = item.state === "done" && findings.lesion_count === 0 ? "none found" : findings.lesion_count;
@@ -80,6 +99,7 @@ function row(item) {
   const state = element("td", {}, element("span", { class: `state ${item.state}`, text: item.state }));
   if (item.reason) state.append(element("div", { class: "reason", text: item.reason }));
   if (item.quality.length) state.append(element("div", { class: "quality", text: `Note: ${item.quality.join(", ")}` }));
+  for (const text of verdicts(item)) state.append(element("div", { class: "verdict", text }));
   for (const delivery of item.deliveries) {
     const trouble = delivery.last_error ? ` – ${delivery.last_error}` : "";
     state.append(element("div", { class: `deliveries ${delivery.state}`, text: `${delivery.destination}: ${delivery.output} ${delivery.state}${trouble}` }));

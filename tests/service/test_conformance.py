@@ -14,10 +14,12 @@ from service.api.dicomweb.attributes import GIVEN, MATCHED, Level
 from service.api.dicomweb.query import MOST_RESULTS
 from service.api.dicomweb.store import FAILURES
 from service.contexts import TRANSFER_SYNTAXES
+from service.corrections import SEGMENTATION_CLASSES
 from service.listener import MAXIMUM_PDU, STATUSES
 from service.records.resends import FLAGS
 from tests.provider import CLASSES
 from worker.encode.segments import LABEL_MAP_STORAGE
+from worker.segments import CLASSES as CLASSES_READ
 
 STATEMENT = (Path(__file__).resolve().parents[2] / "deploy" / "conformance.md").read_text(encoding="utf-8")
 
@@ -31,6 +33,11 @@ def rows(heading: str) -> list[list[str]]:
 
 def test_storage_classes() -> None:
     assert {uid: name for name, uid in rows("#### 4.2.1 ")} == MR_IMAGE_CLASSES
+
+
+def test_classes_of_corrections() -> None:
+    assert all(f"{name} ({uid})" in STATEMENT for uid, name in SEGMENTATION_CLASSES.items())
+    assert tuple(SEGMENTATION_CLASSES) == CLASSES_READ
 
 
 def test_transfer_syntaxes_in_their_order() -> None:

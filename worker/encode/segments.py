@@ -170,7 +170,7 @@ def _own(components: npt.NDArray[np.generic], wanted: int, chosen: Segmentation)
 
 
 def _fractions(masks: Masks) -> Pixels:
-    """The probability that a voxel is lesion, in 255ths; 0 outside of the brain and where hyper-intensity is tumour-like."""
+    """The probability that a voxel is lesion, in 255ths; 0 in what is tumour-like, and outside of the brain but for a reader's lesions."""
     fractions: Pixels = np.rint(masks.lesion_probability * np.float32(MAXIMUM_FRACTIONAL_VALUE)).astype(np.uint8)
-    fractions[~masks.brain | (masks.labels == TUMOUR_LIKE)] = 0
+    fractions[(~masks.brain & (masks.labels != LESION)) | (masks.labels == TUMOUR_LIKE)] = 0
     return fractions

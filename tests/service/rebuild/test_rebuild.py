@@ -11,9 +11,10 @@ import pytest
 
 from service.errors import Misconfigured, Rejected, Unavailable
 from service.index import demand_stillness, run
-from service.records import DeliveryState, Part, State
+from service.records import DeliveryState, Part, State, VerdictKind, VerdictRefused
 from service.records.rebuilding import Rebuilding
 from service.serve import only_one
+from service.verdicts import judge
 from tests.service.rebuild.conftest import Clinic, empty
 from tests.service.series import flair_series
 
@@ -163,3 +164,35 @@ def test_the_command_says_what_it_found(clinic: Clinic, capsys: pytest.CaptureFi
     (clinic.store.root / "installation.key").chmod(0o600)
     assert not run(clinic.settings)
     assert f"case {case.id}: 1 files missing; send the series again, then retry the case if it failed" in capsys.readouterr().out
+
+
+def test_what_readers_said_comes_back_and_what_was_rejected_is_not_sent(clinic_on: Clinic) -> None:
+    clinic = clinic_on
+    corrected, rejected = clinic.done(flair_series(14)), clinic.done(flair_series(14, PatientID="P2"))
+    clinic.intake.corrections.take(corrected.id, b"a mask", "A", "a vessel")
+    (pending,) = clinic.book.pending_corrections(corrected.id)
+    assert clinic.book.take_correction(pending)
+    clinic.submitted.append(corrected.id)
+    clinic.work(corrected=True)
+    judge(clinic.book, clinic.store, rejected.id, VerdictKind.ACCEPT, "A", "", None)
+    for _ in range(2):
+        judge(clinic.book, clinic.store, rejected.id, VerdictKind.REJECT, "B", "motion", 1)
+    with pytest.raises(VerdictRefused):
+        judge(clinic.book, clinic.store, rejected.id, VerdictKind.ACCEPT, "A", "", 1)
+    before = [_said(clinic, case.id) for case in (corrected, rejected)]
+    standing = clinic.book.correction_of(corrected.id)
+    empty(clinic)
+    tally = clinic.rebuild()
+    assert (tally.counts["verdicts"], tally.is_sound) == (2, True)
+    assert tally.counts["orphans"] == 3, "results and record of the revision that was corrected"
+    assert [_said(clinic, case.id) for case in (corrected, rejected)] == before
+    found = clinic.book.correction_of(corrected.id)
+    assert found is not None
+    assert standing is not None
+    assert (found.path, found.digest, found.seen, found.at) == (standing.path, standing.digest, standing.seen, standing.at)
+    assert {one.case_id for one in clinic.book.due_deliveries()} == {corrected.id}
+    assert clinic.rebuild().counts["verdicts"] == 0
+
+
+def _said(clinic: Clinic, case_id: str) -> list[tuple[object, ...]]:
+    return [(one.kind, one.reader, one.comment, one.revision, one.made, one.path) for one in clinic.book.verdicts_of([case_id])[case_id]]
