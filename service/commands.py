@@ -17,7 +17,7 @@ TOKENS_APP = typer.Typer(help="API tokens; the settings keep only their SHA-256.
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the program's."""
-    for command in (migrate, retention, resend, audit):
+    for command in (migrate, retention, resend, audit, identity):
         app.command()(command)
     app.add_typer(INDEX_APP, name="index")
     app.add_typer(TOKENS_APP, name="tokens")
@@ -81,6 +81,24 @@ def audit(
     from service import trail
 
     trail.print_trail(_settings(), trail.Wanted(since, until, event, actor, case, limit), as_json=as_json)
+
+
+def identity(
+    case_or_study: Annotated[str, typer.Argument(metavar="CASE_OR_STUDY", help="A case's id, or a Study Instance UID: all its series.")],
+    patient_id: Annotated[str, typer.Option(help="The right PatientID.")],
+    by: Annotated[str, typer.Option(help="Who says so; goes into the audit trail.")],
+    reason: Annotated[str, typer.Option(help="Why; goes into the audit trail, and must not repeat the identity.")],
+    name: Annotated[str | None, typer.Option(help="Family^Given^Middle^Prefix^Suffix; without it, as it was.")] = None,
+    birth_date: Annotated[str | None, typer.Option(help="YYYYMMDD.")] = None,
+    sex: Annotated[str | None, typer.Option(help="M, F or O.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="Issuer of the PatientID.")] = None,
+) -> None:
+    """Correct a patient's identity: every result is made again under new UIDs. An empty text blanks an attribute."""
+    from service import administer
+
+    given = {"PatientName": name, "PatientBirthDate": birth_date, "PatientSex": sex, "IssuerOfPatientID": issuer}
+    values = {"PatientID": patient_id} | {keyword: value for keyword, value in given.items() if value is not None}
+    administer.correct(_settings(), case_or_study, values, by, reason)
 
 
 @TOKENS_APP.command("new")

@@ -30,8 +30,8 @@ _LINES: Final = {
 }
 _GONE: Final = (
     "Not in the files, and not back in a case book made anew: who sent what, classes that were discarded, what was refused or held and why "
-    "(judged again at the next start), what rejection notes took (send the notes again), the audit trail, attempts and history, deliveries "
-    "(results are sent again unless --delivered was given)."
+    "(judged again at the next start), what rejection notes took (send the notes again), identities corrected by hand, the audit trail, "
+    "attempts and history, deliveries (results are sent again unless --delivered was given)."
 )
 
 

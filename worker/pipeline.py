@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -88,6 +88,7 @@ def run(
     revision: int = 1,
     rtstruct: RTStruct = RTStruct(),
     predecessor: Predecessor | None = None,
+    identity: Mapping[str, str] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Result:
     """Segment one series, or one volume that came as NIfTI (which gives no DICOM).
@@ -98,6 +99,7 @@ def run(
     revision : of the case; every revision has UIDs of its own
     rtstruct : how the structure set is drawn
     predecessor : the structured report of the revision that this one takes the place of
+    identity : of the patient, by DICOM keyword, where it was corrected by hand
     on_stage : told the name of each stage as it begins
 
     Raises
@@ -111,7 +113,9 @@ def run(
     found = segment(volume, release, engine, clock)
     with clock.stage("encode"):
         flags = join_flags(series.quality if series else (), found.quality)
-        context = make_context(series, volume, found.masks, found.findings, release, engine, flags, revision, rtstruct, predecessor)
+        context = make_context(
+            series, volume, found.masks, found.findings, release, engine, flags, revision, rtstruct, predecessor, identity
+        )
         outputs = encode_all(context)
     return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages)
 
@@ -164,9 +168,10 @@ def make_context(
     revision: int,
     rtstruct: RTStruct,
     predecessor: Predecessor | None = None,
+    identity_by_hand: Mapping[str, str] | None = None,
 ) -> Context:
     """Put together what every encoder sees, and derive the identity of the result set from it."""
-    header = read_header(series)
+    header = read_header(series, identity_by_hand)
     quality = tuple(dict.fromkeys((*flags, *header.quality)))
     identity = identify(
         header,

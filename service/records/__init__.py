@@ -14,6 +14,7 @@ from service.records.arrivals import Arrivals
 from service.records.audit import Audit, AuditEntry, AuditPage, writing_audit
 from service.records.database import BookOutdated, upgrade
 from service.records.deeds import Actor, AuditEvent, Outcome
+from service.records.identity import Identities
 from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
 from service.records.notes import Notes, OwedNote, is_note
@@ -49,7 +50,7 @@ from service.sections import Destination
 from service.settings import Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal, Audit, Notes, Withdrawal):
+class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal, Audit, Notes, Withdrawal, Identities):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters

@@ -110,7 +110,14 @@ class Desk:
         chosen = self._settings.rtstruct
         before = find_predecessor(self._book, self._store, lease)
         result = pipeline.run(
-            files, self._release, engine, revision=lease.revision, rtstruct=chosen, predecessor=before, on_stage=self._enter
+            files,
+            self._release,
+            engine,
+            revision=lease.revision,
+            rtstruct=chosen,
+            predecessor=before,
+            identity=self._book.corrected_identity(lease.case_id),
+            on_stage=self._enter,
         )
         began = time.time()
         self._enter("store")

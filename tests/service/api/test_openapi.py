@@ -36,6 +36,7 @@ OPERATIONS = (
     ("POST", "/cases"),
     ("GET", CASE),
     ("POST", f"{CASE}/retry"),
+    ("POST", f"{CASE}/identity"),
     ("GET", f"{CASE}/segmentation"),
     ("GET", f"{CASE}/structured-report"),
     ("GET", f"{CASE}/rtstruct"),
