@@ -39,14 +39,13 @@ FAILURES: Final[dict[str, tuple[int, str]]] = {
 
 @dataclass(frozen=True)
 class Stored:
-    """One instance of the request; `failure` is a key of FAILURES, or None where it is durable and indexed, or a note carried out."""
+    """One instance of the request; `failure` is a key of FAILURES, or None where it is durable and indexed."""
 
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str = ""
     series_uid: str = ""
     failure: str | None = None
-    retrievable: bool = True
 
 
 class _OtherStudy(Rejected):
@@ -88,8 +87,7 @@ def render(stored: Sequence[Stored], url: str) -> dict[str, Any]:
         named = {"ReferencedSOPClassUID": one.sop_class_uid, "ReferencedSOPInstanceUID": one.sop_instance_uid}
         item: dict[str, Any] = {} if not one.sop_instance_uid else dict(named)
         if one.failure is None:
-            if one.retrievable:
-                item["RetrieveURL"] = instance_url(url, one.study_uid, one.series_uid, one.sop_instance_uid)
+            item["RetrieveURL"] = instance_url(url, one.study_uid, one.series_uid, one.sop_instance_uid)
             sequence = "ReferencedSOPSequence"
         else:
             item["FailureReason"] = FAILURES[one.failure][0]
@@ -155,8 +153,7 @@ def _hand_over_one(desk: Desk, study_uid: str | None, away: threading.Event, par
 def _taken(part: Part, receipt: Receipt) -> Stored:
     if receipt.outcome == "discarded":
         return _failed(part, "class")
-    kept = receipt.outcome != "withdrew"
-    return Stored(receipt.sop_class_uid, receipt.sop_instance_uid, receipt.study_uid, receipt.series_uid, retrievable=kept)
+    return Stored(receipt.sop_class_uid, receipt.sop_instance_uid, receipt.study_uid, receipt.series_uid)
 
 
 def _demand_study(study_uid: str | None, data: bytes) -> None:

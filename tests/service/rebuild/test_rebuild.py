@@ -14,6 +14,7 @@ from service.index import demand_stillness, run
 from service.records import DeliveryState, Part, State
 from service.records.rebuilding import Rebuilding
 from service.serve import only_one
+from tests.service.key_objects import key_objects
 from tests.service.rebuild.conftest import Clinic, empty
 from tests.service.series import flair_series
 
@@ -162,3 +163,23 @@ def test_the_command_says_what_it_found(clinic: Clinic, capsys: pytest.CaptureFi
     (clinic.store.root / "installation.key").chmod(0o600)
     assert not run(clinic.settings)
     assert f"case {case.id}: 1 files missing; send the series again, then retry the case if it failed" in capsys.readouterr().out
+
+
+def test_what_rejection_notes_took_stays_out_of_a_book_made_anew(clinic: Clinic) -> None:
+    whole, some = flair_series(20), flair_series(20)
+    clinic.done(whole)
+    clinic.done(some)
+    clinic.send([key_objects(whole)], association="n1")
+    clinic.send([key_objects(some[-1:])], association="n2")
+    clinic.wait(40)
+    clinic.work()
+    before = {uid: clinic.book.instance_paths(clinic.case_of(one).id) for uid, one in (("whole", whole), ("some", some))}
+    assert [len(paths) for paths in before.values()] == [0, 19]
+    clinic.lose_book()
+    assert clinic.rebuild().is_sound
+    clinic.wait(40)
+    clinic.work()
+    assert clinic.case_of(whole).state is State.REJECTED
+    assert clinic.book.due_deliveries(case_id=clinic.case_of(whole).id) == []
+    assert (clinic.case_of(some).state, clinic.case_of(some).instances) == (State.DONE, 19)
+    assert {uid: clinic.book.instance_paths(clinic.case_of(one).id) for uid, one in (("whole", whole), ("some", some))} == before
