@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -20,13 +20,15 @@ from service import orphans as strays
 from service import retention
 from service.errors import Rejected, Unavailable
 from service.export import export_corrections
+from service.identity import correct_identity
 from service.presence import Counts
-from service.records import Actor, AuditEvent, Book
+from service.records import Actor, AuditEvent, Book, open_book
 from service.settings import Settings
 from service.store import Store
 from service.tables import open_existing_book
 
 _SHOWN: Final = 50
+_MOST_SERIES: Final = 500
 _MIB: Final = 1024**2
 _TOKEN_BYTES: Final = 32
 _SCOPES: Final = ("read", "submit", "admin")
@@ -160,6 +162,31 @@ def resend(settings: Settings, case_id: str | None, destination: str | None) -> 
     if left and case_id is None and destination is None:
         typer.echo(f"{left} stay given up: their destinations are not in the settings")
     book.close()
+
+
+def correct(settings: Settings, case_or_study: str, values: Mapping[str, str], by: str, reason: str) -> None:
+    """
+    Correct the identity of a case, or of every case of a study; a service that runs makes the results again.
+
+    Raises
+    ------
+    Rejected
+        There is no such case, or the values are none.
+    Misconfigured
+        The data folder has not the key that the case book was made with.
+    """
+    open_existing_book(settings).close()
+    book = open_book(settings)
+    try:
+        one = book.case(case_or_study)
+        cases = [one] if one is not None else list(book.find_cases(study_uid=case_or_study, limit=_MOST_SERIES).items)
+        if not cases:
+            raise Rejected(f"no case or study {case_or_study}")
+        changed = correct_identity(book, Store(settings.data_dir), cases, values, by, reason, Actor.at_the_command_line())
+        for case_id in changed:
+            typer.echo(f"{case_id}: identity corrected; its results are made again while the service runs")
+    finally:
+        book.close()
 
 
 def _digest(token: str) -> str:

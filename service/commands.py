@@ -21,7 +21,7 @@ CORRECTIONS_APP = typer.Typer(help="Masks that readers corrected.", no_args_is_h
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the program's."""
-    for command in (migrate, retention, resend, audit):
+    for command in (migrate, retention, resend, audit, identity):
         app.command()(command)
     app.add_typer(INDEX_APP, name="index")
     app.add_typer(TOKENS_APP, name="tokens")
@@ -96,6 +96,24 @@ def corrections_export(
     from service import administer
 
     raise typer.Exit(administer.export(_settings(), folder))
+
+
+def identity(
+    case_or_study: Annotated[str, typer.Argument(metavar="CASE_OR_STUDY", help="A case's id, or a Study Instance UID: all its series.")],
+    patient_id: Annotated[str, typer.Option(help="The right PatientID.")],
+    by: Annotated[str, typer.Option(help="Who says so; goes into the audit trail.")],
+    reason: Annotated[str, typer.Option(help="Why; goes into the audit trail, and must not repeat the identity.")],
+    name: Annotated[str | None, typer.Option(help="Family^Given^Middle^Prefix^Suffix; without it, as it was.")] = None,
+    birth_date: Annotated[str | None, typer.Option(help="YYYYMMDD.")] = None,
+    sex: Annotated[str | None, typer.Option(help="M, F or O.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="Issuer of the PatientID.")] = None,
+) -> None:
+    """Correct a patient's identity: every result is made again under new UIDs. An empty text blanks an attribute."""
+    from service import administer
+
+    given = {"PatientName": name, "PatientBirthDate": birth_date, "PatientSex": sex, "IssuerOfPatientID": issuer}
+    values = {"PatientID": patient_id} | {keyword: value for keyword, value in given.items() if value is not None}
+    administer.correct(_settings(), case_or_study, values, by, reason)
 
 
 @TOKENS_APP.command("new")

@@ -76,7 +76,7 @@ class Receipt:
     ----------
     case_id : of its series, or of the series that it corrects
     outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares), "correction" (a reader's,
-        for a worker to look at), "discarded" (a class not wanted) or "withdrew" (a rejection note that was carried out)
+        for a worker to look at) or "discarded" (a class not wanted, a rejection note about nothing that is here)
     """
 
     case_id: str
@@ -165,16 +165,18 @@ class Intake:
             return _receipt(header, correction.case_id, "correction", State.DONE)
         header = replace(header, why_unwanted=correction.why_not)
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
-        wanted = header.sop_class_uid in MR_IMAGE_CLASSES
+        # a note is kept where it has something to reject: a case book made anew from the files must know it
+        rejects = rejection is not None and self._book.has_any(rejection.instances)
+        wanted = rejects or header.sop_class_uid in MR_IMAGE_CLASSES
         kept = self._keep(header, whole) if wanted else StoredInstance("", hashlib.sha256(whole).hexdigest(), 0)
         noted = self._commit.put(_row(header, kept, sender))
         if wanted and not self._store.has_file(kept.path):  # the retention was faster: see its third rule
             self._keep(header, whole)
         self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
         self._note_transfer(sender, header.study_uid, noted.case_id)
-        outcome: str = noted.outcome if wanted else "discarded"
-        if rejection is not None and self._withdraw(rejection, sender):
-            outcome = "withdrew"
+        outcome = noted.outcome if wanted else "discarded"
+        if rejection is not None and rejects:
+            self._withdraw(rejection, sender)
         if outcome == "conflict":
             self._comparisons.note(sender.association, noted.case_id)
         door = "rest" if announced is None else "dicom"
@@ -187,17 +189,15 @@ class Intake:
         if self._watches.is_closed(sender.association):
             self._transfers.close(sender.association)
 
-    def _withdraw(self, rejection: Rejection, sender: Source) -> bool:
-        """Carry a rejection note out; tells whether anything it names was here, now or when it came before. Raises Unavailable."""
-        found = self._book.reject_instances(rejection.note_uid, rejection.code, rejection.title, rejection.instances)
-        for one in found:
+    def _withdraw(self, rejection: Rejection, sender: Source) -> None:
+        """Carry a rejection note out. Raises Unavailable; the sender repeats, and nothing is done twice."""
+        for one in self._book.reject_instances(rejection.note_uid, rejection.code, rejection.title, rejection.instances):
             what = f"withdrawn by rejection note {rejection.note_uid}: {rejection.title}"
             event, actor = AuditEvent.PROCEDURE_RECORD, sender.actor
             self._book.audit(event, what, actor, case_id=one.case_id, study_uid=one.study_uid, count=one.taken)
             LOG.info("instances withdrawn by a rejection note", extra={"case_id": one.case_id, "instances": one.taken})
             if one.left:
                 self._watches.adopt(one.study_uid, one.series_uid, one.case_id, one.left)
-        return bool(found) or self._book.was_carried_out(rejection.note_uid)
 
     def _keep(self, header: Header, whole: bytes) -> StoredInstance:
         return self._store.put_instance(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -94,6 +94,7 @@ def run(
     rtstruct: RTStruct = RTStruct(),
     predecessor: Predecessor | None = None,
     correction: Correction | None = None,
+    identity: Mapping[str, str] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Result:
     """Segment one series, or one volume that came as NIfTI (which gives no DICOM).
@@ -106,6 +107,7 @@ def run(
     segmentation, rtstruct : how the segmentation is encoded and the structure set drawn
     predecessor : the structured report of the revision that this one takes the place of
     correction : a reader's mask, which everything is made from instead of the release's own
+    identity : of the patient, by DICOM keyword, where it was corrected by hand
     on_stage : told the name of each stage as it begins
 
     Raises
@@ -135,6 +137,7 @@ def run(
             rtstruct=rtstruct,
             predecessor=predecessor,
             corrected=corrected,
+            identity_by_hand=identity,
         )
         outputs = encode_all(context)
     return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages, corrected)
@@ -205,9 +208,10 @@ def make_context(
     rtstruct: RTStruct,
     predecessor: Predecessor | None = None,
     corrected: Corrected | None = None,
+    identity_by_hand: Mapping[str, str] | None = None,
 ) -> Context:
     """Put together what every encoder sees, and derive the identity of the result set from it."""
-    header, masks, findings = read_header(series), found.masks, found.findings
+    header, masks, findings = read_header(series, identity_by_hand), found.masks, found.findings
     quality = tuple(dict.fromkeys((*flags, *header.quality)))
     connectivity = release.card.lesion.connectivity
     segments = choose_segments(masks, findings, segmentation, connectivity) if series else None

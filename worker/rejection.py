@@ -53,7 +53,13 @@ def choose_title(results: Sequence[Dataset], patient_id: str, source_title: str 
     """
     if source_title is not None:
         return source_title
-    return WRONG_PATIENT if any(str(result.get("PatientID", "") or "") != patient_id for result in results) else SUPERSEDED
+    others = {_letters(str(result.get("PatientID") or "")) for result in results} - {_letters(patient_id)}
+    return WRONG_PATIENT if others else SUPERSEDED
+
+
+def _letters(patient_id: str) -> str:
+    """What stays of a PatientID where an invalid one was put right in the results."""
+    return "".join(filter(str.isalnum, patient_id[:64]))
 
 
 def encode_note(results: Sequence[Dataset], code: str) -> Dataset:

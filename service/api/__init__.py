@@ -16,6 +16,7 @@ from service.api.audit import audit_routes
 from service.api.cases import case_routes
 from service.api.desk import Desk
 from service.api.dicomweb import dicomweb_routes
+from service.api.identity import identity_routes
 from service.api.operations import operation_routes
 from service.api.outputs import output_routes
 from service.api.page import page_routes
@@ -107,6 +108,7 @@ def make_api(
         case_routes(desk, waiters),
         audit_routes(desk),
         verdict_routes(desk),
+        identity_routes(desk),
         output_routes(desk),
         *dicomweb_routes(desk),
         page_routes(desk),

@@ -15,6 +15,7 @@ from service.records.audit import Audit, AuditEntry, AuditPage, writing_audit
 from service.records.commitments import Commitments
 from service.records.database import BookOutdated, upgrade
 from service.records.deeds import Actor, AuditEvent, Outcome
+from service.records.identity import Identities
 from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
 from service.records.notes import Notes, OwedNote, is_note
@@ -57,7 +58,21 @@ from service.settings import Settings
 
 
 class Book(
-    Arrivals, Resends, Work, Outbox, Commitments, Reading, Kept, Rebuilding, Upkeep, Removal, Audit, Notes, Withdrawal, ReaderVerdicts
+    Arrivals,
+    Resends,
+    Work,
+    Outbox,
+    Commitments,
+    Reading,
+    Kept,
+    Rebuilding,
+    Upkeep,
+    Removal,
+    Audit,
+    Notes,
+    Withdrawal,
+    ReaderVerdicts,
+    Identities,
 ):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, and_, exists, func, or_, select, text, update
 
 from service.records.database import Ledger
+from service.records.identity import forget_correction
 from service.records.moves import UnknownCase, lock_case, plain, utc_now
 from service.records.noting import demand_secret, patient_key, reopen
 from service.records.primary import settle_study
@@ -98,6 +99,7 @@ class Resends(Ledger):
                     changed |= {word for one in applied for word in one.changed}
             _write(connection, versions)
             if taken:
+                forget_correction(connection, case_id)
                 reopen(connection, case, now, Event.CORRECT, _reason(changed), **_identity(case, taken, self._secret))
             quality = [*without_flags(case["quality"]), *resend_flags(connection, case_id)]
             connection.execute(update(cases).where(cases.c.id == case_id).values(quality=quality))

@@ -255,6 +255,20 @@ rejections = Table(
     Column("at", UtcTime, nullable=False),
 )
 
+# Identities corrected by hand: what was and what is, by DICOM keyword. `active`: nobody has said otherwise since.
+identities = Table(
+    "identities",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", UtcTime, nullable=False),
+    Column("by", Text, nullable=False, quote=True),
+    Column("reason", Text, nullable=False),
+    Column("before", JSON, nullable=False, quote=True),
+    Column("after", JSON, nullable=False, quote=True),
+    Column("active", Boolean, nullable=False),
+)
+
 # What was done by whom. It refers to no other table: it outlives the cases that it is about.
 audit = Table(
     "audit",

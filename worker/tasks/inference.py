@@ -135,6 +135,7 @@ class Desk:
             rtstruct=self._settings.rtstruct,
             predecessor=find_predecessor(self._book, self._store, lease),
             correction=find_correction(self._book, self._store, lease.case_id),
+            identity=self._book.corrected_identity(lease.case_id),
             on_stage=self._enter,
         )
         began = time.time()

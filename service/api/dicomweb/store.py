@@ -44,8 +44,8 @@ class Stored:
 
     Attributes
     ----------
-    failure : a key of FAILURES, or None where it is durable and indexed, or a rejection note that was carried out
-    offered : it can be retrieved (a correction and a note cannot)
+    failure : a key of FAILURES, or None where it is durable and indexed
+    offered : it can be retrieved (a correction cannot)
     """
 
     sop_class_uid: str
@@ -162,7 +162,7 @@ def _hand_over_one(desk: Desk, study_uid: str | None, away: threading.Event, par
 def _taken(part: Part, receipt: Receipt) -> Stored:
     if receipt.outcome == "discarded":
         return _failed(part, "class")
-    offered = receipt.outcome not in {"withdrew", "correction"}
+    offered = receipt.outcome != "correction"
     return Stored(receipt.sop_class_uid, receipt.sop_instance_uid, receipt.study_uid, receipt.series_uid, offered=offered)
 
 

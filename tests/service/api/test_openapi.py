@@ -37,6 +37,7 @@ OPERATIONS = (
     ("GET", CASE),
     ("POST", f"{CASE}/retry"),
     ("POST", f"{CASE}/verdict"),
+    ("POST", f"{CASE}/identity"),
     ("GET", f"{CASE}/segmentation"),
     ("GET", f"{CASE}/structured-report"),
     ("GET", f"{CASE}/rtstruct"),

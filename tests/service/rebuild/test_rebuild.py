@@ -15,6 +15,7 @@ from service.records import DeliveryState, Part, State, VerdictKind, VerdictRefu
 from service.records.rebuilding import Rebuilding
 from service.serve import only_one
 from service.verdicts import judge
+from tests.service.key_objects import key_objects
 from tests.service.rebuild.conftest import Clinic, empty
 from tests.service.series import flair_series
 
@@ -196,3 +197,23 @@ def test_what_readers_said_comes_back_and_what_was_rejected_is_not_sent(clinic_o
 
 def _said(clinic: Clinic, case_id: str) -> list[tuple[object, ...]]:
     return [(one.kind, one.reader, one.comment, one.revision, one.made, one.path) for one in clinic.book.verdicts_of([case_id])[case_id]]
+
+
+def test_what_rejection_notes_took_stays_out_of_a_book_made_anew(clinic: Clinic) -> None:
+    whole, some = flair_series(20), flair_series(20)
+    clinic.done(whole)
+    clinic.done(some)
+    clinic.send([key_objects(whole)], association="n1")
+    clinic.send([key_objects(some[-1:])], association="n2")
+    clinic.wait(40)
+    clinic.work()
+    before = {uid: clinic.book.instance_paths(clinic.case_of(one).id) for uid, one in (("whole", whole), ("some", some))}
+    assert [len(paths) for paths in before.values()] == [0, 19]
+    clinic.lose_book()
+    assert clinic.rebuild().is_sound
+    clinic.wait(40)
+    clinic.work()
+    assert clinic.case_of(whole).state is State.REJECTED
+    assert clinic.book.due_deliveries(case_id=clinic.case_of(whole).id) == []
+    assert (clinic.case_of(some).state, clinic.case_of(some).instances) == (State.DONE, 19)
+    assert {uid: clinic.book.instance_paths(clinic.case_of(one).id) for uid, one in (("whole", whole), ("some", some))} == before

@@ -87,10 +87,10 @@ def test_a_rejection_note_is_carried_out_and_any_other_selection_is_no_image(hos
         told = post(host, part10(note), "application/dicom")
         assert told.status_code == 200
         assert outcome(told)["stored"] == [note.SOPInstanceUID]
-        assert "RetrieveURL" not in Dataset.from_json(told.text).ReferencedSOPSequence[0]
     (case,) = host.book.find_cases(series_uid=UID).items
     assert (case.state, case.instances) == (State.REJECTED, 0)
     assert host.client.get(f"/dicomweb/studies/{UID}.900/series/{UID}").status_code == 404
+    assert host.client.get(f"/dicomweb/studies/{UID}.900/series/{note.SeriesInstanceUID}").status_code == 200
 
 
 def test_one_instance_alone_and_the_same_again(host: Host) -> None:
