@@ -147,7 +147,7 @@ def choose_segments(masks: Masks, findings: Findings, chosen: Segmentation, conn
         if len(found) > own or (label == LESION and (fractional or not own)):
             listed.append(Segment(first + own, label, others=own > 0))
         inside = components > 0
-        numbers[inside] = first + np.minimum(components[inside].astype(np.uint16) - 1, own)
+        numbers[inside] = first + np.minimum(components[inside].astype(np.int32) - 1, own)
     if chosen.brain:
         listed.append(Segment(len(listed) + 1, BRAIN))
         numbers[masks.brain & (numbers == 0)] = len(listed)
