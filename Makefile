@@ -59,6 +59,7 @@ test: peers check
 # An hour of faults: every cell of the fault matrix on both sets, hundreds of kills, a hundred series, ten thousand changed files and PDUs.
 soak: peers $(VENV)/.ready-to-develop
 	$(BIN)/python -m pytest -m soak
+	PROPERTY_EXAMPLES=500 $(BIN)/python -m pytest tests/worker/encode -k any_grid --timeout 3600
 	for set in embedded full; do for victim in everything something; do \
 		$(BIN)/python -m tests.soak.kills --set $$set --victim $$victim --kills 50; done; $(BIN)/python -m tests.soak.hundred --set $$set; done
 	$(BIN)/python -m tests.soak.mutations
