@@ -12,6 +12,7 @@ from datetime import timedelta
 from service.installation import read_secret
 from service.records.arrivals import Arrivals
 from service.records.database import BookOutdated, upgrade
+from service.records.fetches import Fetch, Fetches
 from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
 from service.records.noting import patient_key
@@ -45,7 +46,7 @@ from service.sections import Destination
 from service.settings import Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal):
+class Book(Arrivals, Fetches, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -95,6 +96,7 @@ __all__ = [
     "Delivery",
     "DeliveryState",
     "Event",
+    "Fetch",
     "HistoryRow",
     "InstanceRow",
     "InvalidTransition",
