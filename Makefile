@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Real programs the tests talk to: a PACS, a toolkit, a broker, a database, a checker, a PDF renderer.
-PEERS := orthanc dcmtk openssl redis-server postgresql dicom3tools poppler-utils rsync sqlite3
+PEERS := orthanc orthanc-dicomweb dcmtk openssl redis-server postgresql dicom3tools poppler-utils rsync sqlite3
 PEER_PROGRAMS := Orthanc storescu openssl redis-server dciodvfy pdftoppm rsync sqlite3
 
 help:
@@ -33,6 +33,7 @@ $(VENV)/.ready-to-develop: pyproject.toml constraints.txt | $(BIN)/python
 peers:
 	@missing=; for program in $(PEER_PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing initdb"; \
+	[ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$$missing orthanc-dicomweb"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
 		echo "set-up: not found:$$missing; as root, apt-get install $(PEERS)"; [ "$${CI:-}" != true ]; exit; \

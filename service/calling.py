@@ -22,6 +22,10 @@ _CONNECT_S: Final = 10.0
 _ANSWER_S: Final = 60.0
 
 
+class Refused(Unavailable):
+    """The peer does not do this, or not for us: trying again changes nothing before somebody changes a setting."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """A DICOM node: title, host, port, the title we call it by, and the TLS context where it is called with TLS."""
@@ -52,7 +56,7 @@ def associate(
     Raises
     ------
     Unavailable
-        The peer could not be reached, or refused; may be repeated.
+        The peer could not be reached; may be repeated. Refused: it was, and does not accept what is proposed.
     """
     entity = AE(ae_title=peer.calling_ae)
     entity.connection_timeout = entity.acse_timeout = _CONNECT_S
@@ -93,7 +97,8 @@ def _ask(
     if association.is_established:
         return association
     why = _why_not(association, secured=tls is not None) if opened else "".join(troubles[:1]) or "no connection"
-    raise Unavailable(f"{peer.ae_title} at {peer.host}:{peer.port}: {why}")
+    kind = Refused if association.is_rejected or association.rejected_contexts else Unavailable
+    raise kind(f"{peer.ae_title} at {peer.host}:{peer.port}: {why}")
 
 
 class _Gate(threading.Event):

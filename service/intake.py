@@ -29,7 +29,7 @@ from service.errors import Unavailable
 from service.headers import Header, Mismatch, read_file, read_header
 from service.judge import SHORTEST_GAP_WAIT_S, Judge
 from service.presence import Counts
-from service.records import Book, InstanceRow, Noted, State, utc_now
+from service.records import Book, Case, InstanceRow, Noted, State, utc_now
 from service.settings import Settings
 from service.store import Store, StoredInstance
 from service.watches import Watches
@@ -199,14 +199,22 @@ class Intake:
             self._judge.judge(watch, final=final)
 
     def retry(self, case_id: str) -> State:
-        """Run a failed case again, or look at a held one again. Raises UnknownCase, InvalidTransition, Unavailable."""
+        """
+        Run a failed case again; look at a held one again, or have it fetched again.
+
+        Raises UnknownCase, InvalidTransition, Unavailable.
+        """
         state = self._book.retry(case_id)
         if state is State.QUEUED:
             self._submit(case_id)
-        elif (case := self._book.case(case_id)) is not None:
+        elif not self._book.repeat_fetch(case_id) and (case := self._book.case(case_id)) is not None:
             watch = self._watches.adopt(case.study_uid, case.series_uid, case_id, case.instances)
             self._judge.judge(watch, final=True)
         return state
+
+    def judge_now(self, case: Case) -> None:
+        """Judge a series of which everything came, as far as its sender knows. Raises Unavailable; the sweep looks again."""
+        self._judge.judge(self._watches.adopt(case.study_uid, case.series_uid, case.id, case.instances), final=False)
 
     def _sweep(self, now: datetime) -> None:
         """Whichever of the installation's processes has the turn looks after what nobody else does."""

@@ -24,6 +24,7 @@ from service import records
 from service.api import make_api, start_api
 from service.children import Child
 from service.errors import Misconfigured, Unavailable
+from service.fetching import fetching
 from service.intake import Intake
 from service.listener import Listener, start_listener
 from service.presence import Counts, Describe, present
@@ -117,6 +118,7 @@ def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[st
     tells: dict[str, Describe] = {}
     if "listener" in parts:
         listener = stack.enter_context(_listening(settings, intake, counts))
+        stack.enter_context(fetching(settings, book, store, intake, name=name, on_defect=stop.fail))
         doors.dicom_port, doors.dicom_tls_port, tells["listener"] = listener.port, listener.tls_port, listener.describe
     if "api" in parts:
         doors.http_port = stack.enter_context(_answering(settings, book, store, intake, own=tells))

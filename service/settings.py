@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from service.errors import Misconfigured
 from service.rule import Rule
-from service.sections import AETitle, CallingAE, Destination, DicomTls, Port, Retention, RTStruct, Section, Token
+from service.sections import AETitle, CallingAE, Destination, DicomTls, Pacs, Port, Retention, RTStruct, Section, Token
 
 PREFIX = "LEUKOSCOPE_"
 CONFIG = PREFIX + "CONFIG"
@@ -48,6 +48,7 @@ class Settings(Section):
     calling_ae: tuple[CallingAE, ...] = ()
     tokens: tuple[Token, ...] = ()
     destinations: tuple[Destination, ...] = ()
+    sources: tuple[Pacs, ...] = ()
 
     release: str | None = None
     engine: Literal["auto", "openvino-cpu", "onnxruntime-cpu", "onnxruntime-cuda"] = "auto"
@@ -73,12 +74,12 @@ class Settings(Section):
     def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("destinations")
+    @field_validator("destinations", "sources")
     @classmethod
-    def _check_destinations(cls, value: tuple[Destination, ...]) -> tuple[Destination, ...]:
-        names = [destination.name for destination in value]
+    def _check_names(cls, value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        names = [node.name for node in value]
         if len(set(names)) < len(names):
-            raise ValueError("two destinations have the same name")
+            raise ValueError(f"two {info.field_name} have the same name")
         return value
 
     @model_validator(mode="after")
@@ -173,7 +174,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-_LISTS = frozenset({"admission", "calling_ae", "tokens", "destinations", "dicom_tls", "retention", "rtstruct"})
+_LISTS = frozenset({"admission", "calling_ae", "tokens", "destinations", "dicom_tls", "retention", "rtstruct", "sources"})
 
 
 def _parse_list(variable: str, text: str) -> Any:

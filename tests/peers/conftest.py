@@ -14,7 +14,7 @@ import pytest
 class Orthanc:
     """A running Orthanc that takes everything, and its REST face."""
 
-    def __init__(self, program, folder, dicom_port, http_port):
+    def __init__(self, program, folder, dicom_port, http_port, **more):
         self.dicom_port = dicom_port
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{http_port}", timeout=30.0)
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ class Orthanc:
             "DicomCheckCalledAet": False,
             "UnknownSopClassAccepted": True,
             "Plugins": [],
-        }
+        } | more
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         with (folder / "orthanc.log").open("wb") as log:
             self.process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
