@@ -49,13 +49,28 @@ class Source:
     address: str = ""
 
 
+@dataclass
+class Asked:
+    """A series that we had moved here, and how many instances of others came for it; those are not taken.
+
+    Attributes
+    ----------
+    originators : who the sender may say asked for it: we did, but some name themselves
+    """
+
+    series_uid: str
+    originators: tuple[str, ...]
+    strangers: int = 0
+
+
 @dataclass(frozen=True)
 class Announced:
-    """What a C-STORE command says about the data set that comes with it."""
+    """What a C-STORE command says about the data set that comes with it; `asked`: what it is an answer to, if to anything of ours."""
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,7 @@ class Intake:
         self._judge = Judge(settings, book, self._watches, self._submit)
         self._comparisons = Comparisons(lambda case_id: submit_comparison(app, case_id), clock)
         self._swept_at = float("-inf")
+        self.moves: dict[int, Asked] = {}  # by the Message ID of our C-MOVE, while it lasts
         self._name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     def receive(self, source: BinaryIO | bytes | Path, sender: Source, announced: Announced | None = None) -> Receipt:
@@ -253,6 +269,9 @@ def _demand_announced(header: Header, announced: Announced) -> None:
         raise Mismatch("SOP Class UID differs from the command's")
     if header.sop_instance_uid != announced.sop_instance_uid:
         raise Mismatch("SOP Instance UID differs from the command's")
+    if announced.asked is not None and header.series_uid != announced.asked.series_uid:
+        announced.asked.strangers += 1
+        raise Mismatch("not of the series that was asked for")
 
 
 def _row(header: Header, kept: StoredInstance, sender: Source) -> InstanceRow:

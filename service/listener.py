@@ -24,7 +24,7 @@ from pynetdicom.presentation import build_context
 from service.answering import Answer, answering
 from service.callers import REASONS, Caller, find_rule
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
-from service.intake import Announced, Intake, Source
+from service.intake import Announced, Asked, Intake, Source
 from service.presence import Counts
 from service.room import Room
 from service.settings import Settings
@@ -217,15 +217,20 @@ class Listener:
         try:
             with answering(answer, line.sender):
                 request = event.request
-                announced = Announced(
-                    str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)
-                )
+                uids = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)
+                announced = Announced(*uids, self._asked(request))
                 request.DataSet.seek(0)
                 self._intake.receive(request.DataSet, line.sender, announced)
         finally:
             line.working, line.heard_at = False, time.monotonic()
         self._counts.add("c_store_responses", f"0x{answer.code:04X}")
         return answer.status()
+
+    def _asked(self, request: Any) -> Asked | None:
+        """What it answers, where it comes of a C-MOVE of ours (PS3.7 9.1.1.1: the originator's title and Message ID)."""
+        asked = self._intake.moves.get(request.MoveOriginatorMessageID)
+        originator = str(request.MoveOriginatorApplicationEntityTitle or "").strip()
+        return asked if asked is not None and originator in asked.originators else None
 
     def _on_control(self, event: Any) -> None:
         """The series are judged on the request to release, before it is answered: the connection may be gone right after the answer."""

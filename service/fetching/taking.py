@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from service.errors import Rejected, Unavailable
 from service.headers import Header, read_file, read_header
-from service.intake import Announced, Intake, Source
+from service.intake import Announced, Asked, Intake, Source
 from service.records import Case, Fetch
 from service.settings import Settings
+
+OTHER_SERIES: Final = "an instance of another series"
 
 
 class NotAsked(Rejected):
@@ -76,6 +80,19 @@ class Taking:
         self._patient = self._patient or (header.patient_id, header.patient_id_issuer)
         self.count += 1
 
+    @contextmanager
+    def moving(self, *originators: str) -> Iterator[int]:
+        """While a C-MOVE with this Message ID goes on, the listener takes of what comes for it only instances of the series."""
+        asked = Asked(self._fetch.series_uid, originators)
+        number = secrets.randbelow(0xFFFF) + 1
+        self._intake.moves[number] = asked
+        try:
+            yield number
+        finally:
+            del self._intake.moves[number]
+            if asked.strangers:
+                self.strangers[OTHER_SERIES] = asked.strangers
+
     def check_going_on(self) -> None:
         """Raise Unavailable when the service stops."""
         if self._stop.is_set():
@@ -111,7 +128,7 @@ class Taking:
 
     def _unasked(self, header: Header) -> str:
         if header.series_uid != self._fetch.series_uid:
-            return "an instance of another series"
+            return OTHER_SERIES
         if header.study_uid != self._fetch.study_uid:
             return "an instance of another study"
         if self._patient not in {None, (header.patient_id, header.patient_id_issuer)}:

@@ -72,9 +72,10 @@ def move(errand: Errand) -> None:
     """C-MOVE to ourselves: the instances come to our listener. Raises as `get`."""
     title = errand.settings.ae_title
     hint = f"is {title} known there with our host and port, and its title listed under [[calling_ae]] here?"
-    with _associate(errand, [build_context(MOVE, list(_UNCOMPRESSED[:2]))]) as association:
+    contexts = [build_context(MOVE, list(_UNCOMPRESSED[:2]))]
+    with errand.taking.moving(title, str(errand.source.ae_title)) as number, _associate(errand, contexts) as association:
         _demand(association, MOVE, "C-MOVE")
-        final = _follow(errand, association.send_c_move(_identifier(errand), title, MOVE))
+        final = _follow(errand, association.send_c_move(_identifier(errand), title, MOVE, msg_id=number))
     if final.Status == _UNKNOWN_DESTINATION:
         raise Refused(f"it does not know {title} as a destination, or was not let in: {hint}")
     came = errand.instances()

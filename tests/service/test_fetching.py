@@ -21,7 +21,7 @@ from service.fetching.node import FIND, GET, MOVE, NotThere
 from service.records import Case, State, utc_now
 from service.records.fetches import FETCH_LEASE
 from tests.pacs import Pacs, pacs
-from tests.service.house import House, eventually, join_network_threads, listening
+from tests.service.house import MR, House, associate, eventually, join_network_threads, listening
 from tests.service.series import flair_series
 
 COUNT = 6
@@ -205,6 +205,25 @@ def test_what_nobody_asked_for_is_not_taken(tmp_path: Path, change: dict[str, st
     assert held(house).startswith(f"not fetched from pacs: not taken: 2 × {why}.")
     assert house.case.instances == COUNT - 2
     assert {row.patient_id for row in house.book.headers(house.case.id)} == {"P1"}
+
+
+def test_what_nobody_asked_for_is_not_taken_from_a_move_either_and_a_push_beside_it_is(tmp_path: Path) -> None:
+    series, other, pushed = flair_series(COUNT), flair_series(2), flair_series(2)
+    with pacs([*series, *other]) as node, fetcher_of(tmp_path, node.settings | {"ways": ["C-MOVE"]}) as (house, fetcher):
+        with listening(house) as listener:
+            node.node = ("127.0.0.1", listener.port)
+            case_id = ask(house, series)
+            node.gate.clear()
+            fetcher.look()
+            assert eventually(lambda: bool(house.intake.moves))
+            association = associate(listener, MR)
+            assert [association.send_c_store(dataset).Status for dataset in pushed] == [0x0000] * 2
+            association.release()
+            node.gate.set()
+            assert eventually(lambda: case_of(house, case_id).state is State.HELD, 10)
+    assert str(case_of(house, case_id).reason).startswith("not fetched from pacs: not taken: 2 × an instance of another series.")
+    assert {case.series_uid for case in house.cases} == {series[0].SeriesInstanceUID, pushed[0].SeriesInstanceUID}
+    assert not house.intake.moves
 
 
 @pytest.mark.parametrize("limits", [{"maximum_upload_files": 4}, {"maximum_upload_bytes": 40_000}])
