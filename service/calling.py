@@ -22,7 +22,11 @@ _CONNECT_S: Final = 10.0
 _ANSWER_S: Final = 60.0
 
 
-class NotAccepted(Unavailable):
+class Refused(Unavailable):
+    """The peer does not do this, or not for us: trying again changes nothing before somebody changes a setting."""
+
+
+class NotAccepted(Refused):
     """The peer accepts none of the classes that were proposed."""
 
 
@@ -56,9 +60,7 @@ def associate(
     Raises
     ------
     Unavailable
-        The peer could not be reached, or refused; may be repeated.
-    NotAccepted
-        It accepts nothing of `contexts`.
+        The peer could not be reached; may be repeated. Refused: it was, and does not accept what is proposed; NotAccepted: nothing of it.
     """
     entity = AE(ae_title=peer.calling_ae)
     entity.connection_timeout = entity.acse_timeout = _CONNECT_S
@@ -142,7 +144,7 @@ def _prepare(event: evt.Event, answer_s: float) -> None:
 
 def _why_not(association: Association, node: str, *, secured: bool) -> Unavailable:
     if association.is_rejected:
-        return Unavailable(f"{node}: the association was rejected")
+        return Refused(f"{node}: the association was rejected")
     refused = sorted({context.abstract_syntax.name for context in association.rejected_contexts if context.abstract_syntax})
     if refused and not association.accepted_contexts:
         return NotAccepted(f"{node}: not accepted there: {', '.join(refused)}")

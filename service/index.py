@@ -31,7 +31,7 @@ _LINES: Final = {
 _GONE: Final = (
     "Not in the files, and not back in a case book made anew: who sent what, classes that were discarded, what was refused or held and why "
     "(judged again at the next start), identities corrected by hand (correct them again), the audit trail, attempts and history, "
-    "deliveries (results are sent again unless --delivered was given)."
+    "what was to be fetched, deliveries (results are sent again unless --delivered was given)."
 )
 
 

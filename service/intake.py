@@ -31,7 +31,7 @@ from service.errors import Unavailable
 from service.headers import Header, Mismatch, read_file, read_header
 from service.judge import SHORTEST_GAP_WAIT_S, Judge
 from service.presence import Counts
-from service.records import Actor, AuditEvent, Book, InstanceRow, Noted, Outcome, State, utc_now
+from service.records import Actor, AuditEvent, Book, Case, InstanceRow, Noted, Outcome, State, utc_now
 from service.rejecting import KEY_OBJECTS, Rejection, read_rejection
 from service.settings import Settings
 from service.store import Store, StoredInstance, encode_file_meta
@@ -59,13 +59,28 @@ class Source:
         return Actor("ae", self.calling_ae, self.address) if self.token is None else Actor("token", self.token, self.address)
 
 
+@dataclass
+class Asked:
+    """A series that we had moved here, and how many instances of others came for it; those are not taken.
+
+    Attributes
+    ----------
+    originators : who the sender may say asked for it: we did, but some name themselves
+    """
+
+    series_uid: str
+    originators: tuple[str, ...]
+    strangers: int = 0
+
+
 @dataclass(frozen=True)
 class Announced:
-    """What a C-STORE command says about the data set that comes with it."""
+    """What a C-STORE command says about the data set that comes with it; `asked`: what it is an answer to, if to anything of ours."""
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +141,7 @@ class Intake:
         self._comparisons = Comparisons(lambda case_id: submit_comparison(app, case_id), clock)
         self.corrections = Corrections(settings, store, book, lambda case_id: submit_correction(app, case_id))
         self._swept_at = float("-inf")
+        self.moves: dict[int, Asked] = {}  # by the Message ID of our C-MOVE, while it lasts
         self._name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     def receive(self, source: BinaryIO | bytes | Path, sender: Source, announced: Announced | None = None) -> Receipt:
@@ -244,14 +260,22 @@ class Intake:
             self._judge.judge(watch, final=final)
 
     def retry(self, case_id: str) -> State:
-        """Run a failed case again, or look at a held one again. Raises UnknownCase, InvalidTransition, Unavailable."""
+        """
+        Run a failed case again; look at a held one again, or have it fetched again.
+
+        Raises UnknownCase, InvalidTransition, Unavailable.
+        """
         state = self._book.retry(case_id)
         if state is State.QUEUED:
             self._submit(case_id)
-        elif (case := self._book.case(case_id)) is not None:
+        elif not self._book.repeat_fetch(case_id) and (case := self._book.case(case_id)) is not None:
             watch = self._watches.adopt(case.study_uid, case.series_uid, case_id, case.instances)
             self._judge.judge(watch, final=True)
         return state
+
+    def judge_now(self, case: Case) -> None:
+        """Judge a series of which everything came, as far as its sender knows. Raises Unavailable; the sweep looks again."""
+        self._judge.judge(self._watches.adopt(case.study_uid, case.series_uid, case.id, case.instances), final=False)
 
     def _sweep(self, now: datetime) -> None:
         """Whichever of the installation's processes has the turn looks after what nobody else does."""
@@ -293,6 +317,9 @@ def _demand_announced(header: Header, announced: Announced) -> None:
         raise Mismatch("SOP Class UID differs from the command's")
     if header.sop_instance_uid != announced.sop_instance_uid:
         raise Mismatch("SOP Instance UID differs from the command's")
+    if announced.asked is not None and header.series_uid != announced.asked.series_uid:
+        announced.asked.strangers += 1
+        raise Mismatch("not of the series that was asked for")
 
 
 def _receipt(header: Header, case_id: str, outcome: str, state: State) -> Receipt:

@@ -25,7 +25,7 @@ from service.answering import Answer, answering
 from service.callers import REASONS, Caller, find_rule
 from service.commitment import Reports
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
-from service.intake import Announced, Intake, Source
+from service.intake import Announced, Asked, Intake, Source
 from service.presence import Counts
 from service.room import Room
 from service.settings import Settings
@@ -226,9 +226,8 @@ class Listener:
         try:
             with answering(answer, line.sender):
                 request = event.request
-                announced = Announced(
-                    str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)
-                )
+                uids = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)
+                announced = Announced(*uids, self._asked(request))
                 request.DataSet.seek(0)
                 self._intake.receive(request.DataSet, line.sender, announced)
         finally:
@@ -242,6 +241,12 @@ class Listener:
             return 0x0110, None
         line.incoming_bytes = 0
         return self._reports.take(event, line.sender.calling_ae), None
+
+    def _asked(self, request: Any) -> Asked | None:
+        """What it answers, where it comes of a C-MOVE of ours (PS3.7 9.1.1.1: the originator's title and Message ID)."""
+        asked = self._intake.moves.get(request.MoveOriginatorMessageID)
+        originator = str(request.MoveOriginatorApplicationEntityTitle or "").strip()
+        return asked if asked is not None and originator in asked.originators else None
 
     def _on_control(self, event: Any) -> None:
         """The series are judged on the request to release, before it is answered: the connection may be gone right after the answer."""

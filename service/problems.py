@@ -32,6 +32,7 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "not-found": (404, "There is nothing at this address"),
     "case-not-found": (404, "There is no such case"),
     "output-not-found": (404, "The case has no such output now"),
+    "series-not-found": (404, "The source has no such series"),
     "instance-not-found": (404, "There is no such object"),
     "method-not-allowed": (405, "The method is not allowed here"),
     "not-acceptable": (406, "What is there is of no kind that is accepted"),
@@ -48,6 +49,7 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "nothing-usable": (422, "The upload holds no DICOM instance that can be taken"),
     "internal-error": (500, "Something went wrong inside"),
     "unavailable": (503, "A part of the service is away; the same call may succeed later"),
+    "source-unavailable": (503, "The source does not answer"),
     "too-many-uploads": (503, "Too many uploads at once"),
     "insufficient-storage": (507, "There is no room for the upload"),
 }

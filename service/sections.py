@@ -128,6 +128,45 @@ def _by_address(value: Any) -> Any:
 AnyDestination = Annotated[Destination | WebDestination, BeforeValidator(_by_address)]
 
 
+Way = Literal["C-GET", "C-MOVE", "WADO-RS"]
+
+
+class Pacs(Secured):
+    """A PACS that series are fetched from: a DICOM node, the root of its DICOMweb, or both.
+
+    Attributes
+    ----------
+    ca_file : vouches for both
+    token_file : holds the bearer token of its DICOMweb
+    ways : those it offers, in the order in which they are tried; without it all that its addresses allow
+    """
+
+    name: Name
+    ae_title: AETitle | None = None
+    host: Annotated[str, StringConstraints(min_length=1)] | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")] | None = None
+    token_file: Path | None = None
+    ways: Annotated[tuple[Way, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check_ways(self) -> Self:
+        node = (self.ae_title, self.host, self.port)
+        if None in node and node != (None, None, None):
+            raise ValueError("ae_title, host and port go together")
+        if self.ae_title is None and self.url is None:
+            raise ValueError("give ae_title, host and port of a DICOM node, or the url of a DICOMweb root")
+        if lacking := set(self.ways or ()) - set(self.possible_ways):
+            raise ValueError(f"{min(lacking)} needs {'url' if self.url is None else 'ae_title, host and port'}")
+        return self
+
+    @property
+    def possible_ways(self) -> tuple[Way, ...]:
+        """What its addresses allow, in the order of preference."""
+        node: tuple[Way, ...] = () if self.ae_title is None else ("C-GET", "C-MOVE")
+        return node if self.url is None else (*node, "WADO-RS")
+
+
 class CallingAE(Section):
     """A peer that may send: its AE title, optionally only from one address or with one certificate.
 

@@ -24,6 +24,7 @@ from service.api import make_api, start_api
 from service.children import Child
 from service.commitment import Reports
 from service.errors import Misconfigured, Unavailable
+from service.fetching import fetching
 from service.intake import Intake
 from service.listener import Listener, start_listener
 from service.presence import Counts, Describe, present
@@ -129,6 +130,7 @@ def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[st
     if "listener" in parts:
         reports = Reports(book, settings.destinations, counts)
         listener = stack.enter_context(_listening(settings, intake, counts, reports))
+        stack.enter_context(fetching(settings, book, store, intake, name=name, on_defect=stop.fail))
         doors.dicom_port, doors.dicom_tls_port = listener.port, listener.tls_port
         tells["listener"] = lambda: listener.describe() | {"audit": book.audit_trouble()}
     if "api" in parts:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from service.errors import Misconfigured
 from service.rule import Rule
@@ -22,6 +22,7 @@ from service.sections import (
     CallingAE,
     Corrections,
     DicomTls,
+    Pacs,
     Port,
     Retention,
     RTStruct,
@@ -61,6 +62,7 @@ class Settings(Section):
     calling_ae: tuple[CallingAE, ...] = ()
     tokens: tuple[Token, ...] = ()
     destinations: tuple[AnyDestination, ...] = ()
+    sources: tuple[Pacs, ...] = ()
 
     release: str | None = None
     engine: Literal["auto", "openvino-cpu", "onnxruntime-cpu", "onnxruntime-cuda"] = "auto"
@@ -89,12 +91,12 @@ class Settings(Section):
     def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("destinations")
+    @field_validator("destinations", "sources")
     @classmethod
-    def _check_destinations(cls, value: tuple[AnyDestination, ...]) -> tuple[AnyDestination, ...]:
-        names = [destination.name for destination in value]
+    def _check_names(cls, value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        names = [node.name for node in value]
         if len(set(names)) < len(names):
-            raise ValueError("two destinations have the same name")
+            raise ValueError(f"two {info.field_name} have the same name")
         return value
 
     @model_validator(mode="after")
@@ -190,7 +192,19 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 _LISTS = frozenset(
-    {"admission", "audit", "calling_ae", "corrections", "destinations", "dicom_tls", "retention", "rtstruct", "segmentation", "tokens"}
+    {
+        "admission",
+        "audit",
+        "calling_ae",
+        "corrections",
+        "destinations",
+        "dicom_tls",
+        "retention",
+        "rtstruct",
+        "segmentation",
+        "sources",
+        "tokens",
+    }
 )
 
 

@@ -28,16 +28,8 @@ _STUDY = ("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNum
 _WHERE_KNOWN = ("IssuerOfPatientID", "StudyDescription", "PatientIdentityRemoved", "DeidentificationMethod")
 _EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber")
 _READ = (
-    *(
-        "SpecificCharacterSet",
-        "ContentDate",
-        "ContentTime",
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "SeriesInstanceUID",
-        "Modality",
-        "SeriesNumber",
-    ),
+    *("SpecificCharacterSet", "ContentDate", "ContentTime"),
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber"),
     *_PATIENT,
     *_STUDY,
     *_WHERE_KNOWN,

@@ -137,6 +137,7 @@ def _lifespan(desk: Desk, waiters: Waiters) -> Callable[[FastAPI], AbstractAsync
         yield
         waiters.stop()
         desk.health.close()
+        desk.renderer.stop()
         desk.hands.shutdown(wait=False, cancel_futures=True)
 
     return lifespan

@@ -15,6 +15,7 @@ from service.records.audit import Audit, AuditEntry, AuditPage, writing_audit
 from service.records.commitments import Commitments
 from service.records.database import BookOutdated, upgrade
 from service.records.deeds import Actor, AuditEvent, Outcome
+from service.records.fetches import Fetch, Fetches
 from service.records.identity import Identities
 from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
@@ -59,6 +60,7 @@ from service.settings import Settings
 
 class Book(
     Arrivals,
+    Fetches,
     Resends,
     Work,
     Outbox,
@@ -128,6 +130,7 @@ __all__ = [
     "Delivery",
     "DeliveryState",
     "Event",
+    "Fetch",
     "HistoryRow",
     "InstanceRow",
     "InvalidTransition",

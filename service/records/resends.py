@@ -19,7 +19,7 @@ from service.records.moves import UnknownCase, lock_case, plain, utc_now
 from service.records.noting import demand_secret, patient_key, reopen
 from service.records.primary import settle_study
 from service.records.rows import Judged, Resend, Standing, Verdict
-from service.records.schema import cases, instances
+from service.records.schema import cases, fetches, instances
 from service.records.states import Event
 from service.sections import Recipient
 
@@ -69,11 +69,13 @@ class Resends(Ledger):
     def standing(self, case_id: str) -> Standing:
         """Tell what a decision on the series stands on; asked before the headers are read. Raises UnknownCase."""
         waiting = exists().where(instances.c.case_id == cases.c.id, _UNCOMPARED)
+        fetching = exists().where(fetches.c.case_id == cases.c.id, fetches.c.state == "pending")
+        chosen = select(cases.c.fence, waiting.label("waiting"), fetching.label("fetching")).where(cases.c.id == case_id)
         with self._reading() as connection:
-            row = connection.execute(select(cases.c.fence, waiting.label("waiting")).where(cases.c.id == case_id)).one_or_none()
+            row = connection.execute(chosen).one_or_none()
         if row is None:
             raise UnknownCase(case_id)
-        return Standing(row.fence, bool(row.waiting))
+        return Standing(row.fence, bool(row.waiting), bool(row.fetching))
 
     def judge_resends(self, case_id: str, found: Sequence[Judged]) -> int:
         """

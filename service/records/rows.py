@@ -100,10 +100,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a decision on a series is made on: void once `fence` changes, and not to be made while there is something to compare."""
+    """What a decision on a series is made on: void once `fence` changes, and not to be made while it is compared or fetched."""
 
     fence: int
     uncompared: bool
+    fetching: bool
 
 
 @dataclass(frozen=True)

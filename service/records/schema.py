@@ -189,6 +189,22 @@ turns = Table(
     Column("until", UtcTime, nullable=False),
 )
 
+# Series that are to come from a PACS, or came, or did not.
+fetches = Table(
+    "fetches",
+    metadata,
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True),
+    Column("source", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("asked_at", UtcTime, nullable=False),
+    Column("next_attempt_at", UtcTime, nullable=False),
+    Column("last_error", Text),
+    Column("lease_owner", Text),
+    Column("lease_until", UtcTime),
+    Index("ix_fetches_state_next_attempt_at", "state", "next_attempt_at"),
+)
+
 # The living processes of the installation; a row that was not renewed for a while is a process that is gone.
 parts = Table(
     "parts",

@@ -10,7 +10,7 @@ import yaml
 
 from service.metrics import PART_KINDS, HttpCounts, Metrics
 from service.records import Book, DeliveryState, State, upgrade
-from service.sections import CallingAE, Destination, DicomTls, Retention, Token, WebDestination
+from service.sections import CallingAE, Destination, DicomTls, Pacs, Retention, Token, WebDestination
 from service.settings import PREFIX, Settings
 from service.store import Store
 
@@ -80,9 +80,8 @@ def test_every_command_on_the_page_is_one(page, demand_command):
 
 def test_every_setting_on_the_page_is_one(page, demand_settings):
     demand_settings(re.findall(rf"\b{PREFIX}[A-Z_]+", page))
-    known = {
-        name for model in (Settings, CallingAE, Destination, DicomTls, WebDestination, Retention, Token) for name in model.model_fields
-    }
+    models = (Settings, CallingAE, Destination, DicomTls, WebDestination, Pacs, Retention, Token)
+    known = {name for model in models for name in model.model_fields}
     for name in re.findall(r"`\[\[(\w+)\]\]`|`((?!leukoscope_)[a-z]+(?:_[a-z]+)+)`", page):
         assert (name[0] or name[1]) in known, name
 

@@ -18,7 +18,7 @@ WEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 class Orthanc:
     """A running Orthanc that takes everything, and its REST face."""
 
-    def __init__(self, program, folder, dicom_port, http_port, plugins=()):
+    def __init__(self, program, folder, dicom_port, http_port, **more):
         self.dicom_port = dicom_port
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{http_port}", timeout=30.0)
         folder.mkdir(parents=True, exist_ok=True)
