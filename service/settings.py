@@ -191,21 +191,8 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-_LISTS = frozenset(
-    {
-        "admission",
-        "audit",
-        "calling_ae",
-        "corrections",
-        "destinations",
-        "dicom_tls",
-        "retention",
-        "rtstruct",
-        "segmentation",
-        "sources",
-        "tokens",
-    }
-)
+_TABLES = {"audit", "corrections", "dicom_tls", "retention", "rtstruct", "segmentation"}
+_LISTS = frozenset({"admission", "calling_ae", "destinations", "sources", "tokens", *_TABLES})
 
 
 def _parse_list(variable: str, text: str) -> Any:
