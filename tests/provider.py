@@ -12,6 +12,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+MR = "1.2.840.10008.5.1.4.1.1.4"
 # What each output is that can be sent
 CLASSES = {
     "segmentation": SEGMENTATION,
@@ -30,7 +31,9 @@ class Provider:
     got : SOP Instance UIDs in the order of their arrival; associations : the classes proposed in each; refused : one it does not take
     """
 
-    def __init__(self, status=0x0000, syntaxes=(ExplicitVRLittleEndian,), answer=None, classes=tuple(CLASSES.values()), hang_up_at=None):
+    def __init__(
+        self, status=0x0000, syntaxes=(ExplicitVRLittleEndian,), answer=None, classes=tuple(CLASSES.values()), hang_up_at=None, port=0
+    ):
         self.got = []
         self.associations = []
         self.hang_up_at = hang_up_at
@@ -41,7 +44,7 @@ class Provider:
         for sop_class in classes:
             entity.add_supported_context(sop_class, list(syntaxes))
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_REQUESTED, self._note), *self.more(entity)]
-        self.server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        self.server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
         self.port = self.server.socket.getsockname()[1]
 
     def more(self, _entity):

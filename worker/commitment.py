@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import evt
+from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from service.calling import NotAccepted, Peer, associate
@@ -51,8 +52,7 @@ def ask(peer: Peer, transaction_uid: str, files: Sequence[Outgoing], on_report: 
 
     try:
         with associate(peer, [build_context(STORAGE_COMMITMENT)], handlers=[(evt.EVT_N_EVENT_REPORT, take)]) as association:
-            answer, _ = association.send_n_action(_request(transaction_uid, files), _REQUEST, STORAGE_COMMITMENT, _INSTANCE)
-            _demand_success(peer, answer)
+            _demand_success(peer, _send(association, _request(transaction_uid, files)))
             until = time.monotonic() + STAY_S
             while association.is_established and not taking and time.monotonic() < until:
                 time.sleep(0.01)
@@ -60,6 +60,14 @@ def ask(peer: Peer, transaction_uid: str, files: Sequence[Outgoing], on_report: 
                 thread.join()
     except NotAccepted as error:
         raise NotOffered(error.reason) from None
+
+
+def _send(association: Association, request: Dataset) -> Dataset:
+    try:
+        answer, _ = association.send_n_action(request, _REQUEST, STORAGE_COMMITMENT, _INSTANCE)
+    except RuntimeError:  # it has ended already
+        return Dataset()
+    return answer
 
 
 def _request(transaction_uid: str, files: Sequence[Outgoing]) -> Dataset:

@@ -10,12 +10,11 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 
 from service.sections import Destination, WebDestination
-from tests.provider import CLASSES, Committing, provider
+from tests.provider import CLASSES, MR, Committing, provider
 from tests.sending import part10, sending, states
 from tests.service.api.conftest import hosts_in, make_series
 from tests.webservice import webservice
 
-MR = "1.2.840.10008.5.1.4.1.1.4"
 IMAGES = [f"2.25.9{number}" for number in range(3)]
 KINDS = ("segmentation", "rtstruct")
 UIDS = {"StudyInstanceUID": "1.2.77.900", "SeriesInstanceUID": "1.2.78"}

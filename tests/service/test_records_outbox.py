@@ -111,6 +111,38 @@ def test_what_was_given_up_is_not_sent_again_once_another_result_took_its_place(
     assert states(book, case_id) == [(1, "withheld"), (2, "pending")]
 
 
+def test_a_report_is_entered_by_instance_once_and_only_from_its_destination(book: Book) -> None:
+    book._destinations = (Destination(name="pacs", ae_title="A", host="h", port=1, outputs=("rtstruct", "segmentation")),)
+    case_id = queue(book)
+    run(book, case_id, kinds=("rtstruct", "segmentation", "resampled.zip"))
+    for delivery in book.due_deliveries():
+        book.delivered(delivery.id, ask_at=datetime.now(UTC))
+    claimed = [book.claim_delivery(one.id, "s", DeliveryState.SENT) for one in book.due_deliveries()]
+    asked = {one.output: one for one in claimed if one is not None}
+    instances = {"resampled.zip": ["1", "2"], "rtstruct": ["3"], "segmentation": ["4"]}
+    book.ask_in("2.25.7", [(one, instances[kind]) for kind, one in asked.items()])
+    assert book.take_report("2.25.8", ["pacs"], ["1"], {}) is None
+    assert book.take_report("2.25.7", ["other"], ["1"], {}) is None
+    first = book.take_report("2.25.7", ["pacs"], ["1", "3", "9"], {"4": 0x0213})
+    assert first is not None
+    assert (first.committed, first.failed) == (1, 1)
+    book.report_awaited(list(asked.values()))
+    found = {one.output: one for one in book.deliveries(case_id)}
+    assert {kind: one.state.value for kind, one in found.items()} == {
+        "resampled.zip": "sent",
+        "rtstruct": "committed",
+        "segmentation": "pending",
+    }
+    assert found["segmentation"].last_error == "not committed: failure reason 0x0213 (resource limitation)"
+    assert found["rtstruct"].next_attempt_at is None, "what was reported before the request was answered stays"
+    again = book.take_report("2.25.7", ["pacs"], ["1", "2", "3"], {"4": 0x0213})
+    assert again is not None
+    assert (again.committed, again.failed) == (1, 0)
+    with pytest.raises(LeaseLost):
+        book.ask_in("2.25.10", [(found["segmentation"], ["4"]), (asked["segmentation"], ["4"])])
+    assert book.take_report("2.25.10", ["pacs"], ["4"], {}) is None, "all or nothing"
+
+
 def test_only_the_primary_of_a_study_is_delivered(book: Book) -> None:
     low, high = queue(book, series="1", rank=(0, 9)), queue(book, series="2", rank=(1, 0))
     run(book, low)
