@@ -28,7 +28,8 @@ SEGMENTATION_CLASSES: Final = {
 }
 KIND: Final = "correction"
 REST: Final = "rest"
-LONGEST_READER: Final = 64
+LONGEST_READER: Final = 60
+"""With the delimiters of a person's name it must not be longer than 64 characters (PS3.5 6.2)."""
 
 
 @dataclass(frozen=True)
@@ -121,4 +122,4 @@ class Corrections:
 
 def _reader(named: References, calling_ae: str) -> str:
     """Who drew it, by the object's own word, else the node that sent it."""
-    return (named.creator or f"unnamed, sent by {calling_ae}")[:LONGEST_READER]
+    return (named.creator.replace("\\", " ").strip() or f"unnamed, sent by {calling_ae}")[:LONGEST_READER]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, or_, select, update
 
 from service.records.database import Ledger
 from service.records.moves import lock_case, plain, utc_now
@@ -101,9 +101,12 @@ class ReaderVerdicts(Ledger):
             )
 
     def note_refused_correction(self, case_id: str, reader: str, correction: Correction, reason: str) -> None:
-        """Record a correction that came over DICOM and cannot be taken: its sender hears of no reason there. Raises UnknownCase."""
+        """Record once a correction that came over DICOM and cannot be taken: its sender hears of no reason there. Raises UnknownCase."""
         with self._writing() as connection:
             row = lock_case(connection, case_id)
+            known = ((one.digest, one.reason, one.revision) for one in _of_case(connection, case_id))
+            if (correction.digest, plain(reason), row["revision"]) in known:
+                return
             values = {"revision": row["revision"], "reader": reader, "comment": "", "path": correction.path, "digest": correction.digest}
             _write(connection, case_id, utc_now(), VerdictKind.CORRECT, VerdictState.REFUSED, reason=plain(reason), **values)
 
@@ -155,9 +158,12 @@ class ReaderVerdicts(Ledger):
 
     def due_corrections(self, now: datetime | None = None, limit: int = 500) -> list[str]:
         """Give the cases with a pending correction for which no message is on its way."""
-        due = (reader_verdicts.c.state == VerdictState.PENDING.value, reader_verdicts.c.due_at <= (now or utc_now()))
+        now = now or utc_now()
+        # A due time further off than we ever set comes from a clock that was set back.
+        soon = or_(reader_verdicts.c.due_at <= now, reader_verdicts.c.due_at > now + 2 * _ASK_AGAIN)
+        due = select(reader_verdicts.c.case_id).where(reader_verdicts.c.state == VerdictState.PENDING.value, soon)
         with self._reading() as connection:
-            return list(connection.execute(select(reader_verdicts.c.case_id).where(*due).distinct().limit(limit)).scalars())
+            return list(connection.execute(due.distinct().limit(limit)).scalars())
 
     def correction_submitted(self, case_id: str) -> None:
         """Note that a message for the corrections of a case is on its way; the sweep waits before it sends another."""

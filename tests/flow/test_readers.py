@@ -286,10 +286,12 @@ def test_a_segmentation_about_a_series_that_is_not_here_is_recorded_and_refused(
 
 def test_a_segmentation_about_a_case_that_is_not_done_is_recorded_with_the_reason(ward, files):
     ward.take(files[0].read_bytes())
-    case_id = ward.take(drawn(files, np.ones(SCAN.shape, np.uint8)), WORKSTATION).case_id
+    sent = drawn(files, np.ones(SCAN.shape, np.uint8))
+    (case_id,) = {ward.take(sent, WORKSTATION).case_id for _ in range(2)}
     said = ward.last(case_id)
     assert (said.kind, said.state) == (VerdictKind.CORRECT, VerdictState.REFUSED)
     assert said.reason == "the case is receiving: there is no result to judge now"
+    assert len(ward.book.verdicts_of([case_id])[case_id]) == 1
 
 
 def test_a_reader_of_a_running_service_corrects_and_then_rejects(embedded_service, write_phantom):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from worker.encode.context import Corrected
 
 PRODUCT = "Leukoscope"
+_COMPONENTS = 5  # of a person's name
 STATEMENT = (
     "Investigational. FLAIR white-matter hyper-intensity, cause not attributed: treatment effect, oedema, infiltration and other "
     "disease look alike. Not a response assessment (RANO)."
@@ -58,8 +59,8 @@ def corrected_sentence(corrected: Corrected) -> str:
 
 
 def person_name(reader: str) -> str:
-    """Give a reader's name as DICOM writes one (PS3.5 6.2, PN); one that was written out as people do is all family name."""
-    return reader if "^" in reader else f"{reader}^"
+    """Give a reader's name as DICOM writes one (PS3.5 6.2, PN); one that was written as people do is all family name."""
+    return reader if 1 <= reader.count("^") <= _COMPONENTS - 1 else f"{reader.replace('^', ' ')}^"
 
 
 def sentence(flag: str) -> str:

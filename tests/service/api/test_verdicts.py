@@ -82,7 +82,7 @@ def test_what_cannot_be_judged_is_told_why(served: Host, case_id: str) -> None:
         {"reader": ""},
         {"reader": "  "},
         {"reader": "a\\b"},
-        {"reader": "x" * 65},
+        {"reader": "x" * 61},
         {"reader": "a\x07"},
         {"revision": 0},
         {"comment": "x" * 2001},

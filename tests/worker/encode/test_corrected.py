@@ -93,6 +93,17 @@ def test_the_reader_is_an_observer_of_the_report_and_verified_nothing_by_that(co
     assert ("Comment", SENTENCE + counted) in texts
 
 
+@pytest.mark.parametrize(
+    ("reader", "written"),
+    [("x" * 60, "x" * 60 + "^"), ("Réader^Ada^^Dr", "Réader^Ada^^Dr"), ("a^b^c^d^e^f", "a b c d e f^"), ("山田 太郎", "山田 太郎^")],
+)
+def test_every_name_that_is_taken_can_be_written(corrected, reader, written):
+    context = corrected()
+    context = replace(context, corrected=replace(context.corrected, reader=reader))
+    assert str(read(seg.encode(context)).ContentCreatorName) == written
+    assert any(str(item.get("PersonName", "")) == written for item in read(sr.encode(context)).ContentSequence)
+
+
 def test_the_json_has_both_and_the_estimates_stay_the_releases(corrected):
     context = corrected()
     report = json.loads(report_json.encode(context).data)
