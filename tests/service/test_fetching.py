@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from service.fetching.node import FIND, GET, MOVE, NotThere
 from service.records import Case, State, utc_now
 from service.records.fetches import FETCH_LEASE
 from tests.pacs import Pacs, pacs
-from tests.service.house import MR, House, associate, eventually, join_network_threads, listening
+from tests.service import house as houses
+from tests.service.house import MR, House, associate, join_network_threads, listening
 from tests.service.series import flair_series
 
 COUNT = 6
+eventually = partial(houses.eventually, limit_s=20.0)
 NOWHERE = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 1}
 
 
@@ -220,7 +223,7 @@ def test_what_nobody_asked_for_is_not_taken_from_a_move_either_and_a_push_beside
             assert [association.send_c_store(dataset).Status for dataset in pushed] == [0x0000] * 2
             association.release()
             node.gate.set()
-            assert eventually(lambda: case_of(house, case_id).state is State.HELD, 10)
+            assert eventually(lambda: case_of(house, case_id).state is State.HELD)
     assert str(case_of(house, case_id).reason).startswith("not fetched from pacs: not taken: 2 × an instance of another series.")
     assert {case.series_uid for case in house.cases} == {series[0].SeriesInstanceUID, pushed[0].SeriesInstanceUID}
     assert not house.intake.moves

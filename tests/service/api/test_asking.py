@@ -51,7 +51,7 @@ def test_a_series_that_is_named_is_a_case_at_once_comes_and_starts(asking: Host,
     again = asking.client.post("/cases", json=named(node)).json()["items"]
     assert [one["id"] for one in again] == [case["id"]]
     node.gate.set()
-    assert eventually(lambda: asking.state(case["id"]).value == "queued", 10)
+    assert eventually(lambda: asking.state(case["id"]).value == "queued", 20)
     come = asking.client.get(f"/cases/{case['id']}").json()
     assert (come["instances"], come["patient_id"], come["reason"], come["series_description"]) == (6, "P1", None, "AX T2 FLAIR")
 
@@ -115,10 +115,10 @@ def test_a_held_fetch_is_run_again_by_a_retry(tmp_path: Path, make_host: MakeHos
         with fetching(host.settings, host.book, host.store, host.intake, name=None):
             body = {"study_uid": series[0].StudyInstanceUID, "series_uid": series[0].SeriesInstanceUID, "from": "pacs"}
             (case,) = host.client.post("/cases", json=body).json()["items"]
-            known = host.client.get(f"/cases/{case['id']}?wait=10").json()
+            known = host.client.get(f"/cases/{case['id']}?wait=20").json()
             assert known["state"] == "held"
             assert known["reason"].startswith("not fetched from pacs: it has no such series")
             node.held = series
             assert host.client.post(f"/cases/{case['id']}/retry").json()["state"] == "receiving"
-            assert eventually(lambda: host.state(case["id"]).value == "queued", 10)
+            assert eventually(lambda: host.state(case["id"]).value == "queued", 20)
     join_network_threads()
