@@ -26,6 +26,7 @@ from service.callers import REASONS, Caller, find_rule
 from service.commitment import Reports
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
 from service.intake import Announced, Asked, Intake, Source
+from service.patience import PatientReader
 from service.presence import Counts
 from service.room import Room
 from service.settings import Settings
@@ -148,10 +149,9 @@ class Listener:
         ]
 
     def _on_open(self, event: Any) -> None:
-        """No answer may wait for a full segment (Nagle), and a peer that stops in the middle of a PDU may not hold a thread for ever."""
-        connection = event.assoc.dul.socket.socket
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(NETWORK_TIMEOUT_S)
+        """No answer may wait for a full segment (Nagle), and a peer that stops or drips in the middle of a PDU may not hold a thread."""
+        event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        PatientReader(event.assoc, ACSE_TIMEOUT_S, NETWORK_TIMEOUT_S)
 
     def _on_requested(self, event: Any) -> None:
         """Refuse even by a defect: pynetdicom ignores what is raised here, and would then accept nothing but Verification."""
