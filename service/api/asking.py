@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated
 
-import anyio
+import anyio.to_thread
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from starlette.requests import ClientDisconnect
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from service.api.bodies import read_json
 from service.api.cases import statuses_of
 from service.api.desk import Desk
 from service.api.status import Accepted
@@ -20,9 +20,6 @@ from service.records import AuditEvent
 from service.rule import Name
 
 LOG = logging.getLogger(__name__)
-JSON: Final = "application/json"
-LARGEST_BYTES: Final = 64 << 10
-SILENCE_S: Final = 20.0
 Uid = Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9]+(\.[0-9]+)*$")]  # PS3.5 9.1
 
 
@@ -47,7 +44,7 @@ async def ask(desk: Desk, request: Request) -> Accepted:
     Problem
         422 malformed, or a source that is not in the settings; 404 and 503 where the PACS was asked for the study and has none or is away.
     """
-    wanted = _read(await _body(request))
+    wanted = await read_json(request, FetchRequest)
     names = [source.name for source in desk.settings.sources]
     if wanted.source not in names:
         known = f"is none of: {', '.join(names)}" if names else "the settings have no [[sources]]"
@@ -87,28 +84,3 @@ def _find_study(desk: Desk, wanted: FetchRequest) -> str:
         raise Problem("source-unavailable", f"{error.reason}. With study_uid the series is fetched when it is back.") from None
     except Misconfigured as error:
         raise Problem("source-unavailable", str(error)) from None
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        with anyio.fail_after(SILENCE_S):
-            async for block in request.stream():
-                body += block
-                if len(body) > LARGEST_BYTES:
-                    raise Problem("upload-too-large", f"JSON of at most {LARGEST_BYTES >> 10} KiB is taken.")
-    except TimeoutError:
-        raise Problem("upload-timed-out", f"The body did not come within {SILENCE_S:g} s.") from None
-    except ClientDisconnect:
-        raise Problem("malformed-upload", "The sender left before the end.") from None
-    return bytes(body)
-
-
-def _read(body: bytes) -> FetchRequest:
-    """Read the request; what is wrong is told without its value."""
-    try:
-        return FetchRequest.model_validate_json(body)
-    except ValidationError as error:
-        wrong = error.errors(include_url=False, include_input=False, include_context=False)
-        errors = [{"where": ".".join(("body", *map(str, one["loc"]))), "why": one["msg"]} for one in wrong]
-        raise Problem("invalid-request", "; ".join(f"{one['where']}: {one['why']}" for one in errors), errors=errors) from None

@@ -6,8 +6,9 @@ from functools import partial
 from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.bodies import JSON, read_json
 from service.api.cases import CaseId, status_of
 from service.api.desk import Desk
 from service.api.status import CaseStatus
@@ -45,7 +46,7 @@ class Correction(BaseModel):
 
 
 BODY: Final[dict[str, Any]] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": Correction.model_json_schema()}}},
+    "requestBody": {"required": True, "content": {JSON: {"schema": Correction.model_json_schema()}}},
 }
 
 
@@ -58,35 +59,16 @@ def identity_routes(desk: Desk) -> APIRouter:
         status_code=202,
         summary="Correct the patient's identity: every result is made again under new UIDs",
         dependencies=[Depends(desk.guard.needs(Scope.ADMIN))],
-        responses=problem_responses(401, 403, 404, 413),
+        responses=problem_responses(401, 403, 404, 408, 413),
         openapi_extra=BODY,
     )
     async def correct(request: Request, case_id: CaseId) -> CaseStatus:
-        wanted = _understand(await _read(request))
+        wanted = await read_json(request, Correction, LARGEST_BODY)
         case = await desk.case(case_id)
         await desk.look(partial(_correct, desk, request, case, wanted))
         return await desk.look(partial(status_of, desk, await desk.case(case_id)))
 
     return router
-
-
-async def _read(request: Request) -> bytes:
-    """Read the body; after the token, so that nobody else makes us keep one."""
-    body = b""
-    async for block in request.stream():
-        body += block
-        if len(body) > LARGEST_BODY:
-            raise Problem("upload-too-large", f"The body may have {LARGEST_BODY} bytes.")
-    return body
-
-
-def _understand(body: bytes) -> Correction:
-    try:
-        return Correction.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(["body", *map(str, first["loc"])])
-        raise Problem("invalid-request", f"{where}: {first['msg']}") from None
 
 
 def _correct(desk: Desk, request: Request, case: Case, wanted: Correction) -> None:

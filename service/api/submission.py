@@ -10,7 +10,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Depends, Request, Response
 from python_multipart.multipart import parse_options_header
 
-from service.api.asking import JSON, FetchRequest, ask
+from service.api.asking import FetchRequest, ask
+from service.api.bodies import JSON
 from service.api.cases import statuses_of
 from service.api.desk import Desk
 from service.api.receiving import give_to_intake, receive_part, take_upload

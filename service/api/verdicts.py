@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from starlette.requests import ClientDisconnect
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from service.api.bodies import JSON, read_json, understand
 from service.api.cases import CaseId, status_of
 from service.api.desk import Desk
 from service.api.receiving import HEADER_BYTES, take_upload
@@ -23,9 +22,7 @@ from service.security import Scope
 from service.uploads import FORM_DATA, Part, size_text, spool_upload
 from service.verdicts import judge
 
-LARGEST_BODY: Final = 64 << 10
 LARGEST_FIELD: Final = 16 << 10
-_JSON: Final = "application/json"
 _FIELDS: Final = ("verdict", "reader", "comment", "revision")
 _GZIP, _NIFTI = b"\x1f\x8b", b"n+1\x00"
 
@@ -55,9 +52,6 @@ class _Said(BaseModel):
     revision: Revision | None = None
 
 
-Model = TypeVar("Model", bound=_Said)
-
-
 class Judgement(_Said):
     """A verdict without a mask."""
 
@@ -75,7 +69,7 @@ def _body() -> dict[str, Any]:
     mask = {"type": "string", "format": "binary", "description": "DICOM SEG, or NIfTI on the grid of the series"}
     corrected["properties"]["file"] = mask
     corrected["required"] = ["file", "reader"]
-    return {"requestBody": {"required": True, "content": {_JSON: {"schema": judgement}, FORM_DATA: {"schema": corrected}}}}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": judgement}, FORM_DATA: {"schema": corrected}}}}
 
 
 def verdict_routes(desk: Desk) -> APIRouter:
@@ -102,11 +96,11 @@ def verdict_routes(desk: Desk) -> APIRouter:
             hand_over = partial(_answering, desk, request, case_id, partial(_correct, desk, case_id))
             await desk.case(case_id)
             await take_upload(desk, request, partial(_spool, desk, request), hand_over)
-        elif kind == _JSON:
-            said = await _read_judgement(request)
+        elif kind == JSON:
+            said = await read_json(request, Judgement)
             await desk.look(partial(_answering, desk, request, case_id, partial(_judge, desk, case_id), said))
         else:
-            raise Problem("unsupported-media-type", f"Send {_JSON} or {FORM_DATA}.")
+            raise Problem("unsupported-media-type", f"Send {JSON} or {FORM_DATA}.")
         return await desk.look(partial(status_of, desk, await desk.case(case_id)))
 
     return router
@@ -117,7 +111,7 @@ def _judge(desk: Desk, case_id: str, said: Judgement) -> ReaderVerdict:
 
 
 def _correct(desk: Desk, case_id: str, parts: Sequence[Part]) -> ReaderVerdict:
-    said = _validated(Corrected.model_validate, {part.field: _field(part) for part in parts if part.field in _FIELDS})
+    said = understand(Corrected.model_validate, {part.field: _field(part) for part in parts if part.field in _FIELDS})
     files = [part for part in parts if part.field not in _FIELDS]
     if len(files) != 1:
         raise Problem("invalid-request", f"{len(files)} files: send one, a DICOM SEG or NIfTI on the grid of the series.")
@@ -156,23 +150,3 @@ def _field(part: Part) -> str:
     if len(value) > LARGEST_FIELD:
         raise Problem("upload-too-large", f"At most {LARGEST_FIELD} bytes are taken in a field of the form.", limit_bytes=LARGEST_FIELD)
     return value.decode("utf-8", "replace")
-
-
-async def _read_judgement(request: Request) -> Judgement:
-    body = bytearray()
-    try:
-        async for block in request.stream():
-            body += block
-            if len(body) > LARGEST_BODY:
-                raise Problem("upload-too-large", f"At most {LARGEST_BODY} bytes are taken here.", limit_bytes=LARGEST_BODY)
-    except ClientDisconnect:
-        raise Problem("malformed-upload", "The sender left before the end.") from None
-    return _validated(Judgement.model_validate_json, bytes(body))
-
-
-def _validated(validate: Callable[[Any], Model], value: Any) -> Model:
-    try:
-        return validate(value)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from None
