@@ -39,6 +39,7 @@ def settle_study(connection: Connection, study_uid: str, destinations: Sequence[
         _withhold(connection, row, now, all_revisions=not primary)
         if row["state"] == State.DONE.value and is_rejected(connection, row["id"], row["revision"]):
             _withdraw(connection, row, now)
+            owe_notes(connection, row, destinations, now, of_reader=True)
         elif primary and row["state"] == State.DONE.value:
             _release(connection, row, destinations, now)
         if (primary and row["state"] == State.DONE.value) or row["state"] == State.REJECTED.value:
