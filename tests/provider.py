@@ -19,14 +19,16 @@ CLASSES = {
 
 
 class Provider:
-    """A storage provider on a free port that answers with one status, or hangs up at one class instead.
+    """A storage provider (on a free port, unless one is given) that answers with one status, or hangs up at one class instead.
 
     Attributes
     ----------
     got : SOP Instance UIDs in the order of their arrival; associations : the classes proposed in each
     """
 
-    def __init__(self, status=0x0000, syntaxes=(ExplicitVRLittleEndian,), answer=None, classes=tuple(CLASSES.values()), hang_up_at=None):
+    def __init__(
+        self, status=0x0000, syntaxes=(ExplicitVRLittleEndian,), answer=None, classes=tuple(CLASSES.values()), hang_up_at=None, port=0
+    ):
         self.got = []
         self.associations = []
         self.hang_up_at = hang_up_at
@@ -36,7 +38,7 @@ class Provider:
         for sop_class in classes:
             entity.add_supported_context(sop_class, list(syntaxes))
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_REQUESTED, self._note)]
-        self.server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        self.server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
         self.port = self.server.socket.getsockname()[1]
 
     def _note(self, event):
