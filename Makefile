@@ -64,8 +64,9 @@ soak: peers $(VENV)/.ready-to-develop
 		$(BIN)/python -m tests.soak.kills --set $$set --victim $$victim --kills 50; done; $(BIN)/python -m tests.soak.hundred --set $$set; done
 	$(BIN)/python -m tests.soak.mutations
 
+# BENCH="wire day --size small" chooses parts and a size; the full size wants a quiet machine.
 bench: peers $(VENV)/.ready-to-develop
-	TCP_NODELAY=1 $(BIN)/python -m tests.bench
+	TCP_NODELAY=1 $(BIN)/python -m tests.bench $(BENCH)
 
 # The Dockerfile's steps in a chroot, and what comes out of them run as its user: for machines without a container engine. Needs root.
 check-image:

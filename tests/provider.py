@@ -24,7 +24,7 @@ CLASSES = {
 
 
 class Provider:
-    """A storage provider on a free port that answers with one status, or hangs up at one class instead.
+    """A storage provider (on a free port, unless one is given) that answers with one status, or hangs up at one class instead.
 
     Attributes
     ----------

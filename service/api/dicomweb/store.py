@@ -95,8 +95,7 @@ def render(stored: Sequence[Stored], url: str) -> dict[str, Any]:
         named = {"ReferencedSOPClassUID": one.sop_class_uid, "ReferencedSOPInstanceUID": one.sop_instance_uid}
         item: dict[str, Any] = {} if not one.sop_instance_uid else dict(named)
         if one.failure is None:
-            if one.offered:
-                item["RetrieveURL"] = instance_url(url, one.study_uid, one.series_uid, one.sop_instance_uid)
+            item["RetrieveURL"] = instance_url(url, one.study_uid, one.series_uid, one.sop_instance_uid) if one.offered else ""
             sequence = "ReferencedSOPSequence"
         else:
             item["FailureReason"] = FAILURES[one.failure][0]

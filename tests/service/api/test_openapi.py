@@ -36,6 +36,7 @@ OPERATIONS = (
     ("POST", "/cases"),
     ("GET", CASE),
     ("POST", f"{CASE}/retry"),
+    ("POST", f"{CASE}/resend"),
     ("POST", f"{CASE}/verdict"),
     ("POST", f"{CASE}/identity"),
     ("GET", f"{CASE}/segmentation"),
