@@ -35,6 +35,7 @@ OPERATIONS = (
     ("POST", "/cases"),
     ("GET", CASE),
     ("POST", f"{CASE}/retry"),
+    ("POST", f"{CASE}/resend"),
     ("GET", f"{CASE}/segmentation"),
     ("GET", f"{CASE}/structured-report"),
     ("GET", f"{CASE}/rtstruct"),
