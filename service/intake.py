@@ -15,7 +15,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from io import BytesIO
@@ -28,10 +28,11 @@ from service.commit import GroupCommit
 from service.comparisons import Comparisons
 from service.corrections import Corrections
 from service.errors import Unavailable
-from service.headers import Header, Mismatch, read_file, read_header
+from service.handover import Announced, Asked, Receipt, Source, demand_announced
+from service.headers import Header, read_file, read_header
 from service.judge import SHORTEST_GAP_WAIT_S, Judge
 from service.presence import Counts
-from service.records import Actor, AuditEvent, Book, Case, InstanceRow, Noted, Outcome, State, utc_now
+from service.records import AuditEvent, Book, Case, InstanceRow, Noted, Outcome, State, utc_now
 from service.rejecting import KEY_OBJECTS, Rejection, read_rejection
 from service.settings import Settings
 from service.store import Store, StoredInstance, encode_file_meta
@@ -42,65 +43,6 @@ LOG = logging.getLogger(__name__)
 
 SWEEP: Final = "sweep"
 SWEEPS_TO_A_TURN: Final = 3
-
-
-@dataclass(frozen=True)
-class Source:
-    """Who sends: an identifier for this association (or request), the calling AE title or "rest", the address, the API token's name."""
-
-    association: str
-    calling_ae: str
-    address: str = ""
-    token: str | None = None
-
-    @property
-    def actor(self) -> Actor:
-        """Who that is in the audit trail."""
-        return Actor("ae", self.calling_ae, self.address) if self.token is None else Actor("token", self.token, self.address)
-
-
-@dataclass
-class Asked:
-    """A series that we had moved here, and how many instances of others came for it; those are not taken.
-
-    Attributes
-    ----------
-    originators : who the sender may say asked for it: we did, but some name themselves
-    """
-
-    series_uid: str
-    originators: tuple[str, ...]
-    strangers: int = 0
-
-
-@dataclass(frozen=True)
-class Announced:
-    """What a C-STORE command says about the data set that comes with it; `asked`: what it is an answer to, if to anything of ours."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    asked: Asked | None = None
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What became of one instance; it is durable and indexed.
-
-    Attributes
-    ----------
-    case_id : of its series, or of the series that it corrects
-    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares), "correction" (a reader's,
-        for a worker to look at) or "discarded" (a class not wanted, a rejection note about nothing that is here)
-    """
-
-    case_id: str
-    study_uid: str
-    series_uid: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    outcome: str
-    state: State
 
 
 class Intake:
@@ -170,7 +112,7 @@ class Intake:
             header, start = read_file(stream)
         else:
             header = read_header(stream, announced.transfer_syntax_uid)
-            _demand_announced(header, announced)
+            demand_announced(header, announced)
         stream.seek(start)
         whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
         rejection = read_rejection(BytesIO(whole), header.transfer_syntax_uid) if header.sop_class_uid == KEY_OBJECTS else None
@@ -309,17 +251,6 @@ class Intake:
             LOG.warning("the broker is away; the sweep will submit the case", extra={"case_id": case_id})
             return False
         return True
-
-
-def _demand_announced(header: Header, announced: Announced) -> None:
-    """PS3.4 B.2.3, A900: the data set does not match the SOP class (here also: the instance) of the command."""
-    if header.sop_class_uid != announced.sop_class_uid:
-        raise Mismatch("SOP Class UID differs from the command's")
-    if header.sop_instance_uid != announced.sop_instance_uid:
-        raise Mismatch("SOP Instance UID differs from the command's")
-    if announced.asked is not None and header.series_uid != announced.asked.series_uid:
-        announced.asked.strangers += 1
-        raise Mismatch("not of the series that was asked for")
 
 
 def _receipt(header: Header, case_id: str, outcome: str, state: State) -> Receipt:

@@ -25,7 +25,8 @@ from service.answering import Answer, answering
 from service.callers import REASONS, Caller, find_rule
 from service.commitment import Reports
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
-from service.intake import Announced, Asked, Intake, Source
+from service.handover import Announced, Asked, Source
+from service.intake import Intake
 from service.patience import PatientReader
 from service.presence import Counts
 from service.room import Room

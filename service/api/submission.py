@@ -18,7 +18,7 @@ from service.api.receiving import give_to_intake, receive_part, take_upload
 from service.api.status import Accepted, FileProblem
 from service.archive import DAMAGED, MAGIC, unpacked
 from service.errors import Rejected
-from service.intake import Receipt, Source
+from service.handover import Receipt, Source
 from service.problems import Problem, problem_responses
 from service.security import Scope
 from service.uploads import Part, spool_upload
