@@ -135,8 +135,8 @@ class Notes(Ledger):
             for row in connection.execute(chosen).all():
                 sent = _sent(connection, row.case_id, row.revision, row.destination, row.output, now)
                 paths, waits = tuple(path for path, at_it in sent if not at_it), any(at_it for _, at_it in sent)
-                title = None if row.output.startswith(_OF_READER) else row.title
-                found.append(OwedNote(row.id, row.case_id, row.revision, row.output, row.patient_id, title, paths, waits))
+                rejected_as = None if row.output.startswith(_OF_READER) else row.title
+                found.append(OwedNote(row.id, row.case_id, row.revision, row.output, row.patient_id, rejected_as, paths, waits))
         return found
 
     def write_note(self, owed: OwedNote, output: OutputRow | None) -> None:
