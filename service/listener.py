@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final
@@ -27,7 +27,7 @@ from service.contexts import VERIFICATION, private_as_storage, supported_context
 from service.errors import Rejected, Unavailable
 from service.headers import Mismatch
 from service.intake import Announced, Intake, Source
-from service.patience import PatientReader
+from service.patience import PatientReader, acknowledge_at_once
 from service.presence import Counts
 from service.room import Room
 from service.sections import CallingAE
@@ -44,10 +44,12 @@ STATUSES: Final = {
 }
 REJECT_CALLING: Final = (0x01, 0x01, 0x03)  # PS3.8 9.3.4: permanent, service user, calling AE title not recognised
 REJECT_BUSY: Final = (0x02, 0x03, 0x01)  # transient, presentation related, temporary congestion
+REJECT_FULL: Final = (0x02, 0x03, 0x02)  # transient, presentation related, local limit exceeded
 
 MAXIMUM_PDU: Final = 131072
 ACSE_TIMEOUT_S: Final = 30.0
 NETWORK_TIMEOUT_S: Final = 60.0
+WAITING_ROOM: Final = 100  # connections that have not asked for an association yet take no place of one
 HEADER_BYTES: Final = 64 << 20  # on top of the pixels that are allowed
 STOP_LIMIT_S: Final = 10.0
 _IDLE_S: Final = 0.5
@@ -80,7 +82,7 @@ class Listener:
         _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own log lines cost more time than the message they tell of
         self._entity = AE(ae_title=settings.ae_title)
         self._entity.maximum_pdu_size = MAXIMUM_PDU
-        self._entity.maximum_associations = settings.maximum_associations
+        self._entity.maximum_associations = settings.maximum_associations + WAITING_ROOM
         self._entity.acse_timeout = ACSE_TIMEOUT_S
         self._entity.dimse_timeout = NETWORK_TIMEOUT_S
         self._entity.network_timeout = NETWORK_TIMEOUT_S
@@ -169,8 +171,11 @@ class Listener:
         self._reap()
         line = _Line(Source(f"{self._run}-{next(self._numbers)}", title, address))
         with self._lock:
-            self._lines[association] = line
-        return None
+            if len(self._lines) < self._settings.maximum_associations:
+                self._lines[association] = line
+                return None
+        self._counts.add("associations", "too_many")
+        return REJECT_FULL
 
     def _refusal(self, rule: CallingAE | None) -> str:
         """Say why not, or nothing. C-ECHO is refused too when the disk is full: an echo that succeeds would promise what C-STORE breaks."""
@@ -199,7 +204,7 @@ class Listener:
             return
         line.heard_at = time.monotonic()
         line.incoming_bytes += len(event.data)
-        _acknowledge_at_once(event.assoc)
+        acknowledge_at_once(event.assoc)
         if line.incoming_bytes > self._settings.maximum_series_bytes + HEADER_BYTES:
             LOG.warning("an instance is too large; the association is aborted", extra={"association": line.sender.association})
             event.assoc.abort(block=False)
@@ -249,17 +254,6 @@ class Listener:
             line = self._lines.pop(association, None)
         if line is not None:
             self._intake.close_source(line.sender.association, clean)
-
-
-def _acknowledge_at_once(association: Any) -> None:
-    """A sender that leaves Nagle's algorithm on holds its data set back until the command is acknowledged: 40 ms an instance.
-
-    The kernel forgets the option by itself, so it is set again with every PDU (tcp(7), TCP_QUICKACK).
-    """
-    connection = association.dul.socket.socket
-    if connection is not None and hasattr(socket, "TCP_QUICKACK"):
-        with suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def start_listener(settings: Settings, intake: Intake, counts: Counts | None = None) -> Listener:
