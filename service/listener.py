@@ -12,7 +12,6 @@ import secrets
 import socket
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from service.commitment import Reports
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
 from service.handover import Announced, Asked, Source
 from service.intake import Intake
-from service.patience import PatientReader
+from service.patience import PatientReader, acknowledge_at_once
 from service.presence import Counts
 from service.room import Room
 from service.settings import Settings
@@ -45,10 +44,12 @@ STATUSES: Final = {
 }
 REJECT_CALLING: Final = (0x01, 0x01, 0x03)  # PS3.8 9.3.4: permanent, service user, calling AE title not recognised
 REJECT_BUSY: Final = (0x02, 0x03, 0x01)  # transient, presentation related, temporary congestion
+REJECT_FULL: Final = (0x02, 0x03, 0x02)  # transient, presentation related, local limit exceeded
 
 MAXIMUM_PDU: Final = 131072
 ACSE_TIMEOUT_S: Final = 30.0
 NETWORK_TIMEOUT_S: Final = 60.0
+WAITING_ROOM: Final = 100  # connections that have not asked for an association yet take no place of one
 HEADER_BYTES: Final = 64 << 20  # on top of the pixels that are allowed
 STOP_LIMIT_S: Final = 10.0
 _IDLE_S: Final = 0.5
@@ -81,7 +82,7 @@ class Listener:
         _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own log lines cost more time than the message they tell of
         self._entity = AE(ae_title=settings.ae_title)
         self._entity.maximum_pdu_size = MAXIMUM_PDU
-        self._entity.maximum_associations = settings.maximum_associations
+        self._entity.maximum_associations = settings.maximum_associations + WAITING_ROOM
         self._entity.acse_timeout = ACSE_TIMEOUT_S
         self._entity.dimse_timeout = NETWORK_TIMEOUT_S
         self._entity.network_timeout = NETWORK_TIMEOUT_S
@@ -188,8 +189,11 @@ class Listener:
         self._reap()
         line = _Line(Source(f"{self._run}-{next(self._numbers)}", title, address))
         with self._lock:
-            self._lines[association] = line
-        return None
+            if len(self._lines) < self._settings.maximum_associations:
+                self._lines[association] = line
+                return None
+        self._counts.add("associations", "too_many")
+        return REJECT_FULL
 
     def _refuse(self, caller: Caller, why: str, answer: tuple[int, int, int]) -> tuple[int, int, int]:
         """Write down who is not let in, and why."""
@@ -210,7 +214,7 @@ class Listener:
             return
         line.heard_at = time.monotonic()
         line.incoming_bytes += len(event.data)
-        _acknowledge_at_once(event.assoc)
+        acknowledge_at_once(event.assoc)
         if line.incoming_bytes > self._settings.maximum_series_bytes + HEADER_BYTES:
             LOG.warning("an instance is too large; the association is aborted", extra={"association": line.sender.association})
             event.assoc.abort(block=False)
@@ -272,17 +276,6 @@ class Listener:
             line = self._lines.pop(association, None)
         if line is not None:
             self._intake.close_source(line.sender.association, clean)
-
-
-def _acknowledge_at_once(association: Any) -> None:
-    """A sender that leaves Nagle's algorithm on holds its data set back until the command is acknowledged: 40 ms an instance.
-
-    The kernel forgets the option by itself, so it is set again with every PDU (tcp(7), TCP_QUICKACK).
-    """
-    connection = association.dul.socket.socket
-    if connection is not None and hasattr(socket, "TCP_QUICKACK"):
-        with suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def start_listener(settings: Settings, intake: Intake, counts: Counts | None = None, reports: Reports | None = None) -> Listener:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 LARGEST_PDU: Final = 262144  # twice what is agreed: some senders do not count the heads
@@ -52,3 +54,14 @@ class PatientReader:
         finally:
             self._connection.settimeout(self._pdu_within_s)
         return found
+
+
+def acknowledge_at_once(association: Any) -> None:
+    """A sender that leaves Nagle's algorithm on holds its data set back until the command is acknowledged: 40 ms an instance.
+
+    The kernel forgets the option by itself, so it is set again with every PDU (tcp(7), TCP_QUICKACK).
+    """
+    connection = association.dul.socket.socket
+    if connection is not None and hasattr(socket, "TCP_QUICKACK"):
+        with suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -103,7 +103,7 @@ def _flickering() -> Iterator[_Flickering]:
 def _live(
     service: Service, visits: Sequence[Visit], kills: int, rng: random.Random, flicker: _Flickering, limit_s: float
 ) -> tuple[Counter[str], Modality]:
-    """Bring everything while parts die; one destination is away from the middle of the kills until everything was brought."""
+    """Bring everything while parts die; one destination is away from the middle of the kills until everything was brought and missed it."""
     modality = Modality(service, limit_s)
     errors: list[BaseException] = []
 
@@ -127,9 +127,22 @@ def _live(
             killed[rng.choice((kill_everything, kill_something, kill_something))(service, rng)] += 1
         for sender in senders:
             sender.join()
+        if not errors:
+            _wait_for_a_miss(service, limit_s)
         flicker.come()
     assert not errors, errors
     return killed, modality
+
+
+def _wait_for_a_miss(service: Service, limit_s: float) -> None:
+    """Wait until a delivery has found its destination away; without one the day shows nothing of that."""
+    deadline = time.monotonic() + limit_s
+    with closing(book_of(service)) as book:
+        while not any(
+            one.attempts and one.state.value == "pending" for case in book.find_cases(limit=500).items for one in book.deliveries(case.id)
+        ):
+            assert time.monotonic() < deadline, service.last_words()
+            time.sleep(0.5)
 
 
 def _wait_for_ends(service: Service, book: Book, visits: Sequence[Visit], limit_s: float) -> dict[str, Case]:

@@ -51,6 +51,15 @@ def test_connections_that_ask_for_nothing_or_silently_keep_an_association_hold_u
         assert sorted((case.instances, case.state) for case in house.cases) == [(3, State.RECEIVING), (12, State.QUEUED)]
 
 
+def test_connections_that_ask_for_nothing_take_no_place_of_an_association(tmp_path: Path) -> None:
+    with clean_house(tmp_path, maximum_associations=2) as (house, listener):
+        with ExitStack() as stack:
+            for _ in range(5):
+                stack.enter_context(connected(listener, associated=False))
+            assert eventually(lambda: len(listener._entity.active_associations) == 5)
+            assert_served(house, listener)
+
+
 def test_a_sender_that_drips_is_served_like_any_other_and_holds_up_nobody(tmp_path: Path) -> None:
     series = flair_series(12)
     with clean_house(tmp_path) as (house, listener), connected(listener, associated=False) as slow:
