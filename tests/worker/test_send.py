@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from tests.service import wire
+from tests.service.house import join_network_threads
 from tests.service.series import flair_series, part10
 from tests.service.wire import Wire
 from worker.send import Peer, read_outgoing, send
@@ -40,4 +41,5 @@ def test_a_release_collision_loses_no_answer_and_leaves_nothing(tmp_path: Path) 
         receiver.join(wire.LIMIT_S)
     assert [answer.status for answer in answers] == [0x0000]
     assert kinds == [wire.RELEASING, wire.RELEASED]
+    join_network_threads()  # their last step may still be under way
     assert not wire.network_threads()
