@@ -37,7 +37,7 @@ class Orthanc:
             "UnknownSopClassAccepted": True,
             "Plugins": [str(WEB_PLUGIN)] if WEB_PLUGIN.exists() else [],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-        }
+        } | more
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         with (folder / "orthanc.log").open("wb") as log:
             self.process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
