@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Real programs the tests talk to: a PACS, a toolkit, a broker, a database, a checker, a PDF renderer.
-PEERS := orthanc dcmtk openssl redis-server postgresql dicom3tools poppler-utils rsync sqlite3
+PEERS := orthanc orthanc-dicomweb dcmtk openssl redis-server postgresql dicom3tools poppler-utils rsync sqlite3
 PEER_PROGRAMS := Orthanc storescu openssl redis-server dciodvfy pdftoppm rsync sqlite3
 
 help:
@@ -33,6 +33,7 @@ $(VENV)/.ready-to-develop: pyproject.toml constraints.txt | $(BIN)/python
 peers:
 	@missing=; for program in $(PEER_PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing initdb"; \
+	[ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$$missing orthanc-dicomweb"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
 		echo "set-up: not found:$$missing; as root, apt-get install $(PEERS)"; [ "$${CI:-}" != true ]; exit; \
@@ -58,12 +59,14 @@ test: peers check
 # An hour of faults: every cell of the fault matrix on both sets, hundreds of kills, a hundred series, ten thousand changed files and PDUs.
 soak: peers $(VENV)/.ready-to-develop
 	$(BIN)/python -m pytest -m soak
+	PROPERTY_EXAMPLES=500 $(BIN)/python -m pytest tests/worker/encode -k any_grid --timeout 3600
 	for set in embedded full; do for victim in everything something; do \
 		$(BIN)/python -m tests.soak.kills --set $$set --victim $$victim --kills 50; done; $(BIN)/python -m tests.soak.hundred --set $$set; done
 	$(BIN)/python -m tests.soak.mutations
 
+# BENCH="wire day --size small" chooses parts and a size; the full size wants a quiet machine.
 bench: peers $(VENV)/.ready-to-develop
-	TCP_NODELAY=1 $(BIN)/python -m tests.bench
+	TCP_NODELAY=1 $(BIN)/python -m tests.bench $(BENCH)
 
 # The Dockerfile's steps in a chroot, and what comes out of them run as its user: for machines without a container engine. Needs root.
 check-image:

@@ -58,7 +58,9 @@ def listen() -> None:
     """Run the DICOM listener alone."""
     from service import serve as supervisor
 
-    raise typer.Exit(supervisor.run(_start(), parts=("listener",)))
+    settings = _start()
+    _demand_certificates(settings)
+    raise typer.Exit(supervisor.run(settings, parts=("listener",)))
 
 
 @APP.command()
@@ -261,9 +263,11 @@ def _demand_engine(settings: Settings) -> None:
 
 def _demand_certificates(settings: Settings) -> None:
     """Refuse the start where a node that is called with TLS can never be: our own files are missing, or not valid."""
+    from service.sections import Secured
     from service.tls import demand_files
 
-    demand_files([(f"destination {destination.name}", destination) for destination in settings.destinations])
+    destinations = [(f"destination {node.name}", node) for node in settings.destinations if isinstance(node, Secured)]
+    demand_files([*destinations, *((f"source {node.name}", node) for node in settings.sources)])
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 import typer
@@ -18,13 +19,16 @@ from rich.table import Table
 from service import orphans as strays
 from service import retention
 from service.errors import Rejected, Unavailable
+from service.export import export_corrections
+from service.identity import correct_identity
 from service.presence import Counts
-from service.records import Actor, AuditEvent, Book
+from service.records import Actor, AuditEvent, Book, open_book
 from service.settings import Settings
 from service.store import Store
 from service.tables import open_existing_book
 
 _SHOWN: Final = 50
+_MOST_SERIES: Final = 500
 _MIB: Final = 1024**2
 _TOKEN_BYTES: Final = 32
 _SCOPES: Final = ("read", "submit", "admin")
@@ -127,6 +131,21 @@ def check_token(settings: Settings, token: str) -> None:
     typer.echo(f"{found[-1].name}: {' '.join(found[-1].scopes)}")
 
 
+def export(settings: Settings, folder: Path) -> int:
+    """Write every correction to a folder, and say which were left out and why; gives the exit code. Raises Rejected, Unavailable."""
+    book = open_existing_book(settings)
+    found = list(export_corrections(book, Store(settings.data_dir), folder))
+    left_out = [one for one in found if one.why_not]
+    for one in left_out:
+        Console(stderr=True).print(f"{one.case_id}: left out, {one.why_not}", style="yellow", markup=False)
+    typer.echo(f"{len(found) - len(left_out)} corrections written to {folder}")
+    written = {one.case_id for one in found} - {one.case_id for one in left_out}
+    for case_id in sorted(written):
+        book.audit(AuditEvent.EXPORT, "corrected series exported by command", Actor.at_the_command_line(), case_id=case_id)
+    book.close()
+    return 1 if left_out else 0
+
+
 def resend(settings: Settings, case_id: str | None, destination: str | None) -> None:
     """Make dead deliveries due again. Raises Rejected for a case or destination that is not there."""
     if destination is not None and destination not in {one.name for one in settings.destinations}:
@@ -143,6 +162,31 @@ def resend(settings: Settings, case_id: str | None, destination: str | None) -> 
     if left and case_id is None and destination is None:
         typer.echo(f"{left} stay given up: their destinations are not in the settings")
     book.close()
+
+
+def correct(settings: Settings, case_or_study: str, values: Mapping[str, str], by: str, reason: str) -> None:
+    """
+    Correct the identity of a case, or of every case of a study; a service that runs makes the results again.
+
+    Raises
+    ------
+    Rejected
+        There is no such case, or the values are none.
+    Misconfigured
+        The data folder has not the key that the case book was made with.
+    """
+    open_existing_book(settings).close()
+    book = open_book(settings)
+    try:
+        one = book.case(case_or_study)
+        cases = [one] if one is not None else list(book.find_cases(study_uid=case_or_study, limit=_MOST_SERIES).items)
+        if not cases:
+            raise Rejected(f"no case or study {case_or_study}")
+        changed = correct_identity(book, Store(settings.data_dir), cases, values, by, reason, Actor.at_the_command_line())
+        for case_id in changed:
+            typer.echo(f"{case_id}: identity corrected; its results are made again while the service runs")
+    finally:
+        book.close()
 
 
 def _digest(token: str) -> str:

@@ -22,6 +22,14 @@ _CONNECT_S: Final = 10.0
 _ANSWER_S: Final = 60.0
 
 
+class Refused(Unavailable):
+    """The peer does not do this, or not for us: trying again changes nothing before somebody changes a setting."""
+
+
+class NotAccepted(Refused):
+    """The peer accepts none of the classes that were proposed."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """A DICOM node: title, host, port, the title we call it by, and the TLS context where it is called with TLS."""
@@ -52,7 +60,7 @@ def associate(
     Raises
     ------
     Unavailable
-        The peer could not be reached, or refused; may be repeated.
+        The peer could not be reached; may be repeated. Refused: it was, and does not accept what is proposed; NotAccepted: nothing of it.
     """
     entity = AE(ae_title=peer.calling_ae)
     entity.connection_timeout = entity.acse_timeout = _CONNECT_S
@@ -92,8 +100,10 @@ def _ask(
     )
     if association.is_established:
         return association
-    why = _why_not(association, secured=tls is not None) if opened else "".join(troubles[:1]) or "no connection"
-    raise Unavailable(f"{peer.ae_title} at {peer.host}:{peer.port}: {why}")
+    node = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    if not opened:
+        raise Unavailable(f"{node}: {''.join(troubles[:1]) or 'no connection'}")
+    raise _why_not(association, node, secured=tls is not None)
 
 
 class _Gate(threading.Event):
@@ -132,12 +142,12 @@ def _prepare(event: evt.Event, answer_s: float) -> None:
         connection.socket.settimeout(answer_s)
 
 
-def _why_not(association: Association, *, secured: bool) -> str:
+def _why_not(association: Association, node: str, *, secured: bool) -> Unavailable:
     if association.is_rejected:
-        return "the association was rejected"
+        return Refused(f"{node}: the association was rejected")
     refused = sorted({context.abstract_syntax.name for context in association.rejected_contexts if context.abstract_syntax})
     if refused and not association.accepted_contexts:
-        return f"not accepted there: {', '.join(refused)}"
+        return NotAccepted(f"{node}: not accepted there: {', '.join(refused)}")
     if secured:  # TLS 1.3: the handshake is over for us before the peer looks at our certificate
-        return "the connection was ended; a peer that does not take our certificate, or wants one, does that"
-    return "the association was aborted"
+        return Unavailable(f"{node}: the connection was ended; a peer that does not take our certificate, or wants one, does that")
+    return Unavailable(f"{node}: the association was aborted")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,12 +16,16 @@ INDEX_APP = typer.Typer(help="The case book and the files it is about.", no_args
 TOKENS_APP = typer.Typer(help="API tokens; the settings keep only their SHA-256.", no_args_is_help=True)
 
 
+CORRECTIONS_APP = typer.Typer(help="Masks that readers corrected.", no_args_is_help=True)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the program's."""
-    for command in (migrate, retention, resend, audit):
+    for command in (migrate, retention, resend, audit, identity):
         app.command()(command)
     app.add_typer(INDEX_APP, name="index")
     app.add_typer(TOKENS_APP, name="tokens")
+    app.add_typer(CORRECTIONS_APP, name="corrections")
 
 
 def migrate(
@@ -81,6 +86,34 @@ def audit(
     from service import trail
 
     trail.print_trail(_settings(), trail.Wanted(since, until, event, actor, case, limit), as_json=as_json)
+
+
+@CORRECTIONS_APP.command("export")
+def corrections_export(
+    folder: Annotated[Path, typer.Argument(help="Where they go; made if missing, else empty.")],
+) -> None:
+    """Write what readers corrected (source series, corrected SEG, provenance) for `train data` and `train adapt`. Holds patients' names."""
+    from service import administer
+
+    raise typer.Exit(administer.export(_settings(), folder))
+
+
+def identity(
+    case_or_study: Annotated[str, typer.Argument(metavar="CASE_OR_STUDY", help="A case's id, or a Study Instance UID: all its series.")],
+    patient_id: Annotated[str, typer.Option(help="The right PatientID.")],
+    by: Annotated[str, typer.Option(help="Who says so; goes into the audit trail.")],
+    reason: Annotated[str, typer.Option(help="Why; goes into the audit trail, and must not repeat the identity.")],
+    name: Annotated[str | None, typer.Option(help="Family^Given^Middle^Prefix^Suffix; without it, as it was.")] = None,
+    birth_date: Annotated[str | None, typer.Option(help="YYYYMMDD.")] = None,
+    sex: Annotated[str | None, typer.Option(help="M, F or O.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="Issuer of the PatientID.")] = None,
+) -> None:
+    """Correct a patient's identity: every result is made again under new UIDs. An empty text blanks an attribute."""
+    from service import administer
+
+    given = {"PatientName": name, "PatientBirthDate": birth_date, "PatientSex": sex, "IssuerOfPatientID": issuer}
+    values = {"PatientID": patient_id} | {keyword: value for keyword, value in given.items() if value is not None}
+    administer.correct(_settings(), case_or_study, values, by, reason)
 
 
 @TOKENS_APP.command("new")

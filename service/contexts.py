@@ -11,6 +11,8 @@ from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from service.admission.refusals import MR_IMAGE_CLASSES
+from service.commitment import STORAGE_COMMITMENT
+from service.corrections import SEGMENTATION_CLASSES
 from service.rejecting import KEY_OBJECTS
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
@@ -34,10 +36,14 @@ TRANSFER_SYNTAXES: Final = {
 }
 
 
-def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -> list[PresentationContext]:
+def supported_contexts(
+    proposed: list[PresentationContext], *, unwanted: bool, reports: bool = False, corrections: bool = False
+) -> list[PresentationContext]:
     """
-    Give what we support of what is proposed: verification, MR images, key objects (rejection notes are among them), and with `unwanted`
-    every other storage class too.
+    Give what we support of what is proposed: verification, MR images, key objects (rejection notes are among them), with `corrections`
+    segmentations, and with `unwanted` every other storage class too.
+
+    With `reports` also storage commitment, as a user of it: the peer proposes to be its provider (PS3.4 J.3.3).
 
     Private classes count as storage there: scanners put them beside the images (Siemens' CSA Non-Image, Philips' Series Data), and a
     PACS that cannot send one keeps the whole study in its queue.
@@ -46,11 +52,16 @@ def supported_contexts(proposed: list[PresentationContext], *, unwanted: bool) -
     ----------
     PS3.8 7.1.1.13, PS3.4 B.3
     """
+    always = {*MR_IMAGE_CLASSES, KEY_OBJECTS, *(SEGMENTATION_CLASSES if corrections else ())}
     contexts = []
     for uid in {str(context.abstract_syntax) for context in proposed}:
         if uid == VERIFICATION:
             contexts.append(build_context(uid))
-        elif uid in MR_IMAGE_CLASSES or uid == KEY_OBJECTS or (unwanted and is_storage(uid)):
+        elif uid == STORAGE_COMMITMENT and reports:
+            context = build_context(uid)
+            context.scu_role, context.scp_role = False, True
+            contexts.append(context)
+        elif uid in always or (unwanted and is_storage(uid)):
             contexts.append(build_context(uid, list(TRANSFER_SYNTAXES)))
     return contexts
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from service.errors import Rejected
 from service.installation import KEY_FILE
 from service.rebuild import Tally, rebuild
-from service.records import Book, Part, State, open_book, upgrade_book
+from service.records import Actor, AuditEvent, Book, Part, State, open_book, upgrade_book
 from service.serve import only_one
 from service.settings import Settings
 from service.store import INSTANCES, Store
@@ -30,8 +30,8 @@ _LINES: Final = {
 }
 _GONE: Final = (
     "Not in the files, and not back in a case book made anew: who sent what, classes that were discarded, what was refused or held and why "
-    "(judged again at the next start), what rejection notes took (send the notes again), the audit trail, attempts and history, deliveries "
-    "(results are sent again unless --delivered was given)."
+    "(judged again at the next start), identities corrected by hand (correct them again), the audit trail, attempts and history, "
+    "what was to be fetched, deliveries (results are sent again unless --delivered was given)."
 )
 
 
@@ -55,6 +55,7 @@ def run(settings: Settings, *, delivered: bool = False) -> bool:
         try:
             demand_stillness(book)
             tally = _with_progress(book, Store(settings.data_dir), delivered)
+            book.audit(AuditEvent.APPLICATION_ACTIVITY, "index rebuilt from the files", Actor.at_the_command_line())
             _print(tally, book.count_cases(), new_key)
         finally:
             book.close()

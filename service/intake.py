@@ -15,8 +15,9 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -25,14 +26,16 @@ from service import queue
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.commit import GroupCommit
 from service.comparisons import Comparisons
+from service.corrections import Corrections
 from service.errors import Unavailable
-from service.headers import Header, Mismatch, read_file, read_header
+from service.handover import Announced, Asked, Receipt, Source, demand_announced
+from service.headers import Header, read_file, read_header
 from service.judge import SHORTEST_GAP_WAIT_S, Judge
 from service.presence import Counts
-from service.records import Actor, AuditEvent, Book, InstanceRow, Noted, Outcome, State, utc_now
+from service.records import AuditEvent, Book, Case, InstanceRow, Noted, Outcome, State, utc_now
 from service.rejecting import KEY_OBJECTS, Rejection, read_rejection
 from service.settings import Settings
-from service.store import Store, StoredInstance
+from service.store import Store, StoredInstance, encode_file_meta
 from service.transfers import Transfers
 from service.watches import Watches
 
@@ -40,49 +43,6 @@ LOG = logging.getLogger(__name__)
 
 SWEEP: Final = "sweep"
 SWEEPS_TO_A_TURN: Final = 3
-
-
-@dataclass(frozen=True)
-class Source:
-    """Who sends: an identifier for this association (or request), the calling AE title or "rest", the address, the API token's name."""
-
-    association: str
-    calling_ae: str
-    address: str = ""
-    token: str | None = None
-
-    @property
-    def actor(self) -> Actor:
-        """Who that is in the audit trail."""
-        return Actor("ae", self.calling_ae, self.address) if self.token is None else Actor("token", self.token, self.address)
-
-
-@dataclass(frozen=True)
-class Announced:
-    """What a C-STORE command says about the data set that comes with it."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What became of one instance; it is durable and indexed.
-
-    Attributes
-    ----------
-    outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares), "discarded" (a class
-        not wanted) or "withdrew" (a rejection note that was carried out)
-    """
-
-    case_id: str
-    study_uid: str
-    series_uid: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    outcome: str
-    state: State
 
 
 class Intake:
@@ -103,6 +63,7 @@ class Intake:
         name: str | None = None,
         submit: Callable[[Any, str], Any] = queue.submit,
         submit_comparison: Callable[[Any, str], Any] = queue.submit_comparison,
+        submit_correction: Callable[[Any, str], Any] = queue.submit_correction,
         count_messages: Callable[[Any], int] = queue.count_messages,
         clock: Callable[[], float] = time.monotonic,
         counts: Counts | None = None,
@@ -120,7 +81,9 @@ class Intake:
         self._judge = Judge(settings, book, self._watches, self._submit)
         self._transfers = Transfers(book)
         self._comparisons = Comparisons(lambda case_id: submit_comparison(app, case_id), clock)
+        self.corrections = Corrections(settings, store, book, lambda case_id: submit_correction(app, case_id))
         self._swept_at = float("-inf")
+        self.moves: dict[int, Asked] = {}  # by the Message ID of our C-MOVE, while it lasts
         self._name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     def receive(self, source: BinaryIO | bytes | Path, sender: Source, announced: Announced | None = None) -> Receipt:
@@ -149,42 +112,50 @@ class Intake:
             header, start = read_file(stream)
         else:
             header = read_header(stream, announced.transfer_syntax_uid)
-            _demand_announced(header, announced)
+            demand_announced(header, announced)
         stream.seek(start)
         whole = stream.getvalue() if isinstance(stream, BytesIO) and start == 0 else stream.read()
         rejection = read_rejection(BytesIO(whole), header.transfer_syntax_uid) if header.sop_class_uid == KEY_OBJECTS else None
+        correction = self.corrections.take_object(header, whole, partial(_as_file, header, whole), sender.calling_ae)
+        if correction.case_id is not None:
+            self._counts.add("received_instances", "rest" if announced is None else "dicom", "correction")
+            self._note_transfer(sender, header.study_uid, correction.case_id)
+            return _receipt(header, correction.case_id, "correction", State.DONE)
+        header = replace(header, why_unwanted=correction.why_not)
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
-        wanted = header.sop_class_uid in MR_IMAGE_CLASSES
+        # a note is kept where it has something to reject: a case book made anew from the files must know it
+        rejects = rejection is not None and self._book.has_any(rejection.instances)
+        wanted = rejects or header.sop_class_uid in MR_IMAGE_CLASSES
         kept = self._keep(header, whole) if wanted else StoredInstance("", hashlib.sha256(whole).hexdigest(), 0)
         noted = self._commit.put(_row(header, kept, sender))
         if wanted and not self._store.has_file(kept.path):  # the retention was faster: see its third rule
             self._keep(header, whole)
         self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
-        self._transfers.note(sender.association, sender.actor, header.study_uid, noted.case_id)
-        if self._watches.is_closed(sender.association):
-            self._transfers.close(sender.association)
-        outcome: str = noted.outcome if wanted else "discarded"
-        if rejection is not None and self._withdraw(rejection, sender):
-            outcome = "withdrew"
+        self._note_transfer(sender, header.study_uid, noted.case_id)
+        outcome = noted.outcome if wanted else "discarded"
+        if rejection is not None and rejects:
+            self._withdraw(rejection, sender)
         if outcome == "conflict":
             self._comparisons.note(sender.association, noted.case_id)
         door = "rest" if announced is None else "dicom"
         self._counts.add("received_instances", door, outcome)
         self._counts.add("received_bytes", door, by=len(whole))
-        uids = header.study_uid, header.series_uid, header.sop_class_uid, header.sop_instance_uid
-        return Receipt(noted.case_id, *uids, outcome, noted.state)
+        return _receipt(header, noted.case_id, outcome, noted.state)
 
-    def _withdraw(self, rejection: Rejection, sender: Source) -> bool:
-        """Carry a rejection note out; tells whether anything it names was here, now or when it came before. Raises Unavailable."""
-        found = self._book.reject_instances(rejection.note_uid, rejection.code, rejection.title, rejection.instances)
-        for one in found:
+    def _note_transfer(self, sender: Source, study_uid: str, case_id: str) -> None:
+        self._transfers.note(sender.association, sender.actor, study_uid, case_id)
+        if self._watches.is_closed(sender.association):
+            self._transfers.close(sender.association)
+
+    def _withdraw(self, rejection: Rejection, sender: Source) -> None:
+        """Carry a rejection note out. Raises Unavailable; the sender repeats, and nothing is done twice."""
+        for one in self._book.reject_instances(rejection.note_uid, rejection.code, rejection.title, rejection.instances):
             what = f"withdrawn by rejection note {rejection.note_uid}: {rejection.title}"
             event, actor = AuditEvent.PROCEDURE_RECORD, sender.actor
             self._book.audit(event, what, actor, case_id=one.case_id, study_uid=one.study_uid, count=one.taken)
             LOG.info("instances withdrawn by a rejection note", extra={"case_id": one.case_id, "instances": one.taken})
             if one.left:
                 self._watches.adopt(one.study_uid, one.series_uid, one.case_id, one.left)
-        return bool(found) or self._book.was_carried_out(rejection.note_uid)
 
     def _keep(self, header: Header, whole: bytes) -> StoredInstance:
         return self._store.put_instance(
@@ -231,14 +202,22 @@ class Intake:
             self._judge.judge(watch, final=final)
 
     def retry(self, case_id: str) -> State:
-        """Run a failed case again, or look at a held one again. Raises UnknownCase, InvalidTransition, Unavailable."""
+        """
+        Run a failed case again; look at a held one again, or have it fetched again.
+
+        Raises UnknownCase, InvalidTransition, Unavailable.
+        """
         state = self._book.retry(case_id)
         if state is State.QUEUED:
             self._submit(case_id)
-        elif (case := self._book.case(case_id)) is not None:
+        elif not self._book.repeat_fetch(case_id) and (case := self._book.case(case_id)) is not None:
             watch = self._watches.adopt(case.study_uid, case.series_uid, case_id, case.instances)
             self._judge.judge(watch, final=True)
         return state
+
+    def judge_now(self, case: Case) -> None:
+        """Judge a series of which everything came, as far as its sender knows. Raises Unavailable; the sweep looks again."""
+        self._judge.judge(self._watches.adopt(case.study_uid, case.series_uid, case.id, case.instances), final=False)
 
     def _sweep(self, now: datetime) -> None:
         """Whichever of the installation's processes has the turn looks after what nobody else does."""
@@ -247,6 +226,9 @@ class Intake:
         for case_id in self._due(now):
             if not self._submit(case_id):
                 break  # each further try would wait for the same broker, and the quiet times with it
+        for case_id in self._book.due_corrections(now):
+            if not self.corrections.ask(case_id):
+                break
         self._comparisons.ask_again(self._book.cases_to_compare(self._settings.quiet_time_s))
         for waiting in self._book.receiving():
             self._watches.adopt(waiting.study_uid, waiting.series_uid, waiting.case_id, waiting.instances)
@@ -271,12 +253,13 @@ class Intake:
         return True
 
 
-def _demand_announced(header: Header, announced: Announced) -> None:
-    """PS3.4 B.2.3, A900: the data set does not match the SOP class (here also: the instance) of the command."""
-    if header.sop_class_uid != announced.sop_class_uid:
-        raise Mismatch("SOP Class UID differs from the command's")
-    if header.sop_instance_uid != announced.sop_instance_uid:
-        raise Mismatch("SOP Instance UID differs from the command's")
+def _receipt(header: Header, case_id: str, outcome: str, state: State) -> Receipt:
+    uids = header.study_uid, header.series_uid, header.sop_class_uid, header.sop_instance_uid
+    return Receipt(case_id, *uids, outcome, state)
+
+
+def _as_file(header: Header, dataset: bytes) -> bytes:
+    return encode_file_meta(header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid) + dataset
 
 
 def _row(header: Header, kept: StoredInstance, sender: Source) -> InstanceRow:

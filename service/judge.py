@@ -71,8 +71,8 @@ class Judge:
         except UnknownCase:  # deleted
             self._watches.rest(watch, version)
             return
-        if standing.uncompared:
-            return  # a corrected instance changes what is judged; looked at again when the quiet time is over, and from then on
+        if standing.uncompared or standing.fetching:
+            return  # more comes, or what is judged changes; looked at again when the quiet time is over, and from then on
         rows = self._book.headers(case_id)
         decision = examine([Header.from_json(row.header) for row in rows], self._settings, final=final)
         if isinstance(decision, Run) and brought is not None and brought <= FEW < len(rows) and not decision.counted:

@@ -12,7 +12,6 @@ import secrets
 import socket
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,8 +22,11 @@ from pynetdicom.presentation import build_context
 
 from service.answering import Answer, answering
 from service.callers import REASONS, Caller, find_rule
+from service.commitment import Reports
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
-from service.intake import Announced, Intake, Source
+from service.handover import Announced, Asked, Source
+from service.intake import Intake
+from service.patience import PatientReader, acknowledge_at_once
 from service.presence import Counts
 from service.room import Room
 from service.settings import Settings
@@ -42,10 +44,12 @@ STATUSES: Final = {
 }
 REJECT_CALLING: Final = (0x01, 0x01, 0x03)  # PS3.8 9.3.4: permanent, service user, calling AE title not recognised
 REJECT_BUSY: Final = (0x02, 0x03, 0x01)  # transient, presentation related, temporary congestion
+REJECT_FULL: Final = (0x02, 0x03, 0x02)  # transient, presentation related, local limit exceeded
 
 MAXIMUM_PDU: Final = 131072
 ACSE_TIMEOUT_S: Final = 30.0
 NETWORK_TIMEOUT_S: Final = 60.0
+WAITING_ROOM: Final = 100  # connections that have not asked for an association yet take no place of one
 HEADER_BYTES: Final = 64 << 20  # on top of the pixels that are allowed
 STOP_LIMIT_S: Final = 10.0
 _IDLE_S: Final = 0.5
@@ -64,8 +68,9 @@ class _Line:
 class Listener:
     """A running provider; `port` is where it listens, `tls_port` where it does with TLS, if at all; `stop` ends it."""
 
-    def __init__(self, settings: Settings, intake: Intake, counts: Counts | None = None) -> None:
+    def __init__(self, settings: Settings, intake: Intake, counts: Counts | None = None, reports: Reports | None = None) -> None:
         self._settings = settings
+        self._reports = reports
         self._intake = intake
         self._counts = counts if counts is not None else Counts()
         self._room = Room(intake.check_space)
@@ -77,7 +82,7 @@ class Listener:
         _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own log lines cost more time than the message they tell of
         self._entity = AE(ae_title=settings.ae_title)
         self._entity.maximum_pdu_size = MAXIMUM_PDU
-        self._entity.maximum_associations = settings.maximum_associations
+        self._entity.maximum_associations = settings.maximum_associations + WAITING_ROOM
         self._entity.acse_timeout = ACSE_TIMEOUT_S
         self._entity.dimse_timeout = NETWORK_TIMEOUT_S
         self._entity.network_timeout = NETWORK_TIMEOUT_S
@@ -139,16 +144,16 @@ class Listener:
             (evt.EVT_DATA_RECV, self._on_data),
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
             (evt.EVT_ACSE_RECV, self._on_control),
             (evt.EVT_ABORTED, lambda event: self._close(event.assoc, clean=False)),
             (evt.EVT_CONN_CLOSE, self._on_gone),
         ]
 
     def _on_open(self, event: Any) -> None:
-        """No answer may wait for a full segment (Nagle), and a peer that stops in the middle of a PDU may not hold a thread for ever."""
-        connection = event.assoc.dul.socket.socket
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(NETWORK_TIMEOUT_S)
+        """No answer may wait for a full segment (Nagle), and a peer that stops or drips in the middle of a PDU may not hold a thread."""
+        event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        PatientReader(event.assoc, ACSE_TIMEOUT_S, NETWORK_TIMEOUT_S)
 
     def _on_requested(self, event: Any) -> None:
         """Refuse even by a defect: pynetdicom ignores what is raised here, and would then accept nothing but Verification."""
@@ -175,12 +180,20 @@ class Listener:
         if called != self._settings.ae_title:
             LOG.info("called by a title that is not ours", extra={"calling_ae": title, "called_ae": called, "peer": address})
         proposed = association.requestor.primitive.presentation_context_definition_list
-        association.acceptor.supported_contexts = supported_contexts(proposed, unwanted=rule.unwanted == "discard")
+        association.acceptor.supported_contexts = supported_contexts(
+            proposed,
+            unwanted=rule.unwanted == "discard",
+            reports=self._reports is not None and self._reports.awaited_from(title),
+            corrections=title in self._settings.corrections.calling_ae,
+        )
         self._reap()
         line = _Line(Source(f"{self._run}-{next(self._numbers)}", title, address))
         with self._lock:
-            self._lines[association] = line
-        return None
+            if len(self._lines) < self._settings.maximum_associations:
+                self._lines[association] = line
+                return None
+        self._counts.add("associations", "too_many")
+        return REJECT_FULL
 
     def _refuse(self, caller: Caller, why: str, answer: tuple[int, int, int]) -> tuple[int, int, int]:
         """Write down who is not let in, and why."""
@@ -201,7 +214,7 @@ class Listener:
             return
         line.heard_at = time.monotonic()
         line.incoming_bytes += len(event.data)
-        _acknowledge_at_once(event.assoc)
+        acknowledge_at_once(event.assoc)
         if line.incoming_bytes > self._settings.maximum_series_bytes + HEADER_BYTES:
             LOG.warning("an instance is too large; the association is aborted", extra={"association": line.sender.association})
             event.assoc.abort(block=False)
@@ -218,15 +231,27 @@ class Listener:
         try:
             with answering(answer, line.sender):
                 request = event.request
-                announced = Announced(
-                    str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)
-                )
+                uids = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)
+                announced = Announced(*uids, self._asked(request))
                 request.DataSet.seek(0)
                 self._intake.receive(request.DataSet, line.sender, announced)
         finally:
             line.working, line.heard_at = False, time.monotonic()
         self._counts.add("c_store_responses", f"0x{answer.code:04X}")
         return answer.status()
+
+    def _on_report(self, event: Any) -> tuple[int, None]:
+        line = self._lines.get(event.assoc)
+        if line is None or self._reports is None:
+            return 0x0110, None
+        line.incoming_bytes = 0
+        return self._reports.take(event, line.sender.calling_ae), None
+
+    def _asked(self, request: Any) -> Asked | None:
+        """What it answers, where it comes of a C-MOVE of ours (PS3.7 9.1.1.1: the originator's title and Message ID)."""
+        asked = self._intake.moves.get(request.MoveOriginatorMessageID)
+        originator = str(request.MoveOriginatorApplicationEntityTitle or "").strip()
+        return asked if asked is not None and originator in asked.originators else None
 
     def _on_control(self, event: Any) -> None:
         """The series are judged on the request to release, before it is answered: the connection may be gone right after the answer."""
@@ -253,17 +278,6 @@ class Listener:
             self._intake.close_source(line.sender.association, clean)
 
 
-def _acknowledge_at_once(association: Any) -> None:
-    """A sender that leaves Nagle's algorithm on holds its data set back until the command is acknowledged: 40 ms an instance.
-
-    The kernel forgets the option by itself, so it is set again with every PDU (tcp(7), TCP_QUICKACK).
-    """
-    connection = association.dul.socket.socket
-    if connection is not None and hasattr(socket, "TCP_QUICKACK"):
-        with suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-def start_listener(settings: Settings, intake: Intake, counts: Counts | None = None) -> Listener:
+def start_listener(settings: Settings, intake: Intake, counts: Counts | None = None, reports: Reports | None = None) -> Listener:
     """Begin to listen. Raises OSError where the port is taken."""
-    return Listener(settings, intake, counts)
+    return Listener(settings, intake, counts, reports)

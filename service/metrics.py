@@ -51,6 +51,7 @@ SUMS: Final = {
     ),
     "received_bytes": Sum("Bytes of encoded data sets taken in, by door", ("door",), (("dicom",), ("rest",))),
     "delivery_attempts": Sum("Attempts to send a result, by destination and result", ("destination", "result")),
+    "commitments": Sum("Results by what became of asking the destination to commit to them", ("destination", "result")),
     "retention_cases": Sum("Cases removed by the retention", (), ((),)),
     "retention_bytes": Sum("Bytes of files removed by the retention", (), ((),)),
 }
@@ -156,6 +157,10 @@ class BookCollector(Collector):
         for name, count in sorted(self._book.count_deliveries().items()):
             outbox.add_metric([name], count)
         yield outbox
+        dead = GaugeMetricFamily("leukoscope_deliveries_dead", "Outputs given up, by destination", labels=["destination"])
+        for name, count in sorted(self._book.count_dead_deliveries().items()):
+            dead.add_metric([name], count)
+        yield dead
         yield _age("leukoscope_queue_oldest_seconds", "How long the oldest queued case has waited", self._book.oldest_queued_at())
         yield _age(
             "leukoscope_deliveries_oldest_pending_seconds",

@@ -17,10 +17,11 @@ from service.settings import Settings
 
 INFER = "leukoscope.infer"
 COMPARE = "leukoscope.compare"
+CORRECT = "leukoscope.correct"
 DELIVER = "leukoscope.deliver"
 INFERENCE_QUEUE = "inference"
 DELIVERY_QUEUE = "delivery"
-ROUTES = {INFER: INFERENCE_QUEUE, COMPARE: INFERENCE_QUEUE, DELIVER: DELIVERY_QUEUE}
+ROUTES = {INFER: INFERENCE_QUEUE, COMPARE: INFERENCE_QUEUE, CORRECT: INFERENCE_QUEUE, DELIVER: DELIVERY_QUEUE}
 
 EMBEDDED = "sqla+sqlite://"
 _PUBLISH_RETRY = {"max_retries": 1, "interval_start": 0.1, "interval_step": 0.1, "interval_max": 0.2}
@@ -83,6 +84,11 @@ def submit(app: Celery, case_id: str) -> None:
 def submit_comparison(app: Celery, case_id: str) -> None:
     """Ask for the instances of a case that were set aside to be compared. Raises Unavailable; the sweep asks again."""
     _send(app, COMPARE, case_id)
+
+
+def submit_correction(app: Celery, case_id: str) -> None:
+    """Ask for the corrections of a case to be looked at. Raises Unavailable; the sweep asks again."""
+    _send(app, CORRECT, case_id)
 
 
 def submit_delivery(app: Celery, case_id: str) -> None:

@@ -21,7 +21,9 @@ from service.headers import Unreadable, read_file
 from service.records import Book, InstanceRow, OutputRow
 from service.records.rebuilding import Found
 from service.records.result_record import RECORD, NotARecord, ResultRecord
+from service.rejecting import KEY_OBJECTS, Rejection, read_rejection
 from service.store import Store, series_key
+from service.verdicts import restore_verdicts
 
 _BATCH: Final = 500
 _SOURCE: Final = "index rebuild"
@@ -37,7 +39,7 @@ class Tally:
     Attributes
     ----------
     counts : series; instances new, known, aside (other bytes under a known UID); cases restored (done by their results), again (done, to
-        be run again because results are gone); orphans (results of no case)
+        be run again because results are gone); verdicts (of readers); orphans (results of no case)
     damaged : files that are not what their name says, or cannot be read, and why; they were left alone and out
     missing : by case, how many files the case book knows of are not there
     lost : done cases of which results are gone, and files they were made from too
@@ -68,12 +70,17 @@ def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = l
         The database is away.
     """
     tally = Tally()
+    notes: list[Rejection] = []
     results = _read_results(store, tally)
     for folder, paths in groupby(store.every_instance(), key=lambda path: path.parent):
         _note_series(book, store, tally, folder, list(paths), step)
+        notes += _read_notes(folder)
     for study_uid, of_study in groupby(sorted(results.items()), key=lambda one: one[0][0]):
         found = [one for _, files in of_study if (one := _choose(store, files, tally))]
         tally.counts["restored"] += book.restore_results(study_uid, found, delivered=delivered)
+    tally.counts["verdicts"] = restore_verdicts(book, store)
+    for note in notes:  # after the results, so that those which destinations have are withdrawn there too
+        book.reject_instances(note.note_uid, note.code, note.title, note.instances)
     _look_for_gaps(book, store, tally)
     return tally
 
@@ -145,6 +152,25 @@ def _note_series(book: Book, store: Store, tally: Tally, folder: Path, paths: Se
         tally.counts.update(
             "aside" if noted.outcome == "conflict" else "new" for noted in book.note_instances(fresh[start : start + _BATCH])
         )
+
+
+def _read_notes(folder: Path) -> list[Rejection]:
+    """The rejection notes of a series that were carried out and kept; one that is damaged is told as an instance."""
+    found = []
+    for path in sorted(folder.glob("*.dcm")):
+        try:
+            data = path.read_bytes()
+            header, start = read_file(BytesIO(data))
+            if header.sop_class_uid != KEY_OBJECTS:
+                break  # a series is of one class
+            stream = BytesIO(data)
+            stream.seek(start)
+            note = read_rejection(stream, header.transfer_syntax_uid)
+        except (OSError, Unreadable):
+            continue
+        if note is not None:
+            found.append(note)
+    return found
 
 
 def _read_instance(store: Store, folder: Path, path: Path, tally: Tally) -> InstanceRow | None:

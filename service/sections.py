@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -69,17 +70,101 @@ class Secured(Section):
         return self
 
 
-class Destination(Secured):
-    """A DICOM node that is sent results: each of ``outputs`` of every primary case."""
+class Recipient(Section):
+    """Who is sent results: each of ``outputs`` of every primary case."""
 
     name: Name
+    outputs: tuple[sendable.Sendable, ...] = sendable.DEFAULT
+    empty_segmentation: bool = False  # viewers have hung on a SEG without a voxel
+    rejection_notes: bool = False  # is it sent a Key Object Selection that withdraws what was superseded (IHE IOCM)
+
+
+class Destination(Recipient, Secured):
+    """A DICOM node, which is sent them by C-STORE."""
+
     ae_title: AETitle
     host: Annotated[str, StringConstraints(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)]
     calling_ae: AETitle | None = None
-    outputs: tuple[sendable.Sendable, ...] = sendable.DEFAULT
-    empty_segmentation: bool = False  # viewers have hung on a SEG without a voxel
-    rejection_notes: bool = False  # is it sent a Key Object Selection that withdraws what was superseded (IHE IOCM)
+    storage_commitment: bool = False
+
+
+class WebDestination(Recipient):
+    """A DICOM web service, which is sent them by STOW-RS.
+
+    Attributes
+    ----------
+    url : where its ``/studies`` are
+    token_file : of a bearer token; or user and password_file. Read at each request
+    ca_file : certificates to trust in place of the system's
+    """
+
+    url: Annotated[str, StringConstraints(min_length=1)]
+    token_file: Path | None = None
+    user: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^:]+$")] | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("url: give the root of a DICOM web service, such as https://pacs.example/dicom-web")
+        if parts.username is not None:
+            raise ValueError("url: no user or password in it; give user and password_file, or token_file")
+        if (self.user is None) != (self.password_file is None) or (self.user is not None and self.token_file is not None):
+            raise ValueError("give user and password_file together, or token_file, or neither")
+        return self
+
+
+def _by_address(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "url" in value and {"ae_title", "host", "port"} & value.keys():
+        raise ValueError("give a url, or ae_title, host and port, not both")
+    return (WebDestination if "url" in value else Destination).model_validate(value)
+
+
+AnyDestination = Annotated[Destination | WebDestination, BeforeValidator(_by_address)]
+
+
+Way = Literal["C-GET", "C-MOVE", "WADO-RS"]
+
+
+class Pacs(Secured):
+    """A PACS that series are fetched from: a DICOM node, the root of its DICOMweb, or both.
+
+    Attributes
+    ----------
+    ca_file : vouches for both
+    token_file : holds the bearer token of its DICOMweb
+    ways : those it offers, in the order in which they are tried; without it all that its addresses allow
+    """
+
+    name: Name
+    ae_title: AETitle | None = None
+    host: Annotated[str, StringConstraints(min_length=1)] | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")] | None = None
+    token_file: Path | None = None
+    ways: Annotated[tuple[Way, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check_ways(self) -> Self:
+        node = (self.ae_title, self.host, self.port)
+        if None in node and node != (None, None, None):
+            raise ValueError("ae_title, host and port go together")
+        if self.ae_title is None and self.url is None:
+            raise ValueError("give ae_title, host and port of a DICOM node, or the url of a DICOMweb root")
+        if lacking := set(self.ways or ()) - set(self.possible_ways):
+            raise ValueError(f"{min(lacking)} needs {'url' if self.url is None else 'ae_title, host and port'}")
+        return self
+
+    @property
+    def possible_ways(self) -> tuple[Way, ...]:
+        """What its addresses allow, in the order of preference."""
+        node: tuple[Way, ...] = () if self.ae_title is None else ("C-GET", "C-MOVE")
+        return node if self.url is None else (*node, "WADO-RS")
 
 
 class CallingAE(Section):
@@ -169,3 +254,16 @@ class Segmentation(Section):
     encoding: Literal["binary", "labelmap", "fractional"] = "binary"
     lesion_segments: Annotated[int, Field(ge=0, le=500)] = 0
     brain: bool = False
+
+
+class Corrections(Section):
+    """From whom a segmentation that comes over DICOM counts as a reader's correction of our result; by default from nobody.
+
+    Attributes
+    ----------
+    calling_ae : titles of nodes whose segmentations about a series of ours are corrections
+    http : those that come over STOW-RS or `POST /cases` are too
+    """
+
+    calling_ae: tuple[AETitle, ...] = ()
+    http: bool = False

@@ -11,6 +11,8 @@ Sendable = Literal[
     "report.dcm",
     "preview.dcm",
 ]
+# What goes before an output where a case has it: the axial MR series that a structure set refers to
+COMPANION: Final = {"rtstruct": "resampled.zip"}
 # A PACS that takes no segmentation still gets the page and the picture; the structure set is for planning systems, which ask for it
 DEFAULT: Final[tuple[Sendable, ...]] = (
     "segmentation",

@@ -22,7 +22,9 @@ from pathlib import Path
 from service import records
 from service.api import make_api, start_api
 from service.children import Child
+from service.commitment import Reports
 from service.errors import Misconfigured, Unavailable
+from service.fetching import fetching
 from service.intake import Intake
 from service.listener import Listener, start_listener
 from service.presence import Counts, Describe, present
@@ -126,7 +128,9 @@ def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[st
     doors = _Doors()
     tells: dict[str, Describe] = {}
     if "listener" in parts:
-        listener = stack.enter_context(_listening(settings, intake, counts))
+        reports = Reports(book, settings.destinations, counts)
+        listener = stack.enter_context(_listening(settings, intake, counts, reports))
+        stack.enter_context(fetching(settings, book, store, intake, name=name, on_defect=stop.fail))
         doors.dicom_port, doors.dicom_tls_port = listener.port, listener.tls_port
         tells["listener"] = lambda: listener.describe() | {"audit": book.audit_trouble()}
     if "api" in parts:
@@ -226,9 +230,9 @@ def _reclaim(settings: Settings, book: Book, pid: int | None = None) -> None:
 
 
 @contextmanager
-def _listening(settings: Settings, intake: Intake, counts: Counts) -> Iterator[Listener]:
+def _listening(settings: Settings, intake: Intake, counts: Counts, reports: Reports) -> Iterator[Listener]:
     try:
-        server = start_listener(settings, intake, counts)
+        server = start_listener(settings, intake, counts, reports)
     except OSError as error:
         tls = f", or dicom_tls {settings.dicom_tls_host}:{settings.dicom_tls.port}" if settings.dicom_tls else ""
         raise Misconfigured(f"DICOM port {settings.dicom_host}:{settings.dicom_port}{tls}: {error.strerror}") from None

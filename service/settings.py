@@ -11,16 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from service.errors import Misconfigured
 from service.rule import Rule
 from service.sections import (
     AETitle,
+    AnyDestination,
     AuditTrail,
     CallingAE,
-    Destination,
+    Corrections,
     DicomTls,
+    Pacs,
     Port,
     Retention,
     RTStruct,
@@ -59,7 +61,8 @@ class Settings(Section):
     admission: tuple[Rule, ...] | None = None
     calling_ae: tuple[CallingAE, ...] = ()
     tokens: tuple[Token, ...] = ()
-    destinations: tuple[Destination, ...] = ()
+    destinations: tuple[AnyDestination, ...] = ()
+    sources: tuple[Pacs, ...] = ()
 
     release: str | None = None
     engine: Literal["auto", "openvino-cpu", "onnxruntime-cpu", "onnxruntime-cuda"] = "auto"
@@ -71,6 +74,7 @@ class Settings(Section):
 
     segmentation: Segmentation = Segmentation()
     rtstruct: RTStruct = RTStruct()
+    corrections: Corrections = Corrections()
 
     minimum_free_mb: Annotated[int, Field(ge=0)] = 512
     retention: Retention = Retention()
@@ -87,12 +91,12 @@ class Settings(Section):
     def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("destinations")
+    @field_validator("destinations", "sources")
     @classmethod
-    def _check_destinations(cls, value: tuple[Destination, ...]) -> tuple[Destination, ...]:
-        names = [destination.name for destination in value]
+    def _check_names(cls, value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        names = [node.name for node in value]
         if len(set(names)) < len(names):
-            raise ValueError("two destinations have the same name")
+            raise ValueError(f"two {info.field_name} have the same name")
         return value
 
     @model_validator(mode="after")
@@ -187,7 +191,8 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-_LISTS = frozenset({"admission", "audit", "calling_ae", "tokens", "destinations", "dicom_tls", "retention", "segmentation", "rtstruct"})
+_TABLES = {"audit", "corrections", "dicom_tls", "retention", "rtstruct", "segmentation"}
+_LISTS = frozenset({"admission", "calling_ae", "destinations", "sources", "tokens", *_TABLES})
 
 
 def _parse_list(variable: str, text: str) -> Any:

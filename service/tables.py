@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.table import Table
 from sqlalchemy import make_url
 
 from service.errors import Rejected
-from service.records import Book, Case, State, is_note
+from service.records import Book, Case, ReaderVerdict, State, VerdictState, is_note
 from service.settings import Settings
 
 _COLOURS = {State.DONE: "green", State.FAILED: "red", State.HELD: "yellow", State.REJECTED: "yellow"}
@@ -53,6 +53,8 @@ def print_case(settings: Settings, case_id: str) -> None:
     if case.stages:
         console.print(_stages(case.stages))
     console.print(_rows(book, case))
+    if said := book.verdicts_of([case_id])[case_id]:
+        console.print(_verdicts(said))
     lines = Table("at (UTC)", "what", "state", "why", title="history", title_justify="left", box=None)
     for line in case.history:
         lines.add_row(_moment(line.at), line.event, _state(line.state), escape(line.reason or ""))
@@ -99,6 +101,14 @@ def _rows(book: Book, case: Case) -> Table:
     for kind, states in sent.items():
         if is_note(kind):
             table.add_row(escape(kind), "", "; ".join(states))
+    return table
+
+
+def _verdicts(said: Sequence[ReaderVerdict]) -> Table:
+    table = Table("at (UTC)", "verdict", "revision", "reader", "", title="readers", title_justify="left", box=None)
+    for one in said:
+        became = one.reason or (f"revision {one.made}" if one.made else "" if one.state is VerdictState.STANDS else one.state.value)
+        table.add_row(_moment(one.at), one.kind.value, str(one.revision), escape(one.reader), escape(became))
     return table
 
 

@@ -47,12 +47,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Part:
-    """One file of an upload: its place in it from 1, the name its sender gave it (shown to the sender only), and how to open it."""
+    """
+    One part of an upload: its place in it from 1, the name its sender gave it (shown to the sender only), and how to open it.
+
+    `field` is the form's name of it, where it came in a form.
+    """
 
     number: int
     name: str
     size_bytes: int
     open: Callable[[], BinaryIO]
+    field: str = ""
 
 
 class Intray:
@@ -65,7 +70,7 @@ class Intray:
         self._file: BinaryIO | None = None
         self._headers: dict[bytes, bytes] = {}
         self._field = self._value = b""
-        self._path, self._name = folder, ""
+        self._path, self._name, self._form_field = folder, "", ""
         # `Any`: the parser's own callback type names private aliases.
         callbacks: Any = {
             "on_part_begin": self._headers.clear,
@@ -115,6 +120,7 @@ class Intray:
         name = options.get(b"filename") or options.get(b"name") or b""
         self._path = self._folder / f"{len(self.parts) + 1:06d}"
         self._name = printable(name.decode("utf-8", "replace"))
+        self._form_field = printable((options.get(b"name") or b"").decode("utf-8", "replace"))
         self._file = self._path.open("wb", buffering=BLOCK // 4)
 
     def _write(self, data: bytes, start: int, end: int) -> None:
@@ -123,7 +129,7 @@ class Intray:
 
     def _end(self) -> None:
         self.close()
-        self.parts.append(Part(len(self.parts) + 1, self._name, self._path.stat().st_size, partial(_open, self._path)))
+        self.parts.append(Part(len(self.parts) + 1, self._name, self._path.stat().st_size, partial(_open, self._path), self._form_field))
 
 
 async def spool_upload(

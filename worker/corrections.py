@@ -21,7 +21,7 @@ from pydicom.errors import InvalidDicomError
 from model.volume import Volume
 from service.errors import Rejected
 from worker.convert import read_series
-from worker.encode.wording import PRODUCT
+from worker.encode.wording import PRODUCT, TUMOUR_LIKE_LABEL
 from worker.frames import MALFORMED, value_of
 from worker.segments import CLASSES, Mask, Segment, describe, place_segments, read_segments
 
@@ -116,7 +116,9 @@ def _referenced(header: Dataset, found: _Found) -> Iterator[str]:
 
 
 def _is_own(header: Dataset) -> bool:
-    return str(value_of(header, "Manufacturer")) == PRODUCT
+    """Whether nobody but us had a hand in it: what we made from a reader's mask says so in its segments."""
+    algorithms = {segment.algorithm for segment in read_segments(header) if segment.meaning in {"lesion", "tumour"}}
+    return str(value_of(header, "Manufacturer")) == PRODUCT and "AUTOMATIC" in algorithms
 
 
 def _name(found: _Found, chosen: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
@@ -171,7 +173,8 @@ def _write_case(out: Path, files: Sequence[tuple[Path, Dataset]], path: Path, pa
 
 
 def _role(segment: Segment) -> str | None:
-    unconfirmed = segment.meaning == "tumour" and segment.algorithm == "AUTOMATIC"
+    ours = segment.algorithm == "AUTOMATIC" or (segment.algorithm != "MANUAL" and segment.label.startswith(TUMOUR_LIKE_LABEL))
+    unconfirmed = segment.meaning == "tumour" and ours
     return "ignore" if unconfirmed else segment.meaning
 
 

@@ -1,36 +1,39 @@
-"""The outbox's sender: each due result to its destination, by C-STORE, until the destination has it or a week is over.
+"""The outbox's sender: each due result to its destination, by C-STORE or STOW-RS, until the destination has it or a week is over.
 
-What a case has for a destination goes over one association; the outcome is each object's own.
+What a case has for a destination goes over one association or in one request; the outcome is each object's own. A destination that
+commits to keep what it has is asked to right after.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import zip_longest
+from itertools import islice
 
-from service.calling import Peer
 from service.errors import Misconfigured, Rejected, Unavailable
 from service.presence import Counts
-from service.records import Actor, AuditEvent, Book, Delivery, LeaseLost, is_note, outbox, utc_now
-from service.sections import Destination
+from service.records import Actor, AuditEvent, Book, Delivery, DeliveryState, LeaseLost, is_note, outbox, utc_now
+from service.records.outbox import LONGEST_PAUSE_S, pause_after
+from service.sections import Destination, Recipient, WebDestination
 from service.settings import Settings
 from service.store import Store
-from service.tls import call_context
+from worker.asking import Asker, is_asked
+from worker.parcels import Parcel, pack, peer_of
 from worker.renewal import renewing
-from worker.send import Answer, Broken, Outgoing, read_outgoing, send
+from worker.send import Answer, Broken, Outgoing, send
+from worker.stow import store
 from worker.withdraw import write_notes
 
+__all__ = ["LONGEST_PAUSE_S", "Sender", "pause_after"]
+
 LOG = logging.getLogger(__name__)
-FIRST_PAUSE_S = 2.0
-LONGEST_PAUSE_S = 15 * 60.0
 _FIRST = "segmentation"
+_BADNESS = {"Success": 0, "Warning": 1, "Failure": 2}
 
 
 @dataclass
@@ -65,15 +68,6 @@ class _Line:
             self.served = False
 
 
-@dataclass(frozen=True)
-class _Parcel:
-    """A delivery that can be sent: where to, and its file."""
-
-    delivery: Delivery
-    destination: Destination
-    file: Outgoing
-
-
 class Sender:
     """Sends what the outbox holds. One per process, used by many threads."""
 
@@ -84,6 +78,7 @@ class Sender:
         self._store = store
         self._owner = owner
         self._counts = counts if counts is not None else Counts()
+        self._asker = Asker(settings, book, store, owner, self._counts)
         self._lines: dict[str, _Line] = {}
         self._guard = threading.Lock()
 
@@ -139,73 +134,85 @@ class Sender:
 
     def _attempt(self, batch: list[Delivery]) -> None:
         """Claim and send what is still due; an object at which the peer hangs up does not keep back those after it."""
-        claimed = [delivery for due in batch if (delivery := self._book.claim_delivery(due.id, self._owner))]
+        name = batch[0].destination
+        unsent = [one for one in batch if one.state is DeliveryState.PENDING]
+        claimed = [delivery for one in unsent if (delivery := self._book.claim_delivery(one.id, self._owner))]
         waiting = [parcel for delivery in claimed if (parcel := self._pack(delivery))]
         while waiting:
             waiting = self._send(waiting)
+        destination = self._destinations.get(name)
+        if len(unsent) < len(batch) or is_asked(destination):
+            self._asker.ask(batch[0].case_id, name, destination)
 
-    def _renew(self, parcels: list[_Parcel]) -> None:
+    def _renew(self, parcels: list[Parcel]) -> None:
         for parcel in parcels:
             with suppress(LeaseLost):
                 self._book.renew_delivery(parcel.delivery)
 
-    def _pack(self, delivery: Delivery) -> _Parcel | None:
-        """Find the file of a delivery; without one the delivery is given up or put off."""
+    def _pack(self, delivery: Delivery) -> Parcel | None:
+        """Find the files of a delivery; without them the delivery is given up or put off."""
         destination = self._destinations.get(delivery.destination)
         try:
-            if destination is None or delivery.sop_class_uid is None:
-                self._give_up(delivery, "the destination is no longer in the settings" if destination is None else "not a DICOM object")
-                return None
-            files = read_outgoing([self._store.path_of(delivery.path)])
-        except OSError as error:
-            self._postpone(delivery, f"the result cannot be read: {error.strerror}", pause_after(delivery.attempts))
-            return None
-        if not files:
-            self._postpone(delivery, "the result is not in the store", pause_after(delivery.attempts))
-            return None
-        return _Parcel(delivery, destination, files[0])
+            if destination is None:
+                raise Rejected("the destination is no longer in the settings")
+            return pack(delivery, destination, self._store)
+        except Rejected as error:
+            self._give_up(delivery, error.reason)
+        except Unavailable as error:
+            self._postpone(delivery, error.reason, pause_after(delivery.attempts))
+        return None
 
-    def _send(self, parcels: list[_Parcel]) -> list[_Parcel]:
-        """Send over one association, write what became of each, and give those that are to be sent over another."""
+    def _send(self, parcels: list[Parcel]) -> list[Parcel]:
+        """Send over one association or request, write what became of each, and give those that are to be sent over another."""
+        files = [file for parcel in parcels for file in parcel.files]
         answers: list[Answer] = []
-        left, failure = 0, ""
+        broken, failure = False, ""
         try:
             with renewing(lambda: self._renew(parcels), outbox.DELIVERY_LEASE.total_seconds()):
-                send(self._peer(parcels[0].destination), [parcel.file for parcel in parcels], answers.append)
+                self._hand_over(parcels[0].destination, files, answers.append)
         except Broken as error:
-            left, failure = len(parcels) - len(answers) - 1, str(error)
+            broken, failure = True, str(error)
         except (Unavailable, Rejected, Misconfigured) as error:
             failure = str(error)
-        tried = parcels[: len(parcels) - left]
+        given = iter(answers)
+        answered = [(parcel, list(islice(given, len(parcel.files)))) for parcel in parcels]
+        whole = [(parcel, own) for parcel, own in answered if len(own) == len(parcel.files)]
+        cut = parcels[len(whole) :]
+        tried = parcels[: len(whole) + 1] if broken else parcels
         # one pause for all: what failed together is sent together again
         pause_s = pause_after(max(parcel.delivery.attempts for parcel in tried))
-        for parcel, answer in zip_longest(tried, answers):
-            if answer is None:
-                self._postpone(parcel.delivery, failure, pause_s)
-            else:
-                self._settle(parcel.delivery, answer, pause_s)
+        for parcel, own in whole:
+            self._settle(parcel, own, pause_s)
+        for parcel in cut[: len(tried) - len(whole)]:
+            self._postpone(parcel.delivery, failure, pause_s)
         return parcels[len(tried) :]
 
-    def _peer(self, destination: Destination) -> Peer:
-        """Who is called, with certificates as they are on disk now: they are renewed while this process runs."""
-        tls = call_context(f"destination {destination.name}", destination)
-        return Peer(destination.ae_title, destination.host, destination.port, destination.calling_ae or self._title, tls)
+    def _hand_over(self, destination: Recipient, files: list[Outgoing], on_answer: Callable[[Answer], None]) -> None:
+        """Send files the destination's way; `on_answer` is told of each in order. Raises Broken, Unavailable, Rejected, Misconfigured."""
+        if isinstance(destination, WebDestination):
+            store(destination, files, on_answer)
+        elif isinstance(destination, Destination):
+            send(peer_of(destination, self._title), files, on_answer)
 
-    def _settle(self, delivery: Delivery, answer: Answer, pause_s: float) -> None:
-        if answer.category == "Failure":
-            self._postpone(delivery, _describe(answer), pause_s, shown="refused", dimse_status=answer.status)
+    def _settle(self, parcel: Parcel, answers: list[Answer], pause_s: float) -> None:
+        """Write what became of a delivery: the worst that became of its files."""
+        delivery = parcel.delivery
+        worst = max(answers, key=lambda answer: _BADNESS[answer.category])
+        if worst.category == "Failure":
+            self._postpone(delivery, _describe(worst), pause_s, shown="refused", dimse_status=worst.status)
             return
-        warning = _describe(answer) if answer.category == "Warning" else None
+        warning = _describe(worst) if worst.category == "Warning" else None
+        ask_at = utc_now() if is_asked(parcel.destination) else None
         with _owned(delivery):
-            self._book.delivered(delivery.id, warning=warning, fence=delivery.fence)
+            self._book.delivered(delivery.id, warning=warning, ask_at=ask_at, fence=delivery.fence)
             self._counts.add("delivery_attempts", delivery.destination, "sent")
             self._book.audit(
                 AuditEvent.INSTANCES_TRANSFERRED,
-                f"sent over C-STORE to {delivery.destination}",
+                f"sent over {'STOW-RS' if isinstance(parcel.destination, WebDestination) else 'C-STORE'} to {delivery.destination}",
                 Actor("service", self._title),
                 case_id=delivery.case_id,
             )
-            LOG.info("delivered", extra=_fields(delivery) | {"dimse_status": answer.status})
+            LOG.info("delivered", extra=_fields(delivery) | {"dimse_status": worst.status})
 
     def _give_up(self, delivery: Delivery, why: str) -> None:
         with _owned(delivery):
@@ -237,12 +244,6 @@ def _fields(delivery: Delivery) -> dict[str, object]:
 def _place(delivery: Delivery) -> tuple[bool, bool, int]:
     """What is superseded is withdrawn before its successor comes, and of that the segmentation goes first."""
     return not is_note(delivery.output), delivery.output != _FIRST, delivery.id
-
-
-def pause_after(attempts: int) -> float:
-    """Give the seconds to wait after that many earlier attempts: doubling, at most 15 minutes, with jitter of a half."""
-    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts, 20))
-    return longest * random.uniform(0.5, 1.0)
 
 
 def _describe(answer: Answer) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydicom import dcmread
 
-from service.records import Book, Lease, LeaseLost, OutputRow
+from service.records import Book, Lease, LeaseLost, OutputRow, told_correction
 from service.records.result_record import RECORD, ResultRecord
 from service.store import Store
 from worker.encode import Output, Predecessor, sr
@@ -58,7 +58,15 @@ def keep_outputs(store: Store, lease: Lease, outputs: Sequence[Output]) -> list[
 
 
 def keep_record(
-    book: Book, store: Store, lease: Lease, files: Sequence[Path], rows: Sequence[OutputRow], *, quality: Sequence[str], **found: Any
+    book: Book,
+    store: Store,
+    lease: Lease,
+    files: Sequence[Path],
+    rows: Sequence[OutputRow],
+    *,
+    quality: Sequence[str],
+    corrected: bool = False,
+    **found: Any,
 ) -> OutputRow:
     """
     Write beside the results what the case book will say of them, for `leukoscope index rebuild`.
@@ -67,6 +75,7 @@ def keep_record(
     ----------
     files, rows : what the results were made from, and the results
     found : findings, model and stages as given to `Book.finish`
+    corrected : the results are made from a reader's correction
 
     Raises
     ------
@@ -75,6 +84,7 @@ def keep_record(
     case = book.case(lease.case_id)
     if case is None:
         raise LeaseLost(lease.case_id)
+    verdict = book.correction_of(lease.case_id) if corrected else None
     record = ResultRecord(
         study_uid=case.study_uid,
         series_uid=case.series_uid,
@@ -86,6 +96,7 @@ def keep_record(
         series_shift=case.series_shift,
         quality=tuple(dict.fromkeys((*case.quality, *quality))),
         outputs=tuple(rows),
+        correction=told_correction(verdict) if verdict is not None else None,
         **found,
     )
     return _keep(store, lease, RECORD, "application/json", record.as_bytes())

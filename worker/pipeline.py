@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,19 +18,20 @@ from nibabel.wrapstruct import WrapStructError
 
 from model import familiar, postprocess, predict, preprocess
 from model.engine import Engine
-from model.postprocess import Masks
+from model.postprocess import LESION, Masks
 from model.release import Release
 from model.volume import Volume
 from service.errors import Rejected
 from service.sections import RTStruct, Segmentation
 from worker import convert, measure
 from worker.convert import Series
-from worker.encode import Context, Output, Predecessor, encode_all
+from worker.encode import Context, Corrected, Output, Predecessor, encode_all
 from worker.encode.identity import identify
 from worker.encode.segments import choose_segments
 from worker.encode.source import read_header
 from worker.encode.structures import draw
 from worker.measure import Findings
+from worker.reader_mask import CORRECTION_FLAG, Correction, read_mask
 
 PRODUCT_VERSION = version("leukoscope")
 Input = Sequence[Path] | Volume
@@ -53,6 +54,7 @@ class Result:
     engine: str
     precision: str
     stages: dict[str, tuple[float, float]]
+    corrected: Corrected | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,8 @@ def run(
     segmentation: Segmentation = Segmentation(),
     rtstruct: RTStruct = RTStruct(),
     predecessor: Predecessor | None = None,
+    correction: Correction | None = None,
+    identity: Mapping[str, str] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Result:
     """Segment one series, or one volume that came as NIfTI (which gives no DICOM).
@@ -102,6 +106,8 @@ def run(
     series_shift : how far the Series Numbers of the outputs are moved on
     segmentation, rtstruct : how the segmentation is encoded and the structure set drawn
     predecessor : the structured report of the revision that this one takes the place of
+    correction : a reader's mask, which everything is made from instead of the release's own
+    identity : of the patient, by DICOM keyword, where it was corrected by hand
     on_stage : told the name of each stage as it begins
 
     Raises
@@ -112,7 +118,10 @@ def run(
     clock = Clock(on_stage)
     with clock.stage("convert"):
         series, volume = _read(source)
-    found = segment(volume, release, engine, clock)
+    found, corrected = segment(volume, release, engine, clock), None
+    if correction is not None and series is not None:
+        with clock.stage("correct"):
+            found, corrected = correct(found, correction, series, release)
     with clock.stage("encode"):
         flags = join_flags(series.quality if series else (), found.quality)
         context = make_context(
@@ -127,9 +136,11 @@ def run(
             segmentation=segmentation,
             rtstruct=rtstruct,
             predecessor=predecessor,
+            corrected=corrected,
+            identity_by_hand=identity,
         )
         outputs = encode_all(context)
-    return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages)
+    return Result(outputs, found.findings, context.quality, engine.name, engine.precision, clock.stages, corrected)
 
 
 def segment(volume: Volume, release: Release, engine: Engine, clock: Clock) -> Found:
@@ -154,6 +165,20 @@ def segment(volume: Volume, release: Release, engine: Engine, clock: Clock) -> F
     with clock.stage("measure"):
         findings = measure.measure(masks, volume, release.card)
     return Found(masks, findings, (*seen, *measure.brain_flags(masks, findings)))
+
+
+def correct(found: Found, correction: Correction, series: Series, release: Release) -> tuple[Found, Corrected | None]:
+    """Put a reader's mask in place of the release's and measure it; one that does not fit the series (any more) is told in a flag."""
+    try:
+        mask = read_mask(correction.path, series, grown=True).with_later(series, correction.seen, found.masks.labels)
+    except Rejected as error:
+        flag = f"{CORRECTION_FLAG}: a reader's mask does not fit any more, this is the release's own result ({error.reason})"
+        return replace(found, quality=(*found.quality, flag)), None
+    # a reader gives no probability: what the mask has is certain, what it leaves out is not there
+    masks = replace(found.masks, labels=mask.labels, lesion_probability=(mask.labels == LESION).astype(np.float32))
+    findings = measure.measure(masks, series.volume, release.card)
+    said = (correction.reader, correction.at, correction.revision, correction.digest)
+    return Found(masks, findings, (*found.quality, *mask.flags)), Corrected(*said, mask.algorithm, found.masks, found.findings)
 
 
 def _read(source: Input) -> tuple[Series | None, Volume]:
@@ -182,9 +207,11 @@ def make_context(
     segmentation: Segmentation,
     rtstruct: RTStruct,
     predecessor: Predecessor | None = None,
+    corrected: Corrected | None = None,
+    identity_by_hand: Mapping[str, str] | None = None,
 ) -> Context:
     """Put together what every encoder sees, and derive the identity of the result set from it."""
-    header, masks, findings = read_header(series), found.masks, found.findings
+    header, masks, findings = read_header(series, identity_by_hand), found.masks, found.findings
     quality = tuple(dict.fromkeys((*flags, *header.quality)))
     connectivity = release.card.lesion.connectivity
     segments = choose_segments(masks, findings, segmentation, connectivity) if series else None
@@ -204,6 +231,7 @@ def make_context(
             f"segmentation {segmentation.model_dump_json()}",
             f"series shift {series_shift}",
             *([f"predecessor {predecessor.sop_instance_uid}"] if predecessor else []),
+            *([corrected.as_text()] if corrected else []),
         ),
     )
     return Context(
@@ -223,6 +251,7 @@ def make_context(
         identity=identity,
         product_version=PRODUCT_VERSION,
         predecessor=predecessor,
+        corrected=corrected,
     )
 
 

@@ -19,16 +19,17 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
 
 from service.rejecting import TITLES
+from service.series_numbers import BLOCK, FIRST
 from worker.naming import name_uid
 
-SERIES_NUMBER = 9110
 SUPERSEDED, WRONG_PATIENT = "113001", "113038"
 _PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _STUDY = ("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 _WHERE_KNOWN = ("IssuerOfPatientID", "StudyDescription", "PatientIdentityRemoved", "DeidentificationMethod")
 _EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber")
 _READ = (
-    *("SpecificCharacterSet", "ContentDate", "ContentTime", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality"),
+    *("SpecificCharacterSet", "ContentDate", "ContentTime"),
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber"),
     *_PATIENT,
     *_STUDY,
     *_WHERE_KNOWN,
@@ -53,7 +54,13 @@ def choose_title(results: Sequence[Dataset], patient_id: str, source_title: str 
     """
     if source_title is not None:
         return source_title
-    return WRONG_PATIENT if any(str(result.get("PatientID", "") or "") != patient_id for result in results) else SUPERSEDED
+    others = {_letters(str(result.get("PatientID") or "")) for result in results} - {_letters(patient_id)}
+    return WRONG_PATIENT if others else SUPERSEDED
+
+
+def _letters(patient_id: str) -> str:
+    """What stays of a PatientID where an invalid one was put right in the results."""
+    return "".join(filter(str.isalnum, patient_id[:64]))
 
 
 def encode_note(results: Sequence[Dataset], code: str) -> Dataset:
@@ -99,12 +106,17 @@ def _begin(result: Dataset) -> Dataset:
     for keyword in _WHERE_KNOWN:
         if keyword in result:
             setattr(note, keyword, result.get(keyword))
-    note.Modality, note.SeriesNumber, note.InstanceNumber = "KO", SERIES_NUMBER, 1
+    note.Modality, note.SeriesNumber, note.InstanceNumber = "KO", _last_of_block(int(result.get("SeriesNumber") or FIRST)), 1
     note.SeriesDescription = "Leukoscope - withdrawn results"
     note.ReferencedPerformedProcedureStepSequence = []
     note.ContentDate, note.ContentTime = result.get("ContentDate") or _NO_DATE, result.get("ContentTime") or _NO_TIME
     note.ValueType, note.ContinuityOfContent = "CONTAINER", "SEPARATE"
     return note
+
+
+def _last_of_block(number: int) -> int:
+    """Give a number that the results of the case leave free, and no other case has."""
+    return number - (number - FIRST) % BLOCK + BLOCK - 1
 
 
 def _template() -> Dataset:

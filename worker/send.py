@@ -1,12 +1,17 @@
-"""C-STORE as a user of the service (SCU): files go out as they are encoded wherever the peer takes that."""
+"""Associations as a user of services (SCU), and C-STORE over them: files go out as they are encoded wherever the peer takes that."""
 
 from __future__ import annotations
 
+import errno
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config
@@ -20,8 +25,13 @@ from service.errors import Rejected, Unavailable
 # A path is then sent as its own bytes; a Dataset is still encoded for the context that was accepted.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
+_DICOMDIR = "1.2.840.10008.1.3.10"
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers up to 255
 _CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
+
+
+class NotAccepted(Unavailable):
+    """The peer accepts none of the classes that were proposed."""
 
 
 class Broken(Unavailable):
@@ -30,11 +40,28 @@ class Broken(Unavailable):
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A Part-10 file and what its file meta information says about it."""
+    """A Part-10 file, or an entry of a zip that is one, and what its file meta information says about it."""
 
     path: Path
     sop_class_uid: UID
+    sop_instance_uid: UID
     transfer_syntax_uid: UID
+    entry: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes `open` gives."""
+        if self.entry is None:
+            return self.path.stat().st_size
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.getinfo(self.entry).file_size
+
+    def open(self) -> IO[bytes]:
+        """Read it from its beginning."""
+        if self.entry is None:
+            return self.path.open("rb")
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.open(self.entry)
 
 
 @dataclass(frozen=True)
@@ -58,13 +85,31 @@ def read_outgoing(paths: Iterable[Path]) -> list[Outgoing]:
     """Keep the Part-10 files among `paths`; other files and a DICOMDIR are left out."""
     found = []
     for path in paths:
-        try:
-            meta = dcmread(path, stop_before_pixels=True, specific_tags=[]).file_meta
-            if meta.MediaStorageSOPClassUID != "1.2.840.10008.1.3.10":
-                found.append(Outgoing(path, UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID)))
-        except (InvalidDicomError, AttributeError, IsADirectoryError):
-            continue
+        with suppress(IsADirectoryError), path.open("rb") as file:
+            found += _describe(file, path)
     return found
+
+
+def read_archive(path: Path) -> list[Outgoing]:
+    """Give the Part-10 files in a zip, by name. Raises OSError where it is no zip."""
+    found = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                with archive.open(name) as file:
+                    found += _describe(file, path, name)
+    except zipfile.BadZipFile as error:
+        raise OSError(errno.EIO, str(error)) from error
+    return found
+
+
+def _describe(file: IO[bytes], path: Path, entry: str | None = None) -> list[Outgoing]:
+    try:
+        meta = dcmread(file, stop_before_pixels=True, specific_tags=[]).file_meta
+        uids = (UID(meta.MediaStorageSOPClassUID), UID(meta.get("MediaStorageSOPInstanceUID", "")), UID(meta.TransferSyntaxUID))
+    except (InvalidDicomError, AttributeError):
+        return []
+    return [] if uids[0] == _DICOMDIR else [Outgoing(path, *uids, entry)]
 
 
 def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], None] | None = None) -> list[Answer]:
@@ -98,7 +143,7 @@ def _store(association: Association, file: Outgoing) -> Answer:
     accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
     exact = (file.sop_class_uid, file.transfer_syntax_uid) in accepted
     try:
-        status = association.send_c_store(file.path if exact else dcmread(file.path))
+        status = association.send_c_store(file.path if exact and file.entry is None else _read(file))
     except ValueError:
         return Answer(file.path, None, f"{file.sop_class_uid.name} in {file.transfer_syntax_uid.name} is not accepted there")
     except RuntimeError:
@@ -106,6 +151,11 @@ def _store(association: Association, file: Outgoing) -> Answer:
     if "Status" not in status:
         raise Unavailable("the association ended, or no answer came, after an object was sent")
     return Answer(file.path, int(status.Status), str(status.get("ErrorComment", "")))
+
+
+def _read(file: Outgoing) -> Dataset:
+    with file.open() as opened:
+        return dcmread(opened)
 
 
 def _propose(files: Sequence[Outgoing]) -> list[PresentationContext]:

@@ -68,7 +68,7 @@ def has_flair_timing(header: Header) -> bool:
 def _not_mr(headers: Sequence[Header], _: Settings) -> str | None:
     header = headers[0]
     if header.sop_class_uid not in MR_IMAGE_CLASSES:
-        return f"not an MR image: {class_name(header.sop_class_uid)}"
+        return f"not an MR image: {class_name(header.sop_class_uid)}{f', {header.why_unwanted}' if header.why_unwanted else ''}"
     if header.modality not in ("MR", ""):
         return f"not an MR image: modality {header.modality}"
     return None

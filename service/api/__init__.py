@@ -16,11 +16,13 @@ from service.api.audit import audit_routes
 from service.api.cases import case_routes
 from service.api.desk import Desk
 from service.api.dicomweb import dicomweb_routes
+from service.api.identity import identity_routes
 from service.api.operations import operation_routes
 from service.api.outputs import output_routes
 from service.api.page import page_routes
 from service.api.server import ApiServer, start_api
 from service.api.submission import submission_routes
+from service.api.verdicts import verdict_routes
 from service.api.waiting import Waiters
 from service.health import (
     Check,
@@ -105,6 +107,8 @@ def make_api(
         submission_routes(desk),
         case_routes(desk, waiters),
         audit_routes(desk),
+        verdict_routes(desk),
+        identity_routes(desk),
         output_routes(desk),
         *dicomweb_routes(desk),
         page_routes(desk),
@@ -133,6 +137,7 @@ def _lifespan(desk: Desk, waiters: Waiters) -> Callable[[FastAPI], AbstractAsync
         yield
         waiters.stop()
         desk.health.close()
+        desk.renderer.stop()
         desk.hands.shutdown(wait=False, cancel_futures=True)
 
     return lifespan

@@ -1,4 +1,4 @@
-"""The case book over HTTP: one case, lists of cases, waiting for a case, running one again."""
+"""The case book over HTTP: one case, lists of cases, waiting for a case, running one again, sending its dead letters again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,22 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import AfterValidator
 
 from service.api.desk import CASE_ID, Desk
-from service.api.status import FACES, CaseList, CaseStatus, DeliveryStatus, Stage
+from service.api.status import FACES, CaseList, CaseStatus, DeliveryStatus, OpenCorrection, Stage, Verdict
 from service.api.waiting import Waiters, is_final
 from service.problems import Problem, problem_responses
-from service.records import AuditEvent, Case, Delivery, InvalidTransition, OutputRow, State, UnknownCase
+from service.records import (
+    AuditEvent,
+    Case,
+    Delivery,
+    DeliveryState,
+    InvalidTransition,
+    OutputRow,
+    ReaderVerdict,
+    State,
+    UnknownCase,
+    VerdictState,
+    standing_verdict,
+)
 from service.security import Scope
 
 LONGEST_WAIT_S = 300.0
@@ -33,7 +45,7 @@ CaseId = Annotated[str, Path(pattern=CASE_ID)]
 
 
 def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
-    """List, read and wait need `read`; running a case again needs `submit`."""
+    """List, read and wait need `read`; running a case again, or sending again what was given up, needs `submit`."""
     router = APIRouter(tags=["cases"])
     may_read = [Depends(desk.guard.needs(Scope.READ))]
 
@@ -43,10 +55,12 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
         study_uid: Uid | None = None,
         patient_id: PatientId | None = None,
         state: State | None = None,
+        delivery_state: Annotated[DeliveryState | None, Query(description="Of any of the case's deliveries")] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
         cursor: Cursor | None = None,
     ) -> CaseList:
         filters = {"series_uid": series_uid, "study_uid": study_uid, "patient_id": patient_id, "state": state}
+        filters["delivery_state"] = delivery_state
         return await desk.look(partial(_page, desk, filters, limit, cursor))
 
     @router.get(
@@ -86,7 +100,26 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
         desk.audit(request, AuditEvent.PROCEDURE_RECORD, "case run again", case_id=case_id)
         return await desk.look(partial(status_of, desk, await desk.case(case_id)))
 
+    _add_resending(router, desk)
     return router
+
+
+def _add_resending(router: APIRouter, desk: Desk) -> None:
+    @router.post(
+        "/cases/{case_id}/resend",
+        summary="Send again what was given up of a case",
+        status_code=202,
+        dependencies=[Depends(desk.guard.needs(Scope.SUBMIT))],
+        responses=problem_responses(401, 403, 404, 409),
+    )
+    async def resend_case(request: Request, case_id: CaseId) -> CaseStatus:
+        await desk.case(case_id)
+        names = [one.name for one in desk.settings.destinations]
+        number = await desk.look(partial(desk.book.resend, case_id, destinations=names))
+        if not number:
+            raise Problem("not-resendable", "No result of the case was given up, or its destination is no longer in the settings.")
+        desk.audit(request, AuditEvent.PROCEDURE_RECORD, f"{number} given-up deliveries due again", case_id=case_id)
+        return await desk.look(partial(status_of, desk, await desk.case(case_id)))
 
 
 def _page(desk: Desk, filters: dict[str, Any], limit: int, cursor: str | None) -> CaseList:
@@ -101,11 +134,13 @@ def statuses_of(desk: Desk, cases: Sequence[Case]) -> list[CaseStatus]:
     """Build the status resources of cases, with outputs and deliveries of the current revision, in few reads."""
     outputs = desk.book.outputs_of([case.id for case in cases if case.state is State.DONE])
     deliveries = desk.book.deliveries_of([case.id for case in cases])
+    verdicts = desk.book.verdicts_of([case.id for case in cases])
     return [
         render_status(
             case,
             [row for row in outputs.get(case.id, ()) if row.revision == case.revision],
             [row for row in deliveries[case.id] if row.revision == case.revision],
+            verdicts[case.id],
         )
         for case in cases
     ]
@@ -116,7 +151,7 @@ def status_of(desk: Desk, case: Case) -> CaseStatus:
     return statuses_of(desk, [case])[0]
 
 
-def render_status(case: Case, outputs: list[OutputRow], deliveries: list[Delivery]) -> CaseStatus:
+def render_status(case: Case, outputs: list[OutputRow], deliveries: list[Delivery], verdicts: list[ReaderVerdict]) -> CaseStatus:
     """Turn the book's values into the status resource."""
     known = {face.name for face in FACES}
     return CaseStatus(
@@ -151,6 +186,23 @@ def render_status(case: Case, outputs: list[OutputRow], deliveries: list[Deliver
             )
             for delivery in deliveries
         ],
+        verdict=_verdict(standing_verdict(verdicts)),
+        correction=_open_correction(verdicts),
+    )
+
+
+def _verdict(said: ReaderVerdict | None) -> Verdict | None:
+    if said is None:
+        return None
+    return Verdict(verdict=said.kind, reader=said.reader, at=said.at, revision=said.revision, comment=said.comment, made=said.made)
+
+
+def _open_correction(verdicts: Sequence[ReaderVerdict]) -> OpenCorrection | None:
+    last = verdicts[-1] if verdicts else None
+    if last is None or last.state is VerdictState.STANDS:
+        return None
+    return OpenCorrection(
+        reader=last.reader, at=last.at, revision=last.revision, comment=last.comment, state=last.state, reason=last.reason
     )
 
 

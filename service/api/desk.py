@@ -18,6 +18,7 @@ from service.intake import Intake
 from service.metrics import Metrics
 from service.problems import Problem
 from service.records import AuditEvent, Book, Case
+from service.rendering import Renderer
 from service.security import Guard, caller
 from service.settings import Settings
 from service.store import Store
@@ -32,7 +33,7 @@ CASE_ID = r"^[A-Za-z0-9._-]{1,64}$"
 class Desk:
     """
     The parts, and the threads: `look` for short calls of the case book, `work` for uploads, whose files `hands` give to the intake,
-    `read` for what is searched and streamed from the disk.
+    `read` for what is searched and streamed from the disk, `finders` to ask a PACS, `drawers` to wait for a picture.
 
     Blocking calls never run on the event loop, and no kind can starve another. `large` lets one large file pass at a time, `uploads`
     so many requests that send.
@@ -51,6 +52,9 @@ class Desk:
     workers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
     readers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
     uploads: Semaphore = field(default_factory=lambda: Semaphore(UPLOADS_AT_ONCE))
+    finders: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2))
+    drawers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2))
+    renderer: Renderer = field(default_factory=Renderer)
     hands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "upload"))
     large: threading.Lock = field(default_factory=threading.Lock)
 

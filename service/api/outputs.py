@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import FileResponse
@@ -14,9 +14,12 @@ from starlette.types import Message, Receive, Scope, Send
 from service.api.desk import CASE_ID, Desk
 from service.api.status import FACES, Face
 from service.problems import Problem, problem_responses
-from service.records import AuditEvent, Case, OutputRow, State
+from service.records import AuditEvent, Case, OutputRow, State, VerdictKind, standing_verdict
 from service.records.kept import DICOM
 from service.security import Scope as Permission
+
+VERDICT: Final = "Leukoscope-Verdict"
+"""The header that marks an output of a result that a reader has rejected."""
 
 
 def output_routes(desk: Desk) -> APIRouter:
@@ -31,9 +34,13 @@ def _add(router: APIRouter, desk: Desk, face: Face) -> None:
     async def give(request: Request, case_id: Annotated[str, Path(pattern=CASE_ID)]) -> Response:
         case = await desk.case(case_id)
         output = await desk.look(partial(find_output, desk, case, face.name))
+        said = standing_verdict((await desk.look(partial(desk.book.verdicts_of, [case.id])))[case.id])
         event = AuditEvent.INSTANCES_TRANSFERRED if face.media_type == DICOM else AuditEvent.EXPORT
         desk.audit(request, event, f"given over REST: {face.name}", case_id=case_id, study_uid=case.study_uid)
-        return answer_output(request, desk, face, output)
+        answer = answer_output(request, desk, face, output)
+        if said is not None and said.kind is VerdictKind.REJECT and said.revision == case.revision:
+            answer.headers[VERDICT] = VerdictKind.REJECT.value
+        return answer
 
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = {face.media_type: {} if face.media_type == "application/json" else binary}

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.desk import UPLOADS_AT_ONCE, Desk
 from service.errors import Rejected
-from service.intake import Receipt, Source
+from service.handover import Receipt, Source
 from service.problems import Problem
 from service.security import caller
 from service.uploads import Part, check_room, check_size, size_text, spool_folder

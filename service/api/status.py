@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.records import State
+from service.records import State, VerdictKind, VerdictState
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,34 @@ class ModelUsed(BaseModel):
     precision: str
 
 
+class Verdict(BaseModel):
+    """What a reader said of a revision."""
+
+    verdict: VerdictKind = Field(description="`correct`: the results of revision `made` are made from the reader's mask")
+    reader: str
+    at: datetime
+    revision: int = Field(ge=1, description="The revision that was judged; not of the current results where it is another")
+    comment: str
+    made: int | None = Field(description="The revision made from a correction")
+
+
+class OpenCorrection(BaseModel):
+    """A correction that no result is made from: a worker has yet to look at it, or it was refused."""
+
+    reader: str
+    at: datetime
+    revision: int = Field(ge=1)
+    comment: str
+    state: VerdictState
+    reason: str | None = Field(description="Always set where it was refused")
+
+
 class DeliveryStatus(BaseModel):
     """One output on its way to one destination."""
 
     destination: str
     output: str
-    state: str = Field(description="pending, sent, committed or dead")
+    state: str = Field(description="pending, sent, committed, dead or withheld")
     attempts: int = Field(ge=0)
     next_attempt_at: datetime | None
     last_error: str | None
@@ -87,6 +109,15 @@ EXAMPLE: Final[dict[str, Any]] = {
     "findings": {"lesion_count": 7, "lesion_volume_ml": 5.31, "tumour_like_volume_ml": 0.0, "brain_volume_ml": 1312.4},
     "primary": True,
     "outputs": {"segmentation": "/cases/0b6c2f0e9d1f4b52a1c7c3ee5a0f8a11/segmentation"},
+    "verdict": {
+        "verdict": "accept",
+        "reader": "A. Reader",
+        "at": "2026-11-23T09:02:11.030Z",
+        "revision": 1,
+        "comment": "",
+        "made": None,
+    },
+    "correction": None,
     "deliveries": [
         {"destination": "pacs", "output": "segmentation", "state": "sent", "attempts": 1, "next_attempt_at": None, "last_error": None}
     ],
@@ -117,6 +148,8 @@ class CaseStatus(BaseModel):
     primary: bool = Field(description="Is it the study's chosen result")
     outputs: dict[str, str] = Field(description="Name → address, of the current revision")
     deliveries: list[DeliveryStatus]
+    verdict: Verdict | None = Field(description="The last that stands")
+    correction: OpenCorrection | None = Field(description="The last correction, where it waits or was refused")
 
 
 class CaseList(BaseModel):

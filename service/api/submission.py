@@ -1,4 +1,4 @@
-"""POST /cases: DICOM files, or one zip of them, become cases; durable before the answer."""
+"""POST /cases: DICOM files, or one zip of them, or a series that is named, become cases; durable before the answer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
+from python_multipart.multipart import parse_options_header
 
+from service.api.asking import FetchRequest, ask
+from service.api.bodies import JSON
 from service.api.cases import statuses_of
 from service.api.desk import Desk
 from service.api.receiving import give_to_intake, receive_part, take_upload
 from service.api.status import Accepted, FileProblem
 from service.archive import DAMAGED, MAGIC, unpacked
 from service.errors import Rejected
-from service.intake import Receipt, Source
+from service.handover import Receipt, Source
 from service.problems import Problem, problem_responses
 from service.security import Scope
 from service.uploads import Part, spool_upload
@@ -32,7 +35,8 @@ BODY: Final[dict[str, Any]] = {
                     "required": ["files"],
                 },
                 "encoding": {"files": {"contentType": "application/dicom, application/zip, application/octet-stream"}},
-            }
+            },
+            JSON: {"schema": FetchRequest.model_json_schema()},
         },
     }
 }
@@ -45,13 +49,14 @@ def submission_routes(desk: Desk) -> APIRouter:
     @router.post(
         "/cases",
         status_code=202,
-        summary="Send series: DICOM files, or one zip of them",
+        summary="Send series: DICOM files, or one zip of them; or name one to be fetched",
         description=(
             "Every part of the multipart body is one DICOM file, or the only part is a zip. The answer comes when everything in it is "
-            "durable; the same series again gives the same case. Files that are no usable DICOM are named in `problems`."
+            "durable; the same series again gives the same case. Files that are no usable DICOM are named in `problems`. Or JSON names a "
+            "series and the source to fetch it from: its case receives, and is held with the reason where it cannot be fetched."
         ),
         dependencies=[Depends(desk.guard.needs(Scope.SUBMIT))],
-        responses=problem_responses(400, 401, 403, 408, 413, 415, 507)
+        responses=problem_responses(400, 401, 403, 404, 408, 413, 415, 507)
         | {202: {"headers": {"Location": {"schema": {"type": "string"}, "description": "The case, where there is exactly one"}}}},
         openapi_extra=BODY,
     )
@@ -59,7 +64,10 @@ def submission_routes(desk: Desk) -> APIRouter:
         def spool(body: AsyncIterator[bytes], folder: Path) -> Awaitable[list[Part]]:
             return spool_upload(request.headers, body, folder, desk.limits, desk.work)
 
-        accepted = await take_upload(desk, request, spool, partial(_hand_over, desk, request))
+        if parse_options_header(request.headers.get("content-type"))[0] == JSON.encode():
+            accepted = await ask(desk, request)
+        else:
+            accepted = await take_upload(desk, request, spool, partial(_hand_over, desk, request))
         if len(accepted.items) == 1:
             response.headers["Location"] = f"/cases/{accepted.items[0].id}"
         return accepted

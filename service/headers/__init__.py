@@ -81,6 +81,7 @@ class Header:
     series_number: int | None = None
     instance_number: int | None = None
     has_pixels: bool = False
+    why_unwanted: str = ""  # no element: what the intake knows of a segmentation that is no correction
     lossy: bool = False
     frames: tuple[Frame, ...] = ()
 

@@ -12,13 +12,17 @@ from datetime import timedelta
 from service.installation import read_secret
 from service.records.arrivals import Arrivals
 from service.records.audit import Audit, AuditEntry, AuditPage, writing_audit
+from service.records.commitments import Commitments
 from service.records.database import BookOutdated, upgrade
 from service.records.deeds import Actor, AuditEvent, Outcome
+from service.records.fetches import Fetch, Fetches
+from service.records.identity import Identities
 from service.records.kept import Kept, KeptInstance, KeptSeries
 from service.records.moves import UnknownCase, utc_now
 from service.records.notes import Notes, OwedNote, is_note
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
+from service.records.reader_verdicts import ReaderVerdicts, standing_verdict, told_correction
 from service.records.reading import Reading
 from service.records.rebuilding import Rebuilding
 from service.records.rekeying import check_secret
@@ -26,6 +30,7 @@ from service.records.removal import Removal
 from service.records.resends import Resends
 from service.records.rows import (
     Case,
+    Correction,
     Delivery,
     DeliveryState,
     HistoryRow,
@@ -36,20 +41,41 @@ from service.records.rows import (
     Noted,
     OutputRow,
     Page,
+    ReaderVerdict,
     Receiving,
     Resend,
     Standing,
     Verdict,
+    VerdictKind,
+    VerdictRefused,
+    VerdictState,
 )
 from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
 from service.records.upkeep import Part, Upkeep
 from service.records.withdrawal import Withdrawal, Withdrawn
 from service.records.work import Work
-from service.sections import Destination
+from service.sections import Recipient
 from service.settings import Settings
 
 
-class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, Removal, Audit, Notes, Withdrawal):
+class Book(
+    Arrivals,
+    Fetches,
+    Resends,
+    Work,
+    Outbox,
+    Commitments,
+    Reading,
+    Kept,
+    Rebuilding,
+    Upkeep,
+    Removal,
+    Audit,
+    Notes,
+    Withdrawal,
+    ReaderVerdicts,
+    Identities,
+):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 
     Parameters
@@ -69,7 +95,7 @@ class Book(Arrivals, Resends, Work, Outbox, Reading, Kept, Rebuilding, Upkeep, R
         The database is away.
     """
 
-    def __init__(self, url: str, *, secret: bytes | None = None, destinations: Sequence[Destination] = (), lease_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, secret: bytes | None = None, destinations: Sequence[Recipient] = (), lease_s: float = 30.0) -> None:
         super().__init__(url)
         if secret is not None:
             with self._reading() as connection:
@@ -100,9 +126,11 @@ __all__ = [
     "Book",
     "BookOutdated",
     "Case",
+    "Correction",
     "Delivery",
     "DeliveryState",
     "Event",
+    "Fetch",
     "HistoryRow",
     "InstanceRow",
     "InvalidTransition",
@@ -117,16 +145,22 @@ __all__ = [
     "OwedNote",
     "Page",
     "Part",
+    "ReaderVerdict",
     "Receiving",
     "Resend",
     "Standing",
     "State",
     "UnknownCase",
     "Verdict",
+    "VerdictKind",
+    "VerdictRefused",
+    "VerdictState",
     "Withdrawn",
     "is_note",
     "open_book",
     "patient_key",
+    "standing_verdict",
+    "told_correction",
     "upgrade",
     "upgrade_book",
     "utc_now",

@@ -189,6 +189,10 @@ def _decode(cursor: str) -> tuple[datetime, int]:
 
 @contextmanager
 def writing_audit(book: Audit, *, on_defect: Callable[[], None] = end_process) -> Iterator[None]:
-    """Write the trail every few seconds while the block runs; closing the book writes the rest."""
-    with repeating("audit", book.write_audit, EVERY_S, on_defect=on_defect, end_limit_s=_END_LIMIT_S):
-        yield
+    """Write the trail every few seconds while the block runs, and at its end; closing the book writes what comes after."""
+    try:
+        with repeating("audit", book.write_audit, EVERY_S, on_defect=on_defect, end_limit_s=_END_LIMIT_S) as thread:
+            yield
+    finally:
+        if not thread.is_alive():  # one that hangs in the database would hold up the end
+            book.write_audit(all_of_it=True)

@@ -1,7 +1,8 @@
 """Rejection notes that destinations are owed: an outbox row first, then the object, which a delivery worker writes (worker.withdraw).
 
-A note of revision N withdraws what the destination was sent of earlier revisions and no note of which it was sent yet. Its outbox row is
-made where a revision is superseded or a series is refused or withdrawn; without the object it is not due.
+A note of revision N withdraws what the destination was sent of earlier revisions and no note of which it was sent yet; where a reader
+rejects revision N, another withdraws what was sent of N itself. The outbox row is made where a revision is superseded or rejected or a
+series is refused or withdrawn; without the object it is not due.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select
+from sqlalchemy import case as sql_case
 
 from service.records.database import Ledger
 from service.records.moves import utc_now
 from service.records.rows import DeliveryState, OutputRow
 from service.records.schema import cases, deliveries, outputs, rejections
-from service.sections import Destination
+from service.sections import Recipient
 
 NOTE: Final = "rejection-note"
+_OF_READER: Final = f"{NOTE}-rejected."
 IS_NOTE: Final = deliveries.c.output.startswith(NOTE)
 NO_NOTE_OUTPUT: Final = outputs.c.kind.not_like(f"{NOTE}%")
 _HAS_IT: Final = (DeliveryState.SENT.value, DeliveryState.COMMITTED.value)
@@ -49,12 +52,12 @@ class OwedNote:
     waits: bool
 
 
-def note_kind(destination: str) -> str:
-    """Name the note for a destination among the outputs of a revision: each was sent others."""
+def note_kind(destination: str, *, of_reader: bool = False) -> str:
+    """Name the note for a destination among a revision's outputs: each was sent others. `of_reader`: it rejects the revision itself."""
     name = destination
     if len(name) > _LONGEST_NAME:
         name = f"{name[:31]}-{hashlib.sha256(destination.encode()).hexdigest()[:8]}"
-    return f"{NOTE}.{name}"
+    return f"{_OF_READER if of_reader else f'{NOTE}.'}{name}"
 
 
 def is_note(kind: str) -> bool:
@@ -62,12 +65,14 @@ def is_note(kind: str) -> bool:
     return kind.startswith(NOTE)
 
 
-def owe_notes(connection: Connection, case: dict[str, Any], destinations: Sequence[Destination], now: datetime) -> None:
-    """Make the outbox rows of notes for what destinations were sent of earlier revisions of a locked case."""
+def owe_notes(
+    connection: Connection, case: dict[str, Any], destinations: Sequence[Recipient], now: datetime, *, of_reader: bool = False
+) -> None:
+    """Make the outbox rows of notes for what destinations were sent of earlier revisions of a locked case, or of a rejected one itself."""
     for destination in destinations:
-        if not destination.rejection_notes or not _sent_before(connection, case["id"], case["revision"], destination.name, now):
+        kind = note_kind(destination.name, of_reader=of_reader)
+        if not destination.rejection_notes or not _sent(connection, case["id"], case["revision"], destination.name, kind, now):
             continue
-        kind = note_kind(destination.name)
         mine = and_(deliveries.c.case_id == case["id"], deliveries.c.revision == case["revision"], deliveries.c.output == kind)
         if connection.execute(select(exists().where(mine))).scalar():
             continue
@@ -76,23 +81,29 @@ def owe_notes(connection: Connection, case: dict[str, Any], destinations: Sequen
         connection.execute(insert(deliveries).values(**values, **state, created_at=now, changed_at=now, next_attempt_at=now))
 
 
-def _sent_before(connection: Connection, case_id: str, revision: int, destination: str, now: datetime) -> list[tuple[str, bool]]:
-    """Give (path, is it just being sent) of what the destination has, or may have in a moment, of revisions before this one."""
+def _sent(connection: Connection, case_id: str, revision: int, destination: str, kind: str, now: datetime) -> list[tuple[str, bool]]:
+    """Give (path, is it just being sent) of what the destination has, or may have in a moment, and the note is to withdraw."""
     mine = and_(deliveries.c.case_id == case_id, deliveries.c.destination == destination)
-    noted = select(func.max(deliveries.c.revision)).where(mine, IS_NOTE, deliveries.c.state.in_(_HAS_IT), deliveries.c.revision <= revision)
-    first = connection.execute(noted).scalar() or 0
+    if kind.startswith(_OF_READER):
+        first, last = revision, revision
+    else:
+        next_after = sql_case((deliveries.c.output.startswith(_OF_READER), deliveries.c.revision + 1), else_=deliveries.c.revision)
+        noted = select(func.max(next_after)).where(mine, IS_NOTE, deliveries.c.state.in_(_HAS_IT), deliveries.c.revision <= revision)
+        first, last = connection.execute(noted).scalar() or 0, revision - 1
     same = and_(
         outputs.c.case_id == deliveries.c.case_id, outputs.c.revision == deliveries.c.revision, outputs.c.kind == deliveries.c.output
     )
-    at_it = and_(deliveries.c.state.not_in(_HAS_IT), deliveries.c.lease_until > now)
+    # One that was asked for in a transaction was sent, whatever became of the commitment.
+    has_it = or_(deliveries.c.state.in_(_HAS_IT), deliveries.c.transaction_uid.is_not(None))
+    at_it = and_(~has_it, deliveries.c.lease_until > now)
     chosen = (
-        select(outputs.c.path, deliveries.c.state)
+        select(outputs.c.path, at_it.label("at_it"))
         .join(outputs, same)
-        .where(mine, ~IS_NOTE, deliveries.c.revision >= first, deliveries.c.revision < revision)
-        .where(or_(deliveries.c.state.in_(_HAS_IT), at_it))
+        .where(mine, ~IS_NOTE, deliveries.c.revision.between(first, last))
+        .where(or_(has_it, at_it))
         .order_by(deliveries.c.id)
     )
-    return [(row.path, row.state not in _HAS_IT) for row in connection.execute(chosen)]
+    return [(row.path, bool(row.at_it)) for row in connection.execute(chosen)]
 
 
 class Notes(Ledger):
@@ -122,9 +133,10 @@ class Notes(Ledger):
         found = []
         with self._reading() as connection:
             for row in connection.execute(chosen).all():
-                sent = _sent_before(connection, row.case_id, row.revision, row.destination, now)
+                sent = _sent(connection, row.case_id, row.revision, row.destination, row.output, now)
                 paths, waits = tuple(path for path, at_it in sent if not at_it), any(at_it for _, at_it in sent)
-                found.append(OwedNote(row.id, row.case_id, row.revision, row.output, row.patient_id, row.title, paths, waits))
+                rejected_as = None if row.output.startswith(_OF_READER) else row.title
+                found.append(OwedNote(row.id, row.case_id, row.revision, row.output, row.patient_id, rejected_as, paths, waits))
         return found
 
     def write_note(self, owed: OwedNote, output: OutputRow | None) -> None:

@@ -79,6 +79,7 @@ def open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetim
     wanted = {(row.study_uid, row.series_uid): row for row in rows}
     found = {(row["study_uid"], row["series_uid"]): row for row in lock_studies(connection, (study for study, _ in wanted))}
     missing = [wanted[key] for key in sorted(wanted.keys() - found.keys())]
+    _identify(connection, [(found[key], row) for key, row in wanted.items() if key in found and not found[key]["instances"]], secret)
     if not missing:
         return found
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
@@ -94,24 +95,46 @@ def open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetim
     return {(row["study_uid"], row["series_uid"]): row for row in lock_studies(connection, (study for study, _ in wanted))}
 
 
+def _identify(connection: Connection, first: Sequence[tuple[dict[str, Any], InstanceRow]], secret: bytes | None) -> None:
+    """Say whose cases are that were made before anything of them came."""
+    for case, row in first:
+        values = _identity(row, demand_secret(secret))
+        connection.execute(update(cases).where(cases.c.id == case["id"]).values(values))
+        case.update(values)
+
+
 def _new_case(row: InstanceRow, now: datetime, secret: bytes) -> dict[str, Any]:
+    return blank_case(row.study_uid, row.series_uid, row.received_at, secret) | _identity(row, secret) | {"changed_at": now, "due_at": now}
+
+
+def _identity(row: InstanceRow, secret: bytes) -> dict[str, Any]:
     return {
-        "id": name_case(secret, row.study_uid, row.series_uid),
-        "study_uid": row.study_uid,
-        "series_uid": row.series_uid,
         "patient_id": plain(row.patient_id),
         "patient_issuer": plain(row.patient_issuer),
         "patient_key": patient_key(secret, row.patient_id, row.patient_issuer, row.study_uid),
         "series_description": plain(row.series_description),
+    }
+
+
+def blank_case(study_uid: str, series_uid: str, at: datetime, secret: bytes) -> dict[str, Any]:
+    """Give the row of a case of which no instance is there yet: whose it is, its first instance tells."""
+    return {
+        "id": name_case(secret, study_uid, series_uid),
+        "study_uid": study_uid,
+        "series_uid": series_uid,
+        "patient_id": "",
+        "patient_issuer": "",
+        "patient_key": patient_key(secret, "", "", study_uid),
+        "series_description": "",
         "state": State.RECEIVING.value,
         "revision": 1,
         "attempts": 0,
         "lapses": 0,
         "instances": 0,
-        "received_at": row.received_at,
-        "last_received_at": row.received_at,
-        "changed_at": now,
-        "due_at": now,
+        "received_at": at,
+        "last_received_at": at,
+        "changed_at": at,
+        "due_at": at,
         "fence": 0,
         "primary": False,
         "stages": {},

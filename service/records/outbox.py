@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, exists, or_, select, update
 
 from service.records.database import Ledger
 from service.records.moves import utc_now
+from service.records.notes import IS_NOTE
 from service.records.rows import Delivery, DeliveryState, LeaseLost
-from service.records.schema import deliveries, outputs
+from service.records.schema import cases, deliveries, outputs
 
 DELIVERY_LEASE = timedelta(seconds=60)
 GIVE_UP_AFTER = timedelta(days=7)
 LONGEST_WAIT = timedelta(hours=1)  # back-off is capped far below
+COMMIT_WITHIN = timedelta(hours=24)  # after so long without a report a destination is asked again
+FIRST_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 15 * 60.0
 
 
 def _chosen() -> Select[Any]:
@@ -42,7 +47,7 @@ class Outbox(Ledger):
         return found
 
     def due_deliveries(self, now: datetime | None = None, case_id: str | None = None, limit: int = 500) -> list[Delivery]:
-        """Give what should be sent now and nobody is sending, the longest due first."""
+        """Give what should be sent, or asked to be committed, now and is in nobody's hands, the longest due first."""
         now = now or utc_now()
         chosen = _chosen().where(*_due(now))
         if case_id is not None:
@@ -53,10 +58,10 @@ class Outbox(Ledger):
                 for row in connection.execute(chosen.order_by(deliveries.c.next_attempt_at, deliveries.c.id).limit(limit)).mappings()
             ]
 
-    def claim_delivery(self, delivery_id: int, owner: str) -> Delivery | None:
-        """Take the lease of a due delivery; None when it is not due any more or somebody else has it."""
+    def claim_delivery(self, delivery_id: int, owner: str, state: DeliveryState = DeliveryState.PENDING) -> Delivery | None:
+        """Take the lease of a delivery that is due in that state; None when it is not any more or somebody else has it."""
         now = utc_now()
-        mine = update(deliveries).where(deliveries.c.id == delivery_id, *_due(now))
+        mine = update(deliveries).where(deliveries.c.id == delivery_id, deliveries.c.state == state.value, *_due(now))
         with self._writing() as connection:
             taken = mine.values(fence=deliveries.c.fence + 1, lease_owner=owner, lease_until=now + DELIVERY_LEASE)
             if connection.execute(taken).rowcount != 1:
@@ -68,15 +73,26 @@ class Outbox(Ledger):
         self._settle(delivery.id, delivery.fence, {"lease_until": utc_now() + DELIVERY_LEASE})
 
     def delivered(
-        self, delivery_id: int, state: DeliveryState | str = DeliveryState.SENT, *, warning: str | None = None, fence: int | None = None
+        self,
+        delivery_id: int,
+        state: DeliveryState | str = DeliveryState.SENT,
+        *,
+        warning: str | None = None,
+        ask_at: datetime | None = None,
+        fence: int | None = None,
     ) -> None:
-        """Record that the destination has it ("sent"), or has committed to keep it ("committed"). Raises LeaseLost."""
+        """Record that the destination has it ("sent"), or has committed to keep it ("committed"). Raises LeaseLost.
+
+        Parameters
+        ----------
+        ask_at : when the destination is to be asked to commit; None: never
+        """
         state = DeliveryState(state)
         if state not in {DeliveryState.SENT, DeliveryState.COMMITTED}:
             raise ValueError(f"{state} is not a delivery's success")
         # Commitment comes later, and is not another sending.
         attempts = deliveries.c.attempts + case((deliveries.c.state == DeliveryState.SENT.value, 0), else_=1)
-        values = {"state": state.value, "last_error": warning, "next_attempt_at": None, "attempts": attempts}
+        values = {"state": state.value, "last_error": warning, "next_attempt_at": ask_at, "attempts": attempts}
         self._settle(delivery_id, fence, {**values, "lease_owner": None, "lease_until": None})
 
     def delivery_failed(self, delivery_id: int, error: str, next_attempt_at: datetime, *, fence: int | None = None) -> DeliveryState:
@@ -101,17 +117,23 @@ class Outbox(Ledger):
         self._settle(delivery_id, fence, values)
 
     def resend(self, case_id: str | None = None, now: datetime | None = None, *, destinations: Sequence[str] | None = None) -> int:
-        """Make dead deliveries (of one case or all, to some destinations or all) due again, with a week of their own; gives how many."""
+        """Make dead deliveries (of one case or all, to some destinations or all) due again, with a week of their own; gives how many.
+
+        Those in whose place there is another result now are withheld.
+        """
         now = now or utc_now()
+        anew = {"state": DeliveryState.PENDING.value, "next_attempt_at": now, "created_at": now, "changed_at": now, "transaction_uid": None}
         dead = update(deliveries).where(deliveries.c.state == DeliveryState.DEAD.value)
         if case_id is not None:
             dead = dead.where(deliveries.c.case_id == case_id)
         if destinations is not None:
             dead = dead.where(deliveries.c.destination.in_(list(destinations)))
+        mine = and_(cases.c.id == deliveries.c.case_id, cases.c.revision == deliveries.c.revision, cases.c.primary)
+        standing = or_(IS_NOTE, exists().where(mine))  # what a note withdraws has been replaced, and is still there
+        replaced = {"state": DeliveryState.WITHHELD.value, "last_error": "another result took its place", "changed_at": now}
         with self._writing() as connection:
-            return connection.execute(
-                dead.values(state=DeliveryState.PENDING.value, next_attempt_at=now, created_at=now, changed_at=now)
-            ).rowcount
+            connection.execute(dead.where(~standing).values(**replaced))
+            return connection.execute(dead.where(standing).values(**anew)).rowcount
 
     def _settle(self, delivery_id: int, fence: int | None, values: dict[str, Any]) -> None:
         mine = update(deliveries).where(deliveries.c.id == delivery_id)
@@ -122,11 +144,21 @@ class Outbox(Ledger):
                 raise LeaseLost(f"delivery {delivery_id}")
 
 
+def pause_after(attempts: int) -> float:
+    """Give the seconds to wait after that many earlier attempts: doubling, at most 15 minutes, with jitter of a half."""
+    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts, 20))
+    return longest * random.uniform(0.5, 1.0)
+
+
 def _due(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Say when a delivery may be sent. Times further off than we ever set come from a clock that was set back."""
+    """Say when a delivery may be worked on. Times further off than we ever set come from a clock that was set back."""
     free = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until < now, deliveries.c.lease_until > now + 2 * DELIVERY_LEASE)
-    soon = or_(deliveries.c.next_attempt_at <= now, deliveries.c.next_attempt_at > now + LONGEST_WAIT)
-    return deliveries.c.state == DeliveryState.PENDING.value, soon, free
+    return or_(_soon(DeliveryState.PENDING, now, LONGEST_WAIT), _soon(DeliveryState.SENT, now, 2 * COMMIT_WITHIN)), free
+
+
+def _soon(state: DeliveryState, now: datetime, longest: timedelta) -> ColumnElement[bool]:
+    at = deliveries.c.next_attempt_at
+    return and_(deliveries.c.state == state.value, or_(at <= now, at > now + longest))
 
 
 def _delivery(row: Any) -> Delivery:

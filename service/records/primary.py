@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,9 +11,10 @@ from sqlalchemy import Connection, and_, insert, select, update
 from service.records.moves import lock_studies
 from service.records.notes import IS_NOTE, owe_notes
 from service.records.rows import DeliveryState
-from service.records.schema import cases, deliveries, outputs
+from service.records.schema import cases, deliveries, outputs, reader_verdicts
 from service.records.states import State
-from service.sections import Destination
+from service.sections import Recipient
+from service.sendable import COMPANION
 
 ELIGIBLE = frozenset({State.RECEIVING, State.QUEUED, State.RUNNING, State.DONE})
 
@@ -27,7 +28,7 @@ def choose_among(rows: Sequence[dict[str, Any]]) -> str | None:
     return str(max(accepted, key=lambda row: list(row["rank"]))["id"])
 
 
-def settle_study(connection: Connection, study_uid: str, destinations: Sequence[Destination], now: datetime) -> str | None:
+def settle_study(connection: Connection, study_uid: str, destinations: Sequence[Recipient], now: datetime) -> str | None:
     """Choose the primary anew; its newest results are due for delivery, what else is undelivered is withheld."""
     rows = lock_studies(connection, [study_uid])
     chosen = choose_among(rows)
@@ -36,11 +37,28 @@ def settle_study(connection: Connection, study_uid: str, destinations: Sequence[
         if row["primary"] != primary:
             connection.execute(update(cases).where(cases.c.id == row["id"]).values(primary=primary))
         _withhold(connection, row, now, all_revisions=not primary)
-        if primary and row["state"] == State.DONE.value:
+        if row["state"] == State.DONE.value and is_rejected(connection, row["id"], row["revision"]):
+            _withdraw(connection, row, now)
+            owe_notes(connection, row, destinations, now, of_reader=True)
+        elif primary and row["state"] == State.DONE.value:
             _release(connection, row, destinations, now)
         if (primary and row["state"] == State.DONE.value) or row["state"] == State.REJECTED.value:
             owe_notes(connection, row, destinations, now)
     return chosen
+
+
+def is_rejected(connection: Connection, case_id: str, revision: int) -> bool:
+    """Tell whether a reader has rejected this revision; nothing undoes that but another revision."""
+    mine = (reader_verdicts.c.case_id == case_id, reader_verdicts.c.revision == revision, reader_verdicts.c.kind == "reject")
+    return connection.execute(select(reader_verdicts.c.id).where(*mine).limit(1)).first() is not None
+
+
+def _withdraw(connection: Connection, row: dict[str, Any], now: datetime) -> None:
+    """Withhold what of a rejected revision is not delivered, also what was given up: `leukoscope resend` must not send it."""
+    waiting = (DeliveryState.PENDING.value, DeliveryState.DEAD.value)
+    mine = (deliveries.c.case_id == row["id"], deliveries.c.revision == row["revision"], deliveries.c.state.in_(waiting), ~IS_NOTE)
+    withheld = {"state": DeliveryState.WITHHELD.value, "last_error": "rejected by a reader", "next_attempt_at": None, "changed_at": now}
+    connection.execute(update(deliveries).where(*mine).values(**withheld))
 
 
 def _withhold(connection: Connection, row: dict[str, Any], now: datetime, *, all_revisions: bool) -> None:
@@ -54,7 +72,7 @@ def _withhold(connection: Connection, row: dict[str, Any], now: datetime, *, all
     connection.execute(waiting.values(state=DeliveryState.WITHHELD.value, last_error=reason, next_attempt_at=None, changed_at=now))
 
 
-def _release(connection: Connection, row: dict[str, Any], destinations: Sequence[Destination], now: datetime) -> None:
+def _release(connection: Connection, row: dict[str, Any], destinations: Sequence[Recipient], now: datetime) -> None:
     """Make the outbox rows of a primary's results that are not there yet, and revive those withheld."""
     mine = (deliveries.c.case_id == row["id"], deliveries.c.revision == row["revision"])
     kinds = set(
@@ -70,7 +88,7 @@ def _release(connection: Connection, row: dict[str, Any], destinations: Sequence
         .values(state=DeliveryState.PENDING.value, last_error=None, next_attempt_at=now, changed_at=now)
     )
     for destination in destinations:
-        for kind in dict.fromkeys(destination.outputs):
+        for kind in _wanted(destination):
             if kind in kinds and (destination.name, kind) not in there and not _is_unwanted(destination, kind, row):
                 connection.execute(
                     insert(deliveries).values(
@@ -88,7 +106,15 @@ def _release(connection: Connection, row: dict[str, Any], destinations: Sequence
                 )
 
 
-def _is_unwanted(destination: Destination, kind: str, row: dict[str, Any]) -> bool:
+def _wanted(destination: Recipient) -> Iterator[str]:
+    """Give the outputs in the order they are sent in."""
+    for kind in dict.fromkeys(destination.outputs):
+        if kind in COMPANION:
+            yield COMPANION[kind]
+        yield kind
+
+
+def _is_unwanted(destination: Recipient, kind: str, row: dict[str, Any]) -> bool:
     """Tell whether this is a segmentation without a single voxel, on which viewers have hung."""
     findings = row["findings"] or {}
     empty = not findings.get("lesion_count") and not findings.get("tumour_like_volume_ml")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, text
+from sqlalchemy import and_, exists, func, or_, select, text
 
 from service.records.cursors import decode_cursor, encode_cursor
 from service.records.database import Ledger
@@ -16,10 +16,13 @@ from service.records.result_record import RECORD
 from service.records.rows import Case, DeliveryState, HistoryRow, OutputRow, Page
 from service.records.schema import cases, deliveries, history, outputs
 from service.records.states import State
+from service.sections import Recipient
 
 
 class Reading(Ledger):
     """Cases, lists, results, counts."""
+
+    _destinations: tuple[Recipient, ...] = ()
 
     def ping(self) -> None:
         """Make sure that the database answers. Raises Unavailable."""
@@ -43,10 +46,15 @@ class Reading(Ledger):
         patient_id: str | None = None,
         patient_key: str | None = None,
         state: State | str | None = None,
+        delivery_state: DeliveryState | str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
         """Give a page of cases, newest first; cases that arrive meanwhile never shift the following pages.
+
+        Parameters
+        ----------
+        delivery_state : of any of the deliveries of the current revision
 
         Raises
         ------
@@ -62,6 +70,9 @@ class Reading(Ledger):
                 chosen = chosen.where(cases.c[name] == value)
         if state is not None:
             chosen = chosen.where(cases.c.state == State(state).value)
+        if delivery_state is not None:
+            newest = and_(deliveries.c.case_id == cases.c.id, deliveries.c.revision == cases.c.revision)
+            chosen = chosen.where(exists().where(newest, deliveries.c.state == DeliveryState(delivery_state).value))
         if cursor is not None:
             at, case_id = decode_cursor(cursor)
             chosen = chosen.where(or_(cases.c.received_at < at, and_(cases.c.received_at == at, cases.c.id < case_id)))
@@ -100,6 +111,13 @@ class Reading(Ledger):
         with self._reading() as connection:
             found = connection.execute(select(deliveries.c.state, func.count()).group_by(deliveries.c.state)).all()
         return dict.fromkeys((state.value for state in DeliveryState), 0) | {str(state): int(count) for state, count in found}
+
+    def count_dead_deliveries(self) -> dict[str, int]:
+        """Count what was given up by destination; those of the settings are there in any case."""
+        chosen = select(deliveries.c.destination, func.count()).where(deliveries.c.state == DeliveryState.DEAD.value)
+        with self._reading() as connection:
+            found = connection.execute(chosen.group_by(deliveries.c.destination)).all()
+        return dict.fromkeys((one.name for one in self._destinations), 0) | {str(name): int(count) for name, count in found}
 
     def oldest_queued_at(self) -> datetime | None:
         """Tell since when the case that waits longest in the queue has been there."""

@@ -13,11 +13,12 @@ from service.records.database import Ledger
 from service.records.moves import lock_case, lock_studies, move, plain, utc_now
 from service.records.noting import demand_secret, patient_key
 from service.records.primary import settle_study
+from service.records.reader_verdicts import restore_correction
 from service.records.result_record import ResultRecord
 from service.records.rows import DeliveryState, OutputRow, Verdict
-from service.records.schema import cases, deliveries, instances, outputs
+from service.records.schema import cases, deliveries, instances, outputs, reader_verdicts
 from service.records.states import Event, State
-from service.sections import Destination
+from service.sections import Recipient
 
 _PAGE = 1000
 
@@ -42,7 +43,7 @@ class Found:
 class Rebuilding(Ledger):
     """For `leukoscope index rebuild`; nothing else may run meanwhile."""
 
-    _destinations: tuple[Destination, ...] = ()
+    _destinations: tuple[Recipient, ...] = ()
     _secret: bytes | None = None
 
     def restore_results(self, study_uid: str, found: Sequence[Found], *, delivered: bool) -> int:
@@ -106,7 +107,7 @@ class Rebuilding(Ledger):
             last = rows[-1].id
 
     def indexed_outputs(self) -> Iterator[tuple[str, str, bool]]:
-        """Give (case, path, whether it is of the finished revision) of every result."""
+        """Give (case, path, whether it is of the finished revision) of every result, and of the masks that readers sent."""
         chosen = (
             select(outputs.c.id, outputs.c.case_id, outputs.c.path, outputs.c.revision, cases.c.revision.label("current"), cases.c.state)
             .join(cases, cases.c.id == outputs.c.case_id)
@@ -116,6 +117,8 @@ class Rebuilding(Ledger):
         while rows := self._page(chosen.where(outputs.c.id > last).limit(_PAGE)):
             yield from ((row.case_id, row.path, row.state == State.DONE.value and row.revision == row.current) for row in rows)
             last = rows[-1].id
+        masks = select(reader_verdicts.c.case_id, reader_verdicts.c.path).where(reader_verdicts.c.path.is_not(None))
+        yield from ((row.case_id, row.path, False) for row in self._page(masks))
 
     def _page(self, chosen: Any) -> Sequence[Any]:
         with self._reading() as connection:
@@ -127,6 +130,8 @@ def _insert_outputs(connection: Connection, case_id: str, found: Found) -> None:
     if connection.execute(select(outputs.c.id).where(*mine)).first() is None:
         rows = (*found.record.outputs, found.own)
         connection.execute(insert(outputs), [{**row.__dict__, "case_id": case_id} for row in rows])
+    if found.record.correction is not None:
+        restore_correction(connection, case_id, found.record.correction)
 
 
 def _finish(connection: Connection, row: dict[str, Any], found: Found, secret: bytes, now: datetime) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, Table, and_, delete, func, insert, select, text
+from sqlalchemy import Connection, Select, Table, and_, delete, func, insert, or_, select, text
 
 from service.records.database import Ledger
 from service.records.moves import lock_studies
 from service.records.rows import DeliveryState
-from service.records.schema import cases, deliveries, instances, outputs, removals, turns
+from service.records.schema import cases, deliveries, instances, outputs, reader_verdicts, removals, turns
 from service.records.states import FINAL, State
 
 YOUNG: Final = "young"
@@ -115,7 +116,7 @@ class Removal(Ledger):
             _lock(connection, study_uid, cases)
             if connection.execute(select(cases.c.state).where(cases.c.id == case_id)).scalar() == State.RUNNING.value:
                 return False
-            taken = set(connection.execute(_naming(outputs, paths, study_uid)).scalars())
+            taken = _named_results(connection, paths, study_uid)
             remove([path for path in paths if path not in taken])
         return True
 
@@ -134,7 +135,7 @@ class Removal(Ledger):
     def named_outputs(self, paths: Sequence[str]) -> set[str]:
         """Give those of the paths that rows name, of whatever case: one indexed anew may have its results under an older id."""
         with self._reading() as connection:
-            return set(connection.execute(_naming(outputs, paths, None)).scalars())
+            return _named_results(connection, paths, None)
 
     def give_turn(self, name: str, owner: str) -> None:
         """Let somebody else have the office `name` at once, if `owner` still has it."""
@@ -144,8 +145,12 @@ class Removal(Ledger):
     def files_of_cases(self, case_ids: Sequence[str]) -> set[str]:
         """Give the paths of the instances and results that rows of these cases name."""
         with self._reading() as connection:
-            named = set(connection.execute(select(instances.c.path).where(instances.c.case_id.in_(list(case_ids)))).scalars())
-            return named | set(connection.execute(select(outputs.c.path).where(outputs.c.case_id.in_(list(case_ids)))).scalars())
+            return {
+                path
+                for table in (instances, outputs, reader_verdicts)
+                for path in connection.execute(select(table.c.path).where(table.c.case_id.in_(list(case_ids)))).scalars()
+                if path
+            }
 
 
 def _lock(connection: Connection, study_uid: str | None, table: Table) -> None:
@@ -162,10 +167,17 @@ def _naming(table: Table, paths: Sequence[str], study_uid: str | None) -> Select
     return named if study_uid is None else named.join(cases, cases.c.id == table.c.case_id).where(cases.c.study_uid == study_uid)
 
 
+def _named_results(connection: Connection, paths: Sequence[str], study_uid: str | None) -> set[str]:
+    """Give those of the paths among the results that rows name: results, and the masks that readers sent."""
+    return {path for table in (outputs, reader_verdicts) for path in connection.execute(_naming(table, paths, study_uid)).scalars()}
+
+
 def _removed(connection: Connection, row: dict[str, Any]) -> Removed:
     stored = select(instances.c.path).where(instances.c.case_id == row["id"], instances.c.path != "")
     results = select(outputs.c.path).where(outputs.c.case_id == row["id"])
-    return Removed(row["id"], row["study_uid"], tuple(connection.execute(stored).scalars()), tuple(connection.execute(results).scalars()))
+    masks = select(reader_verdicts.c.path).where(reader_verdicts.c.case_id == row["id"], reader_verdicts.c.path.is_not(None)).distinct()
+    found = [path for chosen in (results, masks) for path in connection.execute(chosen).scalars()]
+    return Removed(row["id"], row["study_uid"], tuple(connection.execute(stored).scalars()), tuple(found))
 
 
 def _judge(connection: Connection, rows: Sequence[dict[str, Any]], cutoff: Cutoff) -> dict[str, str]:
@@ -175,11 +187,25 @@ def _judge(connection: Connection, rows: Sequence[dict[str, Any]], cutoff: Cutof
     """
     case_ids = [row["id"] for row in rows]
     of_newest = and_(deliveries.c.case_id == cases.c.id, deliveries.c.revision == cases.c.revision)
-    waiting = select(cases.c.id).join(deliveries, of_newest).where(cases.c.id.in_(case_ids), deliveries.c.state.in_(_UNDELIVERED))
-    undelivered = set(connection.execute(waiting).scalars())
+    # What is sent and has a next attempt is still to be committed.
+    to_commit = and_(deliveries.c.state == DeliveryState.SENT.value, deliveries.c.next_attempt_at.is_not(None))
+    open_ = or_(deliveries.c.state.in_(_UNDELIVERED), to_commit)
+    waiting = select(cases.c.id, deliveries.c.state).join(deliveries, of_newest).where(cases.c.id.in_(case_ids), open_)
+    unsettled: dict[str, set[str]] = defaultdict(set)
+    for case_id, state in connection.execute(waiting):
+        unsettled[case_id].add(state)
     aside = and_(instances.c.aside, instances.c.verdict.is_(None), instances.c.path != "")  # without a file nobody compares it, ever
     compared = set(connection.execute(select(instances.c.case_id).where(instances.c.case_id.in_(case_ids), aside)).scalars())
-    kept = {row["id"]: _why_kept(row, cutoff, undelivered, compared) for row in rows}
+    pending = (reader_verdicts.c.case_id.in_(case_ids), reader_verdicts.c.state == "pending")
+    corrected = set(connection.execute(select(reader_verdicts.c.case_id).where(*pending)).scalars())
+    sent = {DeliveryState.SENT.value}
+    waiting_for = {
+        "results not delivered": {case_id for case_id, states in unsettled.items() if states != sent},
+        "results not committed": unsettled,
+        "an instance that came again is not compared yet": compared,
+        "a reader's correction is not looked at yet": corrected,
+    }
+    kept = {row["id"]: _why_kept(row, cutoff, waiting_for) for row in rows}
     whole = [row["id"] for row in rows if row["state"] != State.REJECTED.value]
     staying = [kept[case_id] for case_id in whole if kept[case_id]]
     for case_id in whole:
@@ -188,14 +214,13 @@ def _judge(connection: Connection, rows: Sequence[dict[str, Any]], cutoff: Cutof
     return kept
 
 
-def _why_kept(row: dict[str, Any], cutoff: Cutoff, undelivered: Collection[str], compared: Collection[str]) -> str:
+def _why_kept(row: dict[str, Any], cutoff: Cutoff, waiting_for: Mapping[str, Collection[str]]) -> str:
     state = State(row["state"])
     if state not in FINAL:
         return f"is {state}"
-    if row["id"] in undelivered:
-        return "results not delivered"
-    if row["id"] in compared:
-        return "an instance that came again is not compared yet"
+    for reason, case_ids in waiting_for.items():
+        if row["id"] in case_ids:
+            return reason
     before = cutoff.of(state)
     return "" if before is not None and max(row["changed_at"], row["last_received_at"]) < before else YOUNG
 

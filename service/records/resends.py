@@ -14,13 +14,14 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, and_, exists, func, or_, select, text, update
 
 from service.records.database import Ledger
+from service.records.identity import forget_correction
 from service.records.moves import UnknownCase, lock_case, plain, utc_now
 from service.records.noting import demand_secret, patient_key, reopen
 from service.records.primary import settle_study
 from service.records.rows import Judged, Resend, Standing, Verdict
-from service.records.schema import cases, instances
+from service.records.schema import cases, fetches, instances
 from service.records.states import Event
-from service.sections import Destination
+from service.sections import Recipient
 
 FLAGS: Final = {
     Verdict.OTHER_PIXELS: ("other-pixels", "came again with other pixels"),
@@ -41,7 +42,7 @@ _PAIR = and_(_kept.c.case_id == instances.c.case_id, _kept.c.sop_instance_uid ==
 class Resends(Ledger):
     """Versions of instances: compared once, and the last corrected one taken."""
 
-    _destinations: tuple[Destination, ...] = ()
+    _destinations: tuple[Recipient, ...] = ()
     _secret: bytes | None = None
 
     def uncompared(self, case_id: str) -> list[Resend]:
@@ -68,11 +69,13 @@ class Resends(Ledger):
     def standing(self, case_id: str) -> Standing:
         """Tell what a decision on the series stands on; asked before the headers are read. Raises UnknownCase."""
         waiting = exists().where(instances.c.case_id == cases.c.id, _UNCOMPARED)
+        fetching = exists().where(fetches.c.case_id == cases.c.id, fetches.c.state == "pending")
+        chosen = select(cases.c.fence, waiting.label("waiting"), fetching.label("fetching")).where(cases.c.id == case_id)
         with self._reading() as connection:
-            row = connection.execute(select(cases.c.fence, waiting.label("waiting")).where(cases.c.id == case_id)).one_or_none()
+            row = connection.execute(chosen).one_or_none()
         if row is None:
             raise UnknownCase(case_id)
-        return Standing(row.fence, bool(row.waiting))
+        return Standing(row.fence, bool(row.waiting), bool(row.fetching))
 
     def judge_resends(self, case_id: str, found: Sequence[Judged]) -> int:
         """
@@ -98,6 +101,7 @@ class Resends(Ledger):
                     changed |= {word for one in applied for word in one.changed}
             _write(connection, versions)
             if taken:
+                forget_correction(connection, case_id)
                 reopen(connection, case, now, Event.CORRECT, _reason(changed), **_identity(case, taken, self._secret))
             quality = [*without_flags(case["quality"]), *resend_flags(connection, case_id)]
             connection.execute(update(cases).where(cases.c.id == case_id).values(quality=quality))

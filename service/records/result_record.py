@@ -28,6 +28,7 @@ class ResultRecord:
     ----------
     digests : of the stored files that were segmented, sorted
     rule, rank, quality, findings, model, stages, series_shift : as the case book has them
+    correction : the reader's, where the results are made from one, as `told_correction` gives it
     """
 
     study_uid: str
@@ -43,6 +44,7 @@ class ResultRecord:
     stages: Mapping[str, Mapping[str, float]]
     outputs: tuple[OutputRow, ...]
     series_shift: int | None = None
+    correction: Mapping[str, Any] | None = None
 
     def as_bytes(self) -> bytes:
         """Encode; the same record is the same bytes."""

@@ -100,10 +100,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a decision on a series is made on: void once `fence` changes, and not to be made while there is something to compare."""
+    """What a decision on a series is made on: void once `fence` changes, and not to be made while it is compared or fetched."""
 
     fence: int
     uncompared: bool
+    fetching: bool
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,10 @@ class OutputRow:
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery is. Withheld: its case is not the study's primary, or a newer revision took its place."""
+    """Where a delivery is. Withheld: its case is not the study's primary, or a newer revision took its place.
+
+    One that is sent and has a next attempt is still to be committed: that is when the destination is asked (again).
+    """
 
     PENDING = "pending"
     SENT = "sent"
@@ -212,6 +216,66 @@ class Delivery:
     sha256: str
     sop_class_uid: str | None
     sop_instance_uid: str | None
+    transaction_uid: str | None
+
+
+class VerdictKind(StrEnum):
+    """What a reader can say of a result."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    CORRECT = "correct"
+
+
+class VerdictState(StrEnum):
+    """What became of it. A correction is pending until a worker has placed its mask on the series, and stands once it made a revision."""
+
+    PENDING = "pending"
+    STANDS = "stands"
+    REFUSED = "refused"
+
+
+class VerdictRefused(Exception):
+    """The verdict is not taken; the message says why. Nothing was written."""
+
+
+@dataclass(frozen=True)
+class ReaderVerdict:
+    """
+    One verdict.
+
+    Attributes
+    ----------
+    revision : the one that was judged
+    reason : why it was refused
+    made : the revision that was made from the correction
+    path, digest : of the file with the corrected mask, as it came; relative to the store
+    seen : SOP Instance UIDs of the series when the correction came
+    model : what had made the revision that was corrected
+    """
+
+    id: int
+    case_id: str
+    revision: int
+    kind: VerdictKind
+    reader: str
+    comment: str
+    at: datetime
+    state: VerdictState
+    reason: str | None
+    made: int | None
+    path: str | None
+    digest: str | None
+    seen: tuple[str, ...]
+    model: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A file with a corrected mask: where it lies in the store, and its SHA-256."""
+
+    path: str
+    digest: str
 
 
 @dataclass(frozen=True)

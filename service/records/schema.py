@@ -174,6 +174,9 @@ deliveries = Table(
     Column("fence", Integer, nullable=False),
     Column("lease_owner", Text),
     Column("lease_until", UtcTime),
+    # Storage Commitment: the transaction it was asked for in, and the SOP Instance UIDs that were named for this output.
+    Column("transaction_uid", Uid, index=True),
+    Column("asked_instances", JSON(none_as_null=True)),
     UniqueConstraint("case_id", "revision", "destination", "output"),
     Index("ix_deliveries_state_next_attempt_at", "state", "next_attempt_at"),
 )
@@ -184,6 +187,22 @@ turns = Table(
     Column("name", String(64), primary_key=True),
     Column("owner", Text, nullable=False),
     Column("until", UtcTime, nullable=False),
+)
+
+# Series that are to come from a PACS, or came, or did not.
+fetches = Table(
+    "fetches",
+    metadata,
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True),
+    Column("source", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("asked_at", UtcTime, nullable=False),
+    Column("next_attempt_at", UtcTime, nullable=False),
+    Column("last_error", Text),
+    Column("lease_owner", Text),
+    Column("lease_until", UtcTime),
+    Index("ix_fetches_state_next_attempt_at", "state", "next_attempt_at"),
 )
 
 # The living processes of the installation; a row that was not renewed for a while is a process that is gone.
@@ -216,6 +235,29 @@ removals = Table(
     Column("outputs", JSON, nullable=False),
 )
 
+# What readers said of results. A correction waits (pending) until a worker has placed its mask on the grid of the series.
+reader_verdicts = Table(
+    "reader_verdicts",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("reader", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    Column("made", Integer),
+    Column("path", Text),
+    Column("digest", String(64)),
+    Column("seen", JSON(none_as_null=True)),
+    Column("model", JSON(none_as_null=True)),
+    Column("losses", Integer, nullable=False),
+    Column("due_at", UtcTime),
+    Index("ix_reader_verdicts_state_due_at", "state", "due_at"),
+)
+
 # Rejection notes that took instances of a case, and the revision that came of it.
 rejections = Table(
     "rejections",
@@ -227,6 +269,20 @@ rejections = Table(
     Column("code", String(16), nullable=False),
     Column("instances", Integer, nullable=False),
     Column("at", UtcTime, nullable=False),
+)
+
+# Identities corrected by hand: what was and what is, by DICOM keyword. `active`: nobody has said otherwise since.
+identities = Table(
+    "identities",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("case_id", String(40), ForeignKey("cases.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", UtcTime, nullable=False),
+    Column("by", Text, nullable=False, quote=True),
+    Column("reason", Text, nullable=False),
+    Column("before", JSON, nullable=False, quote=True),
+    Column("after", JSON, nullable=False, quote=True),
+    Column("active", Boolean, nullable=False),
 )
 
 # What was done by whom. It refers to no other table: it outlives the cases that it is about.

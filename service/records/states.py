@@ -35,6 +35,7 @@ class Event(StrEnum):
     REJECT = "reject"  # a rejection note took some of its instances
     WITHDRAW = "withdraw"  # a rejection note took all of them
     CORRECT = "correct"  # an instance came again with the same picture and other attributes, and took the other's place
+    REVISE = "revise"  # a reader's corrected mask is there, and everything is made anew from it
 
 
 FINAL = frozenset({State.DONE, State.REJECTED, State.FAILED, State.HELD})
@@ -60,6 +61,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.RUNNING, Event.REFUSE): State.REJECTED,
     (State.RUNNING, Event.FINISH): State.DONE,
     (State.DONE, Event.RECEIVE): State.RECEIVING,
+    (State.DONE, Event.REVISE): State.QUEUED,
     (State.FAILED, Event.RECEIVE): State.RECEIVING,
     (State.FAILED, Event.RETRY): State.QUEUED,
     **{(state, Event.CORRECT): State.RECEIVING for state in State},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, exists, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from service.records.database import Ledger
 from service.records.moves import lock_studies, move, utc_now
@@ -16,9 +16,9 @@ from service.records.notes import owe_notes
 from service.records.noting import reopen
 from service.records.primary import settle_study
 from service.records.rows import Verdict
-from service.records.schema import instances, rejections
+from service.records.schema import cases, instances, rejections
 from service.records.states import SUBMITTED, Event, State
-from service.sections import Destination
+from service.sections import Recipient
 
 _AT_ONCE: Final = 500  # variables in a statement
 
@@ -37,7 +37,7 @@ class Withdrawn:
 class Withdrawal(Ledger):
     """Rejection notes carried out."""
 
-    _destinations: tuple[Destination, ...] = ()
+    _destinations: tuple[Recipient, ...] = ()
 
     def reject_instances(self, note_uid: str, code: str, title: str, references: Sequence[tuple[str, str, str]]) -> list[Withdrawn]:
         """
@@ -69,10 +69,20 @@ class Withdrawal(Ledger):
                 settle_study(connection, study_uid, self._destinations, now)
         return found
 
-    def was_carried_out(self, note_uid: str) -> bool:
-        """Tell whether a note took anything when it came before."""
+    def has_any(self, references: Sequence[tuple[str, str, str]]) -> bool:
+        """Tell whether one of these instances, by (Study, Series, SOP Instance UID), is in its series, or was until a note took it."""
+        wanted: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for study_uid, series_uid, sop_instance_uid in references:
+            wanted[study_uid, series_uid].append(sop_instance_uid)
         with self._reading() as connection:
-            return bool(connection.execute(select(exists().where(rejections.c.note_uid == note_uid))).scalar())
+            for (study_uid, series_uid), uids in wanted.items():
+                mine = select(instances.c.id).join(cases, cases.c.id == instances.c.case_id)
+                mine = mine.where(cases.c.study_uid == study_uid, cases.c.series_uid == series_uid, instances.c.path != "")
+                for start in range(0, len(uids), _AT_ONCE):
+                    chosen = mine.where(instances.c.sop_instance_uid.in_(uids[start : start + _AT_ONCE])).limit(1)
+                    if connection.execute(chosen).first() is not None:
+                        return True
+        return False
 
     def _carry_out(self, connection: Connection, case: dict[str, Any], taken: int, why: str, now: datetime) -> Withdrawn:
         counted = select(func.count()).where(instances.c.case_id == case["id"], instances.c.aside.is_(False))

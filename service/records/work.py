@@ -13,9 +13,9 @@ from service.records.database import Ledger
 from service.records.moves import UnknownCase, lock_case, lock_studies, move, utc_now
 from service.records.primary import settle_study
 from service.records.rows import Lease, LeaseLost, OutputRow
-from service.records.schema import cases, deliveries, instances, outputs, turns
+from service.records.schema import cases, deliveries, fetches, instances, outputs, turns
 from service.records.states import MAXIMUM_ATTEMPTS, Event, State
-from service.sections import Destination
+from service.sections import Recipient
 from service.series_numbers import choose_shift
 
 Stages = Mapping[str, "Mapping[str, float] | Sequence[float]"]
@@ -24,7 +24,7 @@ Stages = Mapping[str, "Mapping[str, float] | Sequence[float]"]
 class Work(Ledger):
     """Cases from queued to done, rejected or failed."""
 
-    _destinations: tuple[Destination, ...] = ()
+    _destinations: tuple[Recipient, ...] = ()
     _lease = timedelta(seconds=30)
 
     def claim(self, case_id: str, owner: str) -> Lease | None:
@@ -182,6 +182,8 @@ class Work(Ledger):
             connection.execute(update(cases).where(cases.c.state == State.QUEUED.value).values(due_at=now))
             held = deliveries.c.lease_owner.startswith(owner_prefix, autoescape=True)
             connection.execute(update(deliveries).where(held).values(lease_owner=None, lease_until=None))
+            fetching = fetches.c.lease_owner.startswith(owner_prefix, autoescape=True)
+            connection.execute(update(fetches).where(fetching).values(lease_owner=None, lease_until=None))
         return [row["id"] for row in dead]
 
     def take_turn(self, name: str, owner: str, seconds: float) -> bool:

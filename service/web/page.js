@@ -61,6 +61,37 @@ function preview(item) {
   return element("a", { href: url, target: "_blank", rel: "noopener" }, image);
 }
 
+function resend(item) {
+  const button = element("button", { type: "button", text: "Send again" });
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    const answer = await fetch(`/cases/${item.id}/resend`, { method: "POST", headers: headers() });
+    if (answer.ok) await refresh();
+    else news.textContent = (await answer.json()).detail;
+    button.disabled = false;
+  });
+  return button;
+}
+
+const VERDICTS = { accept: "Accepted", reject: "Rejected, withdrawn", correct: "Corrected" };
+
+function verdicts(item) {
+  const said = [];
+  const by = (one) => `by ${one.reader}, ${new Date(one.at).toLocaleString()}`;
+  const { verdict, correction } = item;
+  const corrected = item.findings && item.findings.corrected;
+  if (verdict) {
+    const about = verdict.made || verdict.revision;
+    const of = about === item.revision ? "" : ` (revision ${about}, not the one shown)`;
+    said.push(`${VERDICTS[verdict.verdict]} ${by(verdict)}${of}${verdict.comment ? `: ${verdict.comment}` : ""}`);
+  }
+  if (corrected) {
+    said.push(`Mask corrected by ${corrected.reader}, ${new Date(corrected.at).toLocaleString()}; the model alone found ${ml(corrected.model_lesion_volume_ml)} ml of lesions, ${ml(corrected.model_tumour_like_volume_ml)} ml tumour-like`);
+  }
+  if (correction) said.push(`Correction ${by(correction)} ${correction.state}${correction.reason ? `: ${correction.reason}` : ""}`);
+  return said;
+}
+
 function row(item) {
   const findings = item.findings || {};
   const count = item.state === "done" && findings.lesion_count === 0 ? "none found" : findings.lesion_count;
@@ -68,10 +99,12 @@ function row(item) {
   const state = element("td", {}, element("span", { class: `state ${item.state}`, text: item.state }));
   if (item.reason) state.append(element("div", { class: "reason", text: item.reason }));
   if (item.quality.length) state.append(element("div", { class: "quality", text: `Note: ${item.quality.join(", ")}` }));
+  for (const text of verdicts(item)) state.append(element("div", { class: "verdict", text }));
   for (const delivery of item.deliveries) {
     const trouble = delivery.last_error ? ` – ${delivery.last_error}` : "";
-    state.append(element("div", { class: "deliveries", text: `${delivery.destination}: ${delivery.output} ${delivery.state}${trouble}` }));
+    state.append(element("div", { class: `deliveries ${delivery.state}`, text: `${delivery.destination}: ${delivery.output} ${delivery.state}${trouble}` }));
   }
+  if (item.deliveries.some((delivery) => delivery.state === "dead")) state.append(resend(item));
   const links = Object.entries(item.outputs).filter(([name]) => name !== "preview.png").map(([name, url]) => link(name, url));
   const series = element("td", { text: item.series_description || "(no description)", title: item.series_uid });
   series.append(element("div", { class: "reason", text: `${item.instances} instances${item.revision > 1 ? `, revision ${item.revision}` : ""}${item.primary ? ", primary" : ""}` }));
@@ -104,6 +137,7 @@ async function load(cursor) {
   const query = new URLSearchParams({ limit: "50" });
   if (form.state.value) query.set("state", form.state.value);
   if (form.patient_id.value.trim()) query.set("patient_id", form.patient_id.value.trim());
+  if (form.dead.checked) query.set("delivery_state", "dead");
   if (cursor) query.set("cursor", cursor);
   try {
     const answer = await fetch(`/cases?${query}`, { headers: headers() });

@@ -66,3 +66,23 @@ def peak_memory(groups: dict[str, list[psutil.Process]], every_s: float = 0.1) -
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def memory_over_time(process: psutil.Process, every_s: float = 0.5) -> Iterator[list[tuple[float, float]]]:
+    """Sample the PSS of a process; the list holds (seconds since the start, megabytes) and grows while the block runs."""
+    began = time.monotonic()
+    samples = [(0.0, process.memory_full_info().pss / 1e6)]
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(every_s):
+            samples.append((time.monotonic() - began, process.memory_full_info().pss / 1e6))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()

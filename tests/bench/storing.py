@@ -36,7 +36,7 @@ def measure(folder: Path) -> dict[str, object]:
     for n, source in enumerate(sources):
         write_series(Volume(noise, np.diag([1.0, 1.0, 1.0, 1.0])), source, uid_seed=f"store-{n}", patient_id=f"STORE-{n}")
     rates: dict[str, object] = {"fsyncs/s of this disk": fsyncs_per_second(folder)}
-    for name, receiver in (("leukoscope", _leukoscope), ("Orthanc", _orthanc), ("storescp (no fsync)", _storescp)):
+    for name, receiver in (("leukoscope", _leukoscope), ("Orthanc", _orthanc), ("storescp (no fsync)", storescp_at)):
         runs = []
         for attempt in range(3):
             with receiver(folder / f"{name.split()[0]}-{attempt}") as port:
@@ -82,7 +82,7 @@ def _orthanc(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _storescp(folder: Path) -> Iterator[int]:
+def storescp_at(folder: Path) -> Iterator[int]:
     port = _free_port()
     folder.mkdir()
     with _process(["storescp", "--fork", "-od", str(folder), str(port)], port):

@@ -10,7 +10,7 @@ import yaml
 
 from service.metrics import PART_KINDS, HttpCounts, Metrics
 from service.records import Book, DeliveryState, State, upgrade
-from service.sections import CallingAE, Destination, DicomTls, Retention, Token
+from service.sections import CallingAE, Destination, DicomTls, Pacs, Retention, Token, WebDestination
 from service.settings import PREFIX, Settings
 from service.store import Store
 
@@ -26,7 +26,7 @@ def exposed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("metrics")
     url = f"sqlite:///{folder / 'book.sqlite'}"
     upgrade(url)
-    book = Book(url)
+    book = Book(url, destinations=[Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)])
     text = Metrics(book, Store(folder), HttpCounts(), "0").expose().decode()
     book.close()
     names = set(re.findall(r"(?m)^(leukoscope_\w+)", text))
@@ -80,7 +80,8 @@ def test_every_command_on_the_page_is_one(page, demand_command):
 
 def test_every_setting_on_the_page_is_one(page, demand_settings):
     demand_settings(re.findall(rf"\b{PREFIX}[A-Z_]+", page))
-    known = {name for model in (Settings, CallingAE, Destination, DicomTls, Retention, Token) for name in model.model_fields}
+    models = (Settings, CallingAE, Destination, DicomTls, WebDestination, Pacs, Retention, Token)
+    known = {name for model in models for name in model.model_fields}
     for name in re.findall(r"`\[\[(\w+)\]\]`|`((?!leukoscope_)[a-z]+(?:_[a-z]+)+)`", page):
         assert (name[0] or name[1]) in known, name
 

@@ -64,7 +64,7 @@ def assert_balance(service: Service, series: Sequence[Sequence[Path]], acknowled
         finished = Counter(line.revision for line in case.history if line.event == "finish")
         assert finished[case.revision] == 1, [(line.event, line.revision) for line in case.history]
         assert max(finished.values()) == 1, "a revision was finished twice"
-    _assert_stored(service, acknowledged)
+    assert_stored(service, acknowledged)
     with closing(book_of(service)) as book:
         for case in cases.values():
             outputs = book.outputs(case.id)
@@ -74,7 +74,8 @@ def assert_balance(service: Service, series: Sequence[Sequence[Path]], acknowled
                 assert hashlib.sha256((service.data / one.path).read_bytes()).hexdigest() == one.sha256
 
 
-def _assert_stored(service: Service, acknowledged: Mapping[str, Path]) -> None:
+def assert_stored(service: Service, acknowledged: Mapping[str, Path]) -> None:
+    """Each acknowledged instance is indexed once and on disk as it was sent."""
     engine = make_engine(service.database)
     with engine.connect() as connection, connection.begin():
         rows = connection.execute(select(instances.c.sop_instance_uid, instances.c.path, instances.c.digest, instances.c.aside)).all()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import subprocess
 import sys
 import textwrap
@@ -12,30 +10,18 @@ import time
 from datetime import timedelta
 
 import pytest
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE
 
 from service.errors import Unavailable
-from service.records import DeliveryState, OutputRow, open_book, outbox, upgrade
+from service.records import DeliveryState, open_book, outbox, upgrade
 from service.sections import Destination
 from service.settings import Settings
 from service.store import Store
 from tests.provider import CLASSES, SEGMENTATION, provider
-from tests.service.casebook import FINDINGS, queue
+from tests.sending import done_case, part10
 from worker.deliver import LONGEST_PAUSE_S, Sender, pause_after
 from worker.send import Peer, read_outgoing, send
-
-
-def part10(uid, sop_class=SEGMENTATION):
-    dataset = Dataset()
-    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = sop_class, uid, "P"
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = sop_class, uid, ExplicitVRLittleEndian
-    file = FileDataset("", dataset, file_meta=meta, preamble=bytes(128))
-    buffer = io.BytesIO()
-    file.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -55,18 +41,6 @@ def house(tmp_path):
     yield build
     for book in books:
         book.close()
-
-
-def done_case(book, tmp_path, number=1, kinds=("segmentation",)):
-    case_id = queue(book, series=f"1.2.{number}", study=f"1.{number}")
-    rows = []
-    for place, kind in enumerate(kinds):
-        uid = f"2.25.{number}{place or ''}"
-        data = part10(uid, CLASSES[kind])
-        path = Store(tmp_path).put_output(case_id, kind, data)
-        rows.append(OutputRow(kind, "application/dicom", path, hashlib.sha256(data).hexdigest(), len(data), 1, CLASSES[kind], uid))
-    book.finish(book.claim(case_id, "w"), outputs=rows, findings=FINDINGS)
-    return case_id
 
 
 def only(book, case_id):

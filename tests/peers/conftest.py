@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import time
+from pathlib import Path
 
 import httpx
 import pytest
+
+WEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
 class Orthanc:
     """A running Orthanc that takes everything, and its REST face."""
 
-    def __init__(self, program, folder, dicom_port, http_port):
+    def __init__(self, program, folder, dicom_port, http_port, **more):
         self.dicom_port = dicom_port
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{http_port}", timeout=30.0)
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,8 +35,9 @@ class Orthanc:
             "DicomPort": dicom_port,
             "DicomCheckCalledAet": False,
             "UnknownSopClassAccepted": True,
-            "Plugins": [],
-        }
+            "Plugins": [str(WEB_PLUGIN)] if WEB_PLUGIN.exists() else [],
+            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        } | more
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         with (folder / "orthanc.log").open("wb") as log:
             self.process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
@@ -62,6 +67,17 @@ class Orthanc:
         self.client.close()
         self.process.terminate()
         self.process.wait(20)
+
+
+@pytest.fixture
+def dicom_web(orthanc):
+    """Give the address of Orthanc's DICOM web services; without the plugin the test skips with the reason, and with CI=true it fails."""
+    if not WEB_PLUGIN.exists():
+        reason = "orthanc-dicomweb is not installed (make peers installs it where apt-get is there)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return f"{orthanc.client.base_url}/dicom-web"
 
 
 @pytest.fixture

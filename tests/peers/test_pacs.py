@@ -7,6 +7,8 @@ import json
 import re
 import subprocess
 import time
+import zipfile
+from collections import Counter
 
 import nibabel
 import numpy as np
@@ -14,7 +16,7 @@ import pydicom
 import pytest
 
 from model.volume import Volume
-from tests.provider import CLASSES
+from tests.provider import CLASSES, MR
 from tests.running import Running, series_uid
 from worker.phantom import write_series
 from worker.rejection import as_bytes, encode_note, read_result
@@ -78,10 +80,28 @@ def check_way(service, orthanc, peer, files, tmp_path):
     path.write_bytes(arrived)
     assert complaints(peer("dciodvfy"), path) == []
     sent = wait_for_all(service, case["id"], "state", "sent")
-    assert [(one["destination"], one["output"], one["last_error"]) for one in sent] == [("pacs", output, None) for output in CLASSES]
+    assert [(one["destination"], one["output"], one["last_error"]) for one in sent] == [
+        ("pacs", output, None) for output in outputs_of(case)
+    ]
+    if "resampled.zip" in case["outputs"]:
+        with zipfile.ZipFile(io.BytesIO(service.output(case, "resampled.zip"))) as archive:
+            images = {name: pydicom.dcmread(io.BytesIO(archive.read(name))) for name in archive.namelist()}
+        (series,) = orthanc.find("Series", {"Modality": "MR", "StudyInstanceUID": study})
+        found = {
+            item["MainDicomTags"]["SOPInstanceUID"]
+            for item in orthanc.find("Instance", {"SeriesInstanceUID": series["MainDicomTags"]["SeriesInstanceUID"]})
+        }
+        assert found == {str(image.SOPInstanceUID) for image in images.values()}
     for output, modality in (("structured-report", "SR"), ("rtstruct", "RTSTRUCT"), ("report.dcm", "DOC"), ("preview.dcm", "OT")):
         check_object(service, orthanc, peer, case, output, {"Modality": modality, "StudyInstanceUID": study}, path)
     return case
+
+
+def outputs_of(case):
+    """What is sent of a case, in its order."""
+    return [
+        one for output in CLASSES for one in (("resampled.zip", output) if output == "rtstruct" else (output,)) if one in case["outputs"]
+    ]
 
 
 def check_object(service, orthanc, peer, case, output, query, path):
@@ -113,7 +133,8 @@ def test_a_destination_that_is_away_gets_it_when_it_is_back(peer, tmp_path, free
         service.push(files)
         case = service.wait_until(series_uid(files), "done")
         waiting = wait_for_all(service, case["id"], "last_error")
-        assert [one["state"] for one in waiting] == ["pending"] * len(CLASSES)
+        assert [one["output"] for one in waiting] == outputs_of(case)
+        assert {one["state"] for one in waiting} == {"pending"}
         assert service.stop() == 0
         arrived = tmp_path / "arrived"
         arrived.mkdir()
@@ -124,8 +145,10 @@ def test_a_destination_that_is_away_gets_it_when_it_is_back(peer, tmp_path, free
         finally:
             receiver.terminate()
             receiver.wait()
-        assert {str(pydicom.dcmread(path).SOPClassUID) for path in arrived.iterdir()} == set(CLASSES.values())
-        assert len(list(arrived.iterdir())) == len(CLASSES)
+        with zipfile.ZipFile(io.BytesIO(service.output(case, "resampled.zip"))) as archive:
+            images = len(archive.namelist())
+        classes = Counter(str(pydicom.dcmread(path).SOPClassUID) for path in arrived.iterdir())
+        assert classes == Counter(CLASSES.values()) + Counter({MR: images})
     finally:
         service.stop()
 

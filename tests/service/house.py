@@ -17,7 +17,8 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from service import records
-from service.intake import Intake, Receipt, Source
+from service.handover import Receipt, Source
+from service.intake import Intake
 from service.listener import Listener, start_listener
 from service.records import Case
 from service.settings import Settings
@@ -39,6 +40,7 @@ class House:
         self.store = Store(folder)
         self.submitted: list[str] = []
         self.compared: list[str] = []
+        self.corrected: list[str] = []
         self.now = 1000.0
         self.intake = self.new_intake()
 
@@ -52,6 +54,7 @@ class House:
             name="house",
             submit=lambda _, case_id: self.submitted.append(case_id),
             submit_comparison=lambda _, case_id: self.compared.append(case_id),
+            submit_correction=lambda _, case_id: self.corrected.append(case_id),
             count_messages=lambda _: 0,
             clock=lambda: self.now,
         )

@@ -16,7 +16,7 @@ from service.__main__ import APP
 from service.errors import Unavailable
 from service.health import check_audit
 from service.presence import Counts, Presence
-from service.records import Actor, AuditEntry, AuditEvent, Book, Outcome, deeds, utc_now
+from service.records import Actor, AuditEntry, AuditEvent, Book, Outcome, deeds, utc_now, writing_audit
 from service.records.deeds import Deed, PendingDeeds
 from service.retention import Keeper
 from service.sections import Token
@@ -115,6 +115,18 @@ def test_entries_wait_for_a_database_that_is_away_and_everybody_hears_of_it(
     with book._writing() as connection:
         connection.execute(text("DELETE FROM parts"))
     assert check() == "written"
+
+
+def test_a_process_that_ends_in_good_order_writes_its_last_entries(sqlite_book: Book, tmp_path: Path) -> None:
+    other = Book(f"sqlite:///{tmp_path}/sqlite-book.sqlite")
+    with writing_audit(other):
+        note(other, 1)
+    assert [one.what for one in sqlite_book.audit_trail().items] == ["search 1"]
+    other.audit(AuditEvent.QUERY, "refused", PACS, outcome=Outcome.FAILURE)
+    other.write_audit()
+    other.audit(AuditEvent.QUERY, "refused", PACS, outcome=Outcome.FAILURE)
+    other.close()
+    assert [one.outcome for one in sqlite_book.audit_trail().items] == ["failure", "failure", "success"], "told within ten minutes too"
 
 
 def test_a_table_that_takes_no_rows_is_no_defect_of_the_process(sqlite_book: Book) -> None:

@@ -7,18 +7,24 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
+from service import commitment
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.admission.rules import RULE_NAMES
 from service.api.dicomweb.attributes import GIVEN, MATCHED, Level
 from service.api.dicomweb.query import MOST_RESULTS
 from service.api.dicomweb.store import FAILURES
 from service.contexts import TRANSFER_SYNTAXES
+from service.corrections import SEGMENTATION_CLASSES
 from service.listener import MAXIMUM_PDU, STATUSES
 from service.records.resends import FLAGS
+from service.settings import Settings
 from tests.provider import CLASSES
 from worker.encode.segments import LABEL_MAP_STORAGE
+from worker.encode.source import PATIENT, STUDY
+from worker.segments import CLASSES as CLASSES_READ
 
-STATEMENT = (Path(__file__).resolve().parents[2] / "deploy" / "conformance.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+STATEMENT = (ROOT / "deploy" / "conformance.md").read_text(encoding="utf-8")
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -32,12 +38,22 @@ def test_storage_classes() -> None:
     assert {uid: name for name, uid in rows("#### 4.2.1 ")} == MR_IMAGE_CLASSES
 
 
+def test_classes_of_corrections() -> None:
+    assert all(f"{name} ({uid})" in STATEMENT for uid, name in SEGMENTATION_CLASSES.items())
+    assert tuple(SEGMENTATION_CLASSES) == CLASSES_READ
+
+
 def test_transfer_syntaxes_in_their_order() -> None:
     assert [(uid, name) for name, uid in rows("#### 4.2.3 ")] == list(TRANSFER_SYNTAXES.items())
 
 
 def test_statuses() -> None:
     assert {int(code, 16): (name, meaning) for code, name, meaning in rows("### 4.3 ")} == STATUSES
+
+
+def test_statuses_of_commitment_reports() -> None:
+    told = [row for row in rows("### 4.9 ") if row[0].startswith("0x")]
+    assert {int(code, 16): (name, meaning) for code, name, meaning in told} == commitment.STATUSES
 
 
 def test_rules_in_their_order() -> None:
@@ -74,3 +90,35 @@ def test_attributes_of_searches() -> None:
 
 def test_most_results_of_a_search() -> None:
     assert f"{MOST_RESULTS[Level.STUDY]:,} studies or series, {MOST_RESULTS[Level.INSTANCE]:,} instances in an answer" in STATEMENT
+
+
+def test_every_heading_of_the_contents_is_there() -> None:
+    places = ", ".join(here for _, here in rows("## Contents"))
+    named = re.findall(r"\d+(?:\.\d+)?", places)
+    there = set(re.findall(r"^#{2,4} (\d+(?:\.\d+)*) ", STATEMENT, flags=re.MULTILINE))
+    assert len(named) > 20
+    assert set(named) <= there
+    assert {number for number in there if "." not in number} <= set(re.findall(r"\d+", places))
+
+
+def test_defaults_of_the_configuration() -> None:
+    for name, _, default in rows("## 11 "):
+        value: object = Settings()
+        for part in name.strip("`").split("."):
+            value = getattr(value, part)
+        assert str(value) == default.strip("`"), name
+
+
+def test_attributes_that_are_repeated() -> None:
+    assert [tuple(keywords.split(", ")) for _, keywords in rows("### 12.2 ")] == [PATIENT, STUDY]
+
+
+def test_every_requirement_has_a_test_that_exists_or_says_that_it_is_not_kept() -> None:
+    requirements = [row for chapter in re.findall(r"^### 13\.\d .*$", STATEMENT, flags=re.MULTILINE) for row in rows(chapter)]
+    assert len(requirements) > 60
+    for promise, shown in requirements:
+        tests = re.findall(r"`([\w/]+\.py)::(test_\w+)`", shown)
+        assert tests or shown.startswith("not kept"), promise
+        assert shown.count("`") == 2 * len(tests), promise
+        for file, test in tests:
+            assert re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), flags=re.MULTILINE), (file, test)

@@ -12,8 +12,9 @@ import pytest
 from pydicom.uid import CTImageStorage, RawDataStorage, generate_uid
 
 from service.errors import Unavailable
+from service.handover import Source
 from service.headers import Unreadable
-from service.intake import Intake, Source
+from service.intake import Intake
 from service.records import InvalidTransition, State, utc_now
 from tests.service.house import House, files_of
 from tests.service.series import flair_series, part10

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage, SegmentationStorage
 from pynetdicom import AE
 from pynetdicom.association import Association
 
@@ -123,6 +123,16 @@ def test_addresses_are_compared_as_networks(tmp_path: Path, address: str, peer: 
     house.book.close()
     assert (found != UNKNOWN) is near
     assert CallingAE(title="A", address=address).address == address
+
+
+def test_a_node_whose_corrections_are_wanted_may_send_segmentations_where_else_only_mr_is_taken(tmp_path: Path) -> None:
+    listed = [{"title": title, "unwanted": "refuse"} for title in ("PACS", "READING")]
+    segmentation = (SegmentationStorage, ExplicitVRLittleEndian)
+    with door(House(tmp_path, calling_ae=listed, corrections={"calling_ae": ["READING"]})) as (listener, _):
+        for title, classes in (("PACS", {MRImageStorage}), ("READING", {MRImageStorage, SegmentationStorage})):
+            association = knock(listener, title, classes=(MR, segmentation))
+            assert {context.abstract_syntax for context in association.accepted_contexts} == classes
+            association.release()
 
 
 def test_a_title_that_is_not_ours_is_answered_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

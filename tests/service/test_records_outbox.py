@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,50 @@ def test_after_a_week_a_delivery_is_dead_until_it_is_resent(book: Book, monkeypa
     assert book.delivery_failed(claimed.id, "refused", late) is DeliveryState.PENDING
 
 
+def test_what_was_given_up_is_not_sent_again_once_another_result_took_its_place(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    book.delivery_dead(book.due_deliveries()[0].id, "refused")
+    book.note_instances([instance(4)])
+    book.queue_case(case_id, "flair", rank=(1,))
+    run(book, case_id)
+    assert states(book, case_id) == [(1, "dead"), (2, "pending")]
+    assert book.resend() == 0
+    assert states(book, case_id) == [(1, "withheld"), (2, "pending")]
+
+
+def test_a_report_is_entered_by_instance_once_and_only_from_its_destination(book: Book) -> None:
+    book._destinations = (Destination(name="pacs", ae_title="A", host="h", port=1, outputs=("rtstruct", "segmentation")),)
+    case_id = queue(book)
+    run(book, case_id, kinds=("rtstruct", "segmentation", "resampled.zip"))
+    for delivery in book.due_deliveries():
+        book.delivered(delivery.id, ask_at=datetime.now(UTC))
+    claimed = [book.claim_delivery(one.id, "s", DeliveryState.SENT) for one in book.due_deliveries()]
+    asked = {one.output: one for one in claimed if one is not None}
+    instances = {"resampled.zip": ["1", "2"], "rtstruct": ["3"], "segmentation": ["4"]}
+    book.ask_in("2.25.7", [(one, instances[kind]) for kind, one in asked.items()])
+    assert book.take_report("2.25.8", ["pacs"], ["1"], {}) is None
+    assert book.take_report("2.25.7", ["other"], ["1"], {}) is None
+    first = book.take_report("2.25.7", ["pacs"], ["1", "3", "9"], {"4": 0x0213})
+    assert first is not None
+    assert (first.committed, first.failed) == (1, 1)
+    book.report_awaited(list(asked.values()))
+    found = {one.output: one for one in book.deliveries(case_id)}
+    assert {kind: one.state.value for kind, one in found.items()} == {
+        "resampled.zip": "sent",
+        "rtstruct": "committed",
+        "segmentation": "pending",
+    }
+    assert found["segmentation"].last_error == "not committed: failure reason 0x0213 (resource limitation)"
+    assert found["rtstruct"].next_attempt_at is None, "what was reported before the request was answered stays"
+    again = book.take_report("2.25.7", ["pacs"], ["1", "2", "3"], {"4": 0x0213})
+    assert again is not None
+    assert (again.committed, again.failed) == (1, 0)
+    with pytest.raises(LeaseLost):
+        book.ask_in("2.25.10", [(found["segmentation"], ["4"]), (asked["segmentation"], ["4"])])
+    assert book.take_report("2.25.10", ["pacs"], ["4"], {}) is None, "all or nothing"
+
+
 def test_only_the_primary_of_a_study_is_delivered(book: Book) -> None:
     low, high = queue(book, series="1", rank=(0, 9)), queue(book, series="2", rank=(1, 0))
     run(book, low)
@@ -188,6 +233,14 @@ def test_a_destination_gets_what_it_asks_for_if_it_is_there(book: Book) -> None:
     case_id = queue(book)
     run(book, case_id, kinds=("segmentation", "report.dcm"))
     assert [d.output for d in book.deliveries(case_id)] == ["report.dcm"]
+
+
+@pytest.mark.parametrize(("wanted", "made"), [(("segmentation",), []), (("rtstruct",), ["resampled.zip", "rtstruct"])])
+def test_the_series_of_a_structure_set_goes_where_that_goes(book: Book, wanted: tuple[Any, ...], made: list[str]) -> None:
+    book._destinations = (Destination(name="d", ae_title="A", host="h", port=1, outputs=wanted),)
+    case_id = queue(book)
+    run(book, case_id, kinds=("rtstruct", "resampled.zip"))
+    assert [d.output for d in book.deliveries(case_id)] == made
 
 
 def test_a_study_whose_series_were_all_refused_has_no_result(book: Book) -> None:

@@ -90,6 +90,7 @@ def test_lists_may_come_as_json_in_a_variable() -> None:
     assert load_settings({"LEUKOSCOPE_DESTINATIONS": text}).destinations == (Destination(name="pacs", ae_title="A", host="h", port=1),)
 
 
+WEB = '{"name": "w", "url": "https://h"'
 TWO = '{"name": "a", "ae_title": "A", "host": "h", "port": 1}'
 
 
@@ -108,6 +109,17 @@ TWO = '{"name": "a", "ae_title": "A", "host": "h", "port": 1}'
         (
             {"LEUKOSCOPE_DESTINATIONS": f'[{TWO[:-1]}, "outputs": ["segmentation", "report.pdf"]}}]'},
             "LEUKOSCOPE_DESTINATIONS.0.outputs.1: Input should be 'segmentation', 'structured-report', ",
+        ),
+        ({"LEUKOSCOPE_DESTINATIONS": '[{"name": "w", "url": "pacs/dicom-web"}]'}, "LEUKOSCOPE_DESTINATIONS.0: url: give the root of"),
+        ({"LEUKOSCOPE_DESTINATIONS": '[{"name": "w", "url": "https://u:pw@h/"}]'}, "LEUKOSCOPE_DESTINATIONS.0: url: no user or password"),
+        ({"LEUKOSCOPE_DESTINATIONS": f'[{WEB}, "user": "u"}}]'}, "LEUKOSCOPE_DESTINATIONS.0: give user and"),
+        (
+            {"LEUKOSCOPE_DESTINATIONS": f'[{WEB}, "tokn_file": "t"}}]'},
+            "LEUKOSCOPE_DESTINATIONS.0.tokn_file is not a",
+        ),
+        (
+            {"LEUKOSCOPE_DESTINATIONS": f'[{WEB}, "host": "h"}}]'},
+            "LEUKOSCOPE_DESTINATIONS.0: give a url, or ae_title",
         ),
         ({"LEUKOSCOPE_DICOM_HOST": "0.0.0.0"}, "dicom_host 0.0.0.0 is open to the network: list the senders under [[calling_ae]]"),
         ({"LEUKOSCOPE_HTTP_HOST": "::"}, "http_host :: is open to the network: add API tokens under [[tokens]]"),

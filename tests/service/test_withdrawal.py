@@ -12,7 +12,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Exp
 from pynetdicom.association import Association
 
 from service.headers import Unreadable, read_file
-from service.records import Book, Case, DeliveryState, LeaseLost, State
+from service.records import Book, Case, DeliveryState, LeaseLost, State, VerdictKind
 from service.rejecting import read_rejection
 from service.sections import Destination
 from tests.service.casebook import SECRET, instance, output, queue, run
@@ -140,6 +140,40 @@ def test_new_instances_of_a_withdrawn_series_begin_a_revision_of_their_own(book:
     }
 
 
+def renew(book: Book, case_id: str) -> None:
+    """A late slice, and the results of all."""
+    book.note_instances([instance(4)])
+    assert book.queue_case(case_id, "flair", rank=(1,))
+    run(book, case_id)
+
+
+def test_what_a_reader_rejects_is_withdrawn_where_it_was_sent_and_only_once(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    sent(book, case_id)
+    book.judge(case_id, VerdictKind.REJECT, "A. Reader")
+    book.judge(case_id, VerdictKind.REJECT, "A. Reader")
+    (owed,) = book.owed_notes(case_id)
+    assert (owed.kind, owed.revision, owed.source_title) == ("rejection-note-rejected.taking", 1, None)
+    assert owed.paths == ("outputs/segmentation-1",)
+    book.write_note(owed, output(1, owed.kind))
+    (due,) = book.due_deliveries()
+    book.delivered(due.id)
+    renew(book, case_id)
+    assert [one.output for one in book.due_deliveries() if one.revision == 2] == ["segmentation", "segmentation"]
+    assert book.owed_notes() == [], "it is withdrawn already"
+
+
+def test_a_rejected_result_that_was_not_withdrawn_in_time_is_by_its_successor(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    sent(book, case_id)
+    book.judge(case_id, VerdictKind.REJECT, "A. Reader")
+    renew(book, case_id)
+    (owed,) = book.owed_notes(case_id)
+    assert (owed.kind, owed.revision, owed.paths) == ("rejection-note.taking", 2, ("outputs/segmentation-1",))
+
+
 def test_a_note_waits_for_what_is_just_being_sent(book: Book) -> None:
     case_id = queue(book)
     run(book, case_id)
@@ -187,7 +221,7 @@ def test_a_note_that_is_sent_takes_slices_and_the_rest_is_judged_again(house: Ho
     house.send(series)
     assert flair(house).state is State.QUEUED
     (receipt,) = house.send([key_objects(series[7:9], WORKLIST)], association="a2")
-    assert receipt.outcome == "withdrew"
+    assert receipt.outcome == "new", "kept, unlike other selections"
     house.wait(QUIET_S + 1)
     held = flair(house)
     assert (held.state, held.instances, held.revision) == (State.HELD, 18, 2)

@@ -25,6 +25,7 @@ from tests.worker.encode.cases import affine, context_of, series_of, textured
 from tests.worker.encode.test_seg import PLANES, errors_of
 from worker.deliver import Sender
 from worker.encode import Context, Output, Predecessor, seg, sr
+from worker.encode.source import read_header
 from worker.rejection import as_bytes, choose_title, encode_note, read_result
 
 SHAPE = (20, 18, 9)
@@ -80,6 +81,17 @@ def test_the_title_says_why(results: list[Dataset]) -> None:
     assert choose_title(results, patient, None) == "113001"
     assert choose_title(results, "ANOTHER", None) == "113038"
     assert choose_title(results, "ANOTHER", "113037") == "113037"
+
+
+def test_an_identity_that_was_corrected_is_in_every_object_under_new_uids(context: Context, results: list[Dataset]) -> None:
+    right = {"PatientID": "RIGHT 7", "PatientName": "Zhāng^Wěi", "PatientBirthDate": "19610203", "PatientSex": ""}
+    header = read_header(context.series, right)
+    assert header.as_text() != context.header.as_text(), "the seed of the UIDs"
+    for encode in (seg.encode, sr.encode):
+        made = pydicom.dcmread(BytesIO(encode(replace(context, header=header)).data))
+        assert (made.PatientID, made.PatientName, made.PatientBirthDate, made.PatientSex) == tuple(right.values())
+        assert "PatientAge" not in made
+    assert results[0].PatientID != "RIGHT 7"
 
 
 def test_a_report_names_the_one_it_takes_the_place_of(context: Context, outputs: dict[str, Output], peer, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from worker.encode import capture, document, nifti, pdf, preview, report_json, resampled, rtstruct, seg, sr
-from worker.encode.context import Context, Output, Predecessor
+from worker.encode.context import Context, Corrected, Output, Predecessor
 
 Encoder = Callable[[Context], Output]
 PartialEncoder = Callable[[Context], Output | None]
@@ -47,6 +47,7 @@ __all__ = [
     "PLAIN_ENCODERS",
     "WRAPPERS",
     "Context",
+    "Corrected",
     "Encoder",
     "Output",
     "PartialEncoder",

@@ -11,7 +11,7 @@ from service.series_numbers import FIRST
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_objects
 from worker.encode.instance import as_output, begin, reference
-from worker.encode.wording import STATEMENT, irradiated_sentence, sentence
+from worker.encode.wording import STATEMENT, corrected_sentence, irradiated_sentence, sentence
 
 KIND = "preview.dcm"
 SERIES_NUMBER = FIRST + 4
@@ -38,7 +38,8 @@ def encode(context: Context, picture: Output) -> Output:
     dataset.BurnedInAnnotation = "NO"
     dataset.DerivationDescription = "Montage of axial planes with the outlines of what was segmented"
     dataset.SourceImageSequence = [reference(source.SOPClassUID, source.SOPInstanceUID) for source in source_objects(context)]
-    said = (STATEMENT, irradiated_sentence(context.release.card), *map(sentence, context.quality))
+    corrected = (corrected_sentence(context.corrected),) if context.corrected else ()
+    said = (STATEMENT, irradiated_sentence(context.release.card), *corrected, *map(sentence, context.quality))
     dataset.ImageComments = " ".join(said)[:_LONGEST_COMMENT]
     dataset.LossyImageCompression = "01" if context.header.lossy else "00"  # once lossy, always lossy
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0

@@ -11,6 +11,8 @@ from worker.encode.identity import Identity
 from worker.encode.source import Header
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from model.postprocess import Masks
     from worker.convert import Series
     from worker.encode.segments import Segments
@@ -29,6 +31,31 @@ class Predecessor:
 
 
 @dataclass(frozen=True, eq=False)
+class Corrected:
+    """That the mask is a reader's, and what the release itself had found.
+
+    Attributes
+    ----------
+    at : when the correction came
+    revision : of the case, the one that was corrected
+    digest : SHA-256 of the reader's file
+    algorithm : MANUAL or SEMIAUTOMATIC (PS3.3 C.8.20.4)
+    """
+
+    reader: str
+    at: datetime
+    revision: int
+    digest: str
+    algorithm: str
+    masks: Masks
+    findings: Findings
+
+    def as_text(self) -> str:
+        """What of it shapes the bytes beside the mask that goes out."""
+        return f"corrected by {self.reader} at {self.at.isoformat()}, revision {self.revision}, {self.digest}, {self.algorithm}"
+
+
+@dataclass(frozen=True, eq=False)
 class Context:
     """One finished case, as every encoder sees it.
 
@@ -43,6 +70,7 @@ class Context:
     series_shift : how far Series Numbers are moved on, service.series_numbers
     identity : UIDs and dates, derived from everything that shapes the bytes
     predecessor : the report that this one takes the place of
+    corrected : None where the mask is the release's own
     """
 
     series: Series | None
@@ -61,6 +89,7 @@ class Context:
     identity: Identity
     product_version: str
     predecessor: Predecessor | None = None
+    corrected: Corrected | None = None
 
 
 @dataclass(frozen=True)

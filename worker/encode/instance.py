@@ -28,7 +28,7 @@ def common_arguments(context: Context, kind: str, series_number: int) -> dict[st
         "software_versions": context.product_version,
         "device_serial_number": card.sha256[:64],
         "transfer_syntax_uid": ExplicitVRLittleEndian,
-        "series_description": series_description(context.product_version),
+        "series_description": series_description(context.product_version, corrected=context.corrected is not None),
         "content_date": identity.content_date,
         "content_time": identity.content_time,
         "specific_character_set": "ISO_IR 192",

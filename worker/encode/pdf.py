@@ -49,14 +49,16 @@ def _head(page: Any, report: Report) -> float:
     write(page, MARGIN, y, "FLAIR white-matter hyper-intensity", 16, bold=True)
     write(page, WIDTH - MARGIN, y + 4, f"{PRODUCT} {report.made_by.product_version}", 9, bold=True, align="right")
     fill(page, QUIET)
-    write(page, WIDTH - MARGIN, y - 6, "computed by AI, not verified by a physician", 7.5, align="right")
+    made = "mask corrected by a reader, report not verified" if report.correction else "computed by AI, not verified by a physician"
+    write(page, WIDTH - MARGIN, y - 6, made, 7.5, align="right")
     return y - 14
 
 
 def _statement(page: Any, report: Report, y: float) -> float:
     """What it is and is not, verbatim, before any number."""
     size, inset = 7.8, 7.0
-    lines = wrapped(f"{report.statement} {report.evidence}", size, INNER - 2 * inset)
+    said = (report.statement, report.evidence, report.correction.sentence if report.correction else "")
+    lines = wrapped(" ".join(filter(None, said)), size, INNER - 2 * inset)
     height = len(lines) * size * 1.32 + 8
     fill(page, WARNING)
     page.roundRect(MARGIN, y - height, INNER, height, 3, stroke=0, fill=1)
@@ -159,12 +161,14 @@ def _small_print(page: Any, context: Context, report: Report) -> None:
     )
     peak = f", its peak > {definition.peak_probability_threshold:g}" if definition.peak_probability_threshold else ""
     edge = f", its edge at {definition.edge_fraction:.0%} of its contrast" if definition.edge_fraction else ""
-    defined = (
+    by_release = (
         f"A lesion is a {definition.connectivity}-connected component of probability > {definition.probability_threshold:g}{peak}{edge} "
         f"and ≥ {definition.smallest_mm3:g} mm³; tumour-like where ≥ {definition.tumour_touch_fraction:.0%} of it lies in or "
-        f"beside ≥ {definition.smallest_tumour_mm3:g} mm³ taken for tumour. Sides and coordinates are the patient's (right, anterior, "
-        "superior positive); pictures show the acquisition's own planes."
+        f"beside ≥ {definition.smallest_tumour_mm3:g} mm³ taken for tumour."
     )
+    by_reader = f"A lesion is a {definition.connectivity}-connected component of the reader's mask, whatever its size."
+    axes = "Sides and coordinates are the patient's (right, anterior, superior positive); pictures show the acquisition's own planes."
+    defined = f"{by_reader if report.correction else by_release} {axes}"
     release = " ".join(map(sentence, filter(None, (card.summary, *report.limits))))
     objects = f"Segmentation {report.segmentation_uid or 'as NIfTI'}{source}."
     stroke(page, RULE, 0.6)

@@ -63,7 +63,7 @@ def _write_around(sheet: Image.Image, context: Context) -> None:
     findings, card = context.findings, context.release.card
     left, right = _GAP + 4, sheet.width - _GAP - 4
     draw.text((left, _HEADER // 2), f"{PRODUCT}  FLAIR white-matter hyper-intensity", TEXT_COLOUR, lettering(21, bold=True), anchor="lm")
-    release = f"{card.name} {card.version} · AI, unverified"
+    release = f"{card.name} {card.version} · {'corrected by a reader' if context.corrected else 'AI, unverified'}"
     draw.text((right, _HEADER // 2), release, _QUIET, lettering(16), anchor="rm")
     line = sheet.height - _FOOTER + 14
     found = counted(findings.lesion_count, "lesion")

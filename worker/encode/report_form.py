@@ -115,6 +115,19 @@ class VolumeEstimates(_Frozen):
     )
 
 
+class Correction(_Frozen):
+    """That a reader corrected the mask; `findings` are of that mask, whatever the size of a lesion in it."""
+
+    reader: str
+    at: str = Field(description="when it came, ISO 8601, UTC")
+    revision: int = Field(description="of the case, the one that was corrected")
+    made: Literal["MANUAL", "SEMIAUTOMATIC"]
+    release_lesion_count: int = Field(description="what the release itself found")
+    release_lesion_volume_ml: Millilitres
+    release_tumour_like_volume_ml: Millilitres
+    sentence: str
+
+
 class RoiVolume(_Frozen):
     """What became of a mask's volume on its way to contours and back."""
 
@@ -156,7 +169,8 @@ class Report(_Frozen):
     lesion_definition: Definition
     grid: Grid
     findings: Numbers
-    volume_estimates: VolumeEstimates
+    correction: Correction | None = Field(description="none where the mask is the release's own")
+    volume_estimates: VolumeEstimates = Field(description="of the release itself, also where a reader corrected its mask")
     contours: Contours | None = Field(description="of the DICOM RT Structure Set, none for NIfTI input")
     quality: tuple[Flag, ...]
     intended_use: str

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC
 from typing import Any
 
 import numpy as np
 
 from model.postprocess import TUMOUR_LIKE
-from worker.encode.context import Context, Output
+from worker.encode.context import Context, Corrected, Output
 from worker.encode.report_form import (
     Contours,
+    Correction,
     Definition,
     Flag,
     Grid,
@@ -24,7 +26,7 @@ from worker.encode.report_form import (
     VolumeEstimates,
 )
 from worker.encode.structures import Structures
-from worker.encode.wording import HEADLINE_UNCONFIRMED, STATEMENT, irradiated_sentence, sentence
+from worker.encode.wording import HEADLINE_UNCONFIRMED, STATEMENT, corrected_sentence, irradiated_sentence, sentence
 from worker.measure import Findings
 from worker.measure import Lesion as Measured
 
@@ -62,6 +64,7 @@ def report(context: Context) -> Report:
         ),
         grid=_grid(context),
         findings=_numbers(findings),
+        correction=_correction(context.corrected) if context.corrected else None,
         volume_estimates=_estimates(context),
         contours=_contours(context.structures) if context.structures else None,
         quality=tuple(Flag(flag=flag, sentence=sentence(flag)) for flag in context.quality),
@@ -137,14 +140,29 @@ def _lesion(lesion: Measured) -> Lesion:
 
 
 def _estimates(context: Context) -> VolumeEstimates:
-    masks = context.masks
+    own = context.corrected or context
+    masks = own.masks
     counted = masks.brain & (masks.labels != TUMOUR_LIKE)
     probable = float(np.sum(masks.lesion_probability, where=counted, dtype=np.float64)) * context.volume.voxel_ml
     calibration = context.release.card.calibration
     return VolumeEstimates(
-        by_threshold_ml=context.findings.lesion_volume_ml,
+        by_threshold_ml=own.findings.lesion_volume_ml,
         by_probability_ml=probable,
         probability_is_calibrated=calibration is not None and calibration.acceptable,
+    )
+
+
+def _correction(corrected: Corrected) -> Correction:
+    made: Any = corrected.algorithm
+    return Correction(
+        reader=corrected.reader,
+        at=corrected.at.astimezone(UTC).isoformat(timespec="seconds"),
+        revision=corrected.revision,
+        made=made,
+        release_lesion_count=corrected.findings.lesion_count,
+        release_lesion_volume_ml=corrected.findings.lesion_volume_ml,
+        release_tumour_like_volume_ml=corrected.findings.tumour_like_volume_ml,
+        sentence=corrected_sentence(corrected),
     )
 
 

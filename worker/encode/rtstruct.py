@@ -18,7 +18,7 @@ from worker.encode.display import LESION_COLOUR, TUMOUR_LIKE_COLOUR
 from worker.encode.frames import source_objects
 from worker.encode.instance import algorithm, as_output, begin, reference
 from worker.encode.structures import Contour, Roi, Structures
-from worker.encode.wording import NONE_FOUND, PRODUCT, STATEMENT, counted
+from worker.encode.wording import NONE_FOUND, PRODUCT, STATEMENT, counted, person_name
 
 KIND = "rtstruct"
 SERIES_NUMBER = FIRST + 2
@@ -52,7 +52,7 @@ def encode(context: Context) -> Output:
     numbered = list(enumerate(structures.rois, start=1))
     dataset.StructureSetROISequence = [_roi(context, source, number, roi) for number, roi in numbered]
     dataset.ROIContourSequence = [_drawn(context, number, roi, planes) for number, roi in numbered]
-    dataset.RTROIObservationsSequence = [_observation(number, roi) for number, roi in numbered]
+    dataset.RTROIObservationsSequence = [_observation(context, number, roi) for number, roi in numbered]
     return as_output(dataset, context, KIND, "rtstruct.dcm")
 
 
@@ -85,9 +85,10 @@ def _roi(context: Context, source: Dataset, number: int, roi: Roi) -> Dataset:
     said = f"{counted(roi.parts, 'lesion')}." if roi.parts else NONE_FOUND
     item.ROIDescription = f"{seg.CLASSES[roi.label].text}. {said} {STATEMENT}"
     item.ROIVolume = format_number_as_ds(round(roi.grid_ml, 6))
-    item.ROIGenerationAlgorithm = "AUTOMATIC"
-    item.ROIGenerationDescription = f"{card.name} {card.version}"[:64]
-    item.ROIDerivationAlgorithmIdentificationSequence = algorithm(context)
+    item.ROIGenerationAlgorithm = context.corrected.algorithm if context.corrected else "AUTOMATIC"
+    item.ROIGenerationDescription = "corrected by a reader" if context.corrected else f"{card.name} {card.version}"[:64]
+    if item.ROIGenerationAlgorithm != "MANUAL":
+        item.ROIDerivationAlgorithmIdentificationSequence = algorithm(context)
     return item
 
 
@@ -117,11 +118,11 @@ def _contour(order: int, kind: str, contour: Contour, plane: Dataset, height: st
     return item
 
 
-def _observation(number: int, roi: Roi) -> Dataset:
+def _observation(context: Context, number: int, roi: Roi) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number
     item.RTROIIdentificationCodeSequence = [CodedConcept.from_code(seg.CLASSES[roi.label].property_type)]
     item.RTROIInterpretedType = None  # no target and no organ: whoever plans says what it is for
-    item.ROIInterpreter = None
+    item.ROIInterpreter = person_name(context.corrected.reader) if context.corrected else None
     return item

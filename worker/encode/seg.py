@@ -20,7 +20,7 @@ from worker.encode.context import Context, Output
 from worker.encode.frames import source_images
 from worker.encode.instance import algorithm, as_output, common_arguments, reference
 from worker.encode.segments import BRAIN, MAXIMUM_FRACTIONAL_VALUE, Segment, Segments
-from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL, calibration_sentence
+from worker.encode.wording import LESION_LABEL, PRODUCT, STATEMENT, TUMOUR_LIKE_LABEL, calibration_sentence, person_name
 
 if TYPE_CHECKING:
     from worker.convert import SourceFrame
@@ -84,6 +84,7 @@ def encode(context: Context) -> Output:
 
 
 def _build(context: Context, frames: tuple[SourceFrame, ...], segments: Segments) -> Segmentation:
+    reader = context.corrected
     return Segmentation(
         source_images=source_images(context, frames),
         # planes of rows of columns: (k, j, i)
@@ -93,8 +94,8 @@ def _build(context: Context, frames: tuple[SourceFrame, ...], segments: Segments
         segment_descriptions=[_describe(context, segments, segment) for segment in segments.listed],
         omit_empty_frames=segments.sparse,
         content_label="WMH",
-        content_description="FLAIR white-matter hyper-intensity, AI, unverified",
-        content_creator_name=f"{PRODUCT}^",
+        content_description=f"FLAIR white-matter hyper-intensity, {'corrected by a reader' if reader else 'AI, unverified'}",
+        content_creator_name=person_name(reader.reader) if reader else f"{PRODUCT}^",
         **common_arguments(context, KIND, SERIES_NUMBER),
     )
 
@@ -102,13 +103,15 @@ def _build(context: Context, frames: tuple[SourceFrame, ...], segments: Segments
 def _describe(context: Context, segments: Segments, segment: Segment) -> SegmentDescription:
     said = CLASSES[segment.label]
     tracking = said.tracking if segment.lesion is None else f"{said.tracking} {segment.lesion}"
+    reader = context.corrected if segment.label != BRAIN else None  # the brain is always the release's
+    made = SegmentAlgorithmTypeValues(reader.algorithm if reader else "AUTOMATIC")
     description = SegmentDescription(
         segment_number=segment.number,
         segment_label=_label(segment, segments)[:64],
         segmented_property_category=said.category,
         segmented_property_type=said.property_type,
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm(context),
+        algorithm_type=made,
+        algorithm_identification=None if made is SegmentAlgorithmTypeValues.MANUAL else algorithm(context),
         tracking_id=f"{PRODUCT} {tracking}",
         tracking_uid=context.identity.uid(f"tracking/{tracking}"),
         anatomic_regions=[said.region] if segment.label != BRAIN else None,
@@ -130,7 +133,7 @@ def _values(context: Context, segments: Segments, segment: Segment) -> list[str]
     """Say what the values of a fractional segment are."""
     if segments.probability is None:
         return []
-    if segment.label != LESION:
+    if segment.label != LESION or context.corrected is not None:
         return ["Values are 0 and the maximum: a mask, no probability."]
     threshold = context.release.card.lesion.threshold
     return [

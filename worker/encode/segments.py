@@ -136,33 +136,35 @@ def choose_segments(masks: Masks, findings: Findings, chosen: Segmentation, conn
     masks, findings : on the grid of the source
     connectivity : of a lesion, the release card's
     """
-    fractional = chosen.encoding == "fractional"
+    wanted, fractional = chosen.lesion_segments, chosen.encoding == "fractional"
     listed: list[Segment] = []
-    numbers = np.zeros(masks.labels.shape, np.uint16)
+    # merged classes have the numbers of their labels
+    numbers: Numbers = np.zeros(masks.labels.shape, np.uint16) if wanted else masks.labels.copy()
     for label, found in ((LESION, findings.lesions), (TUMOUR_LIKE, findings.tumour_like)):
-        components = label_image(masks.labels, label, connectivity) if found and chosen.lesion_segments else masks.labels == label
-        own = _own(components, min(chosen.lesion_segments, len(found)), chosen)
-        first = len(listed) + 1
+        first, own = len(listed) + 1, 0
+        if wanted and found:
+            components = label_image(masks.labels, label, connectivity)
+            own = _own(components, min(wanted, len(found)), chosen)
+            inside = components > 0
+            numbers[inside] = first + np.minimum(components[inside] - 1, own)
         listed += [Segment(first + lesion, label, lesion + 1) for lesion in range(own)]
         if len(found) > own or (label == LESION and (fractional or not own)):
             listed.append(Segment(first + own, label, others=own > 0))
-        inside = components > 0
-        numbers[inside] = first + np.minimum(components[inside].astype(np.uint16) - 1, own)
     if chosen.brain:
         listed.append(Segment(len(listed) + 1, BRAIN))
         numbers[masks.brain & (numbers == 0)] = len(listed)
     return Segments(
         encoding=chosen.encoding,
         listed=tuple(listed),
-        numbers=numbers.astype(np.uint8) if len(listed) < 256 else numbers,
+        numbers=numbers.astype(np.uint8, copy=False) if len(listed) < 256 else numbers,
         probability=_fractions(masks) if fractional else None,
         brain=masks.brain if chosen.brain else None,
     )
 
 
-def _own(components: npt.NDArray[np.generic], wanted: int, chosen: Segmentation) -> int:
+def _own(components: npt.NDArray[np.int32], wanted: int, chosen: Segmentation) -> int:
     """Give how many lesions have a segment of their own: in a label map they share frames, elsewhere each has one a plane it is in."""
-    if not wanted or chosen.encoding == "labelmap":
+    if chosen.encoding == "labelmap":
         return wanted
     boxes: Sequence[tuple[slice, slice, slice]] = ndimage.find_objects(components, wanted)
     frames = np.cumsum([box[2].stop - box[2].start for box in boxes])
@@ -170,7 +172,7 @@ def _own(components: npt.NDArray[np.generic], wanted: int, chosen: Segmentation)
 
 
 def _fractions(masks: Masks) -> Pixels:
-    """The probability that a voxel is lesion, in 255ths; 0 outside of the brain and where hyper-intensity is tumour-like."""
+    """The probability that a voxel is lesion, in 255ths; 0 in what is tumour-like, and outside of the brain but for a reader's lesions."""
     fractions: Pixels = np.rint(masks.lesion_probability * np.float32(MAXIMUM_FRACTIONAL_VALUE)).astype(np.uint8)
-    fractions[~masks.brain | (masks.labels == TUMOUR_LIKE)] = 0
+    fractions[(~masks.brain & (masks.labels != LESION)) | (masks.labels == TUMOUR_LIKE)] = 0
     return fractions

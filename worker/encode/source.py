@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING
@@ -77,6 +77,8 @@ _VR = dict.fromkeys((*PATIENT, *STUDY, *SERIES, *EQUIPMENT), "LO") | {
     "SeriesNumber": "IS",
 }
 _SEVERAL = ("SoftwareVersions", "LossyImageCompressionRatio", "LossyImageCompressionMethod")  # value multiplicity 1-n
+# Worked out from what was wrong, or another person's.
+_AGEING = ("PatientAge", "PatientSize", "PatientWeight")
 _UNREADABLE = "\x00"
 _GB2312_ESCAPE = "\x1b$)A"  # pydicom leaves it in the text it decodes (PS3.5 6.1.2.5.3)
 _ENUMERATED = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES", "NO")}
@@ -117,8 +119,13 @@ class Header:
         return (f"header-corrected: {', '.join(self.corrected)} of the source not valid",) if self.corrected else ()
 
 
-def read_header(series: Series | None) -> Header:
-    """Read what our objects repeat from the source's headers; nothing a header holds is fatal."""
+def read_header(series: Series | None, identity: Mapping[str, str] | None = None) -> Header:
+    """Read what our objects repeat from the source's headers; nothing a header holds is fatal.
+
+    Parameters
+    ----------
+    identity : of the patient, by keyword, where somebody corrected it by hand: it takes the place of what the source says
+    """
     if series is None:
         return Header()
     first = series.datasets[0]
@@ -131,6 +138,9 @@ def read_header(series: Series | None) -> Header:
         values[keyword] = normalised(keyword, given)
         if values[keyword] != given:
             corrected.append(keyword)
+    if identity:
+        values = {keyword: value for keyword, value in values.items() if keyword not in _AGEING} | dict(identity)
+        corrected = [keyword for keyword in corrected if keyword not in identity]
     instances = tuple((frame.sop_instance_uid, frame.frame_number) for frame in series.frames)
     lossy = any(is_lossy(dataset) for dataset in series.datasets)
     return Header(values, tuple(corrected), _content_moment(series.datasets), instances, _positions_lps(series), lossy)

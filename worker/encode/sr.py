@@ -17,6 +17,7 @@ from highdicom.sr import (
     MeasurementsAndQualitativeEvaluations,
     ObservationContext,
     ObserverContext,
+    PersonObserverIdentifyingAttributes,
     ReferencedSegment,
     RelationshipTypeValues,
     SourceSeriesForSegmentation,
@@ -39,7 +40,16 @@ from worker.encode.frames import source_objects
 from worker.encode.identity import device_uid
 from worker.encode.instance import as_output, common_arguments, reference
 from worker.encode.segments import BRAIN, Segments
-from worker.encode.wording import HEADLINE_UNCONFIRMED, NONE_FOUND, PRODUCT, STATEMENT, irradiated_sentence, sentence
+from worker.encode.wording import (
+    HEADLINE_UNCONFIRMED,
+    NONE_FOUND,
+    PRODUCT,
+    STATEMENT,
+    corrected_sentence,
+    irradiated_sentence,
+    person_name,
+    sentence,
+)
 from worker.measure import Lesion
 
 KIND = "structured-report"
@@ -52,7 +62,7 @@ _SIDES = {"left": codes.SCT.Left, "right": codes.SCT.Right}
 
 
 def encode(context: Context) -> Output:
-    """Encode the findings as an unverified Comprehensive 3D SR.
+    """Encode the findings as an unverified Comprehensive 3D SR; whoever corrected the mask is an observer, and verified nothing by that.
 
     One TID 1411 group for each lesion, and for each tumour-like component with the type of its own segment; TID 1501 groups for the
     totals; what is said in words is text under Qualitative Evaluations. Volumes are in mm³, to a tenth. The segmentation is evidence
@@ -97,9 +107,12 @@ def _observer(context: Context) -> ObservationContext:
         model_name=f"{card.name} {card.version}",
         serial_number=card.sha256,
     )
-    return ObservationContext(
-        observer_device_context=ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-    )
+    measuring = ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    if context.corrected is None:
+        return ObservationContext(observer_device_context=measuring)
+    reader = PersonObserverIdentifyingAttributes(name=person_name(context.corrected.reader))
+    drawing = ObserverContext(observer_type=codes.DCM.Person, observer_identifying_attributes=reader)
+    return ObservationContext(observer_person_context=drawing, observer_device_context=measuring)
 
 
 def _segmentation(context: Context, source: Dataset) -> Dataset:
@@ -128,7 +141,7 @@ def _group(context: Context, lesion: Lesion, source: Dataset) -> VolumetricROIMe
         finding_category=said.category,
         finding_type=said.property_type,
         finding_sites=[FindingSite(anatomic_location=said.region, laterality=_SIDES.get(lesion.side))],
-        algorithm_id=AlgorithmIdentification(name=card.name, version=card.version),
+        algorithm_id=None if context.corrected else AlgorithmIdentification(name=card.name, version=card.version),
         referenced_segment=_segment(context, lesion, source),
         measurements=[_volume(lesion.volume_ml)],
     )
@@ -207,7 +220,10 @@ def _total(context: Context, name: str, measurements: Sequence[Measurement], **f
         parameters=[f"sha256 {card.sha256}", f"engine {context.engine_name}", f"precision {context.precision}"],
     )
     return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(context, name), algorithm_id=algorithm, measurements=measurements, **finding
+        tracking_identifier=_tracking(context, name),
+        algorithm_id=None if context.corrected and name != seg.CLASSES[BRAIN].text else algorithm,  # the brain is always the release's
+        measurements=measurements,
+        **finding,
     )
 
 
@@ -227,6 +243,8 @@ def _in_words(context: Context) -> ContainerContentItem:
     """The investigational statement first, then what was found, then what limits it."""
     found = context.findings
     said = [STATEMENT, irradiated_sentence(context.release.card), f"{HEADLINE_UNCONFIRMED}: {found.total_hyperintensity_ml:.2f} ml."]
+    if context.corrected:
+        said.append(corrected_sentence(context.corrected))
     texts = [_text(codes.DCM.Comment, text) for text in said]
     if not found.lesions and not found.tumour_like:
         texts.append(_text(codes.DCM.Finding, NONE_FOUND))

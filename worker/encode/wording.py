@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+from typing import TYPE_CHECKING
+
 from model.release import Card
 
+if TYPE_CHECKING:
+    from worker.encode.context import Corrected
+
 PRODUCT = "Leukoscope"
+_COMPONENTS = 5  # of a person's name
 STATEMENT = (
     "Investigational. FLAIR white-matter hyper-intensity, cause not attributed: treatment effect, oedema, infiltration and other "
     "disease look alike. Not a response assessment (RANO)."
@@ -37,9 +44,23 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def series_description(product_version: str) -> str:
+def series_description(product_version: str, *, corrected: bool = False) -> str:
     """Give the series description of our objects, at most 64 characters (LO)."""
-    return f"{PRODUCT} WMH {product_version} AI - unverified"[:64]
+    return f"{PRODUCT} WMH {product_version} {'corrected by reader' if corrected else 'AI - unverified'}"[:64]
+
+
+def corrected_sentence(corrected: Corrected) -> str:
+    """Say who corrected the mask and when, and what the release itself had found."""
+    found = corrected.findings
+    return (
+        f"The mask was corrected by {corrected.reader} on {corrected.at.astimezone(UTC):%Y-%m-%d at %H:%M} UTC. The release itself found "
+        f"{found.lesion_volume_ml:.2f} ml in {counted(found.lesion_count, 'lesion')}, and {found.tumour_like_volume_ml:.2f} ml tumour-like."
+    )
+
+
+def person_name(reader: str) -> str:
+    """Give a reader's name as DICOM writes one (PS3.5 6.2, PN); one that was written as people do is all family name."""
+    return reader if 1 <= reader.count("^") <= _COMPONENTS - 1 else f"{reader.replace('^', ' ')}^"
 
 
 def sentence(flag: str) -> str:

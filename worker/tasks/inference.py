@@ -17,12 +17,14 @@ from model.release import Release
 from model.volume import UnusableVolume
 from service.errors import Rejected, Unavailable
 from service.presence import Counts, present
-from service.queue import COMPARE, INFER, INFERENCE_QUEUE, make_app, submit_delivery
+from service.queue import COMPARE, CORRECT, INFER, INFERENCE_QUEUE, make_app, submit_delivery
 from service.records import Lease, LeaseLost, open_book
 from service.settings import Settings
 from service.store import Store
 from worker import pipeline
 from worker.child import ChildLost, Work, WorkChild
+from worker.correcting import find_correction, take_corrections
+from worker.encode import Corrected
 from worker.encode.wording import irradiated_sentence
 from worker.keeping import FilesMissing, find_files, find_predecessor, keep_outputs, keep_record
 from worker.renewal import renewing
@@ -62,7 +64,23 @@ class Desk:
     def work(self, job: tuple[str, str], say: Callable[[int], None]) -> None:
         """Do what the parent asks for: a task, and the case it is for."""
         task, case_id = job
-        compare_resends(self._book, self._store, case_id, say) if task == COMPARE else self.infer(case_id)
+        if task == COMPARE:
+            compare_resends(self._book, self._store, case_id, say)
+        elif task == CORRECT:
+            self.correct(case_id)
+        else:
+            self.infer(case_id)
+
+    def correct(self, case_id: str) -> None:
+        """Look at the corrections of a case, and make the new revision at once where one is taken."""
+        try:
+            taken = take_corrections(self._book, self._store, case_id)
+        except Exception as error:  # the edge: a defect is logged without its text, and counted
+            LOG.error("correction failed", exc_info=error, extra={"case_id": case_id})
+            self._book.correction_lost(case_id)
+            return
+        if taken:
+            self.infer(case_id)
 
     def infer(self, case_id: str) -> None:
         """Work on one case, if nobody else does."""
@@ -116,6 +134,8 @@ class Desk:
             segmentation=self._settings.segmentation,
             rtstruct=self._settings.rtstruct,
             predecessor=find_predecessor(self._book, self._store, lease),
+            correction=find_correction(self._book, self._store, lease.case_id),
+            identity=self._book.corrected_identity(lease.case_id),
             on_stage=self._enter,
         )
         began = time.time()
@@ -131,8 +151,9 @@ class Desk:
             "engine": result.engine,
             "precision": result.precision,
         }
-        found: dict[str, Any] = {"findings": result.findings.as_dict(), "quality": result.quality, "model": model, "stages": stages}
-        rows.append(keep_record(self._book, self._store, lease, files, rows, **found))
+        findings = result.findings.as_dict() | (_said(result.corrected) if result.corrected else {})
+        found: dict[str, Any] = {"findings": findings, "quality": result.quality, "model": model, "stages": stages}
+        rows.append(keep_record(self._book, self._store, lease, files, rows, corrected=result.corrected is not None, **found))
         self._book.finish(lease, outputs=rows, **found)
 
     def _announce(self, lease: Lease) -> None:
@@ -154,6 +175,21 @@ class Desk:
             if self._show_engine is not None:
                 self._show_engine(self._engine.name, self._engine.precision)
         return self._engine
+
+
+def _said(corrected: Corrected) -> dict[str, Any]:
+    """Say beside the findings of a reader's mask whose it is, and what the release itself had found."""
+    own = corrected.findings
+    return {
+        "corrected": {
+            "reader": corrected.reader,
+            "at": corrected.at.isoformat(),
+            "revision": corrected.revision,
+            "model_lesion_count": own.lesion_count,
+            "model_lesion_volume_ml": own.lesion_volume_ml,
+            "model_tumour_like_volume_ml": own.tumour_like_volume_ml,
+        }
+    }
 
 
 def _cache_folder(settings: Settings) -> Path | None:
@@ -197,19 +233,30 @@ def work_on_inference(settings: Settings, release: Release, owner: str | None = 
         with window.at_work(case_id):
             oversee(child, lambda: open_book(settings), case_id, settings.time_limit_s)
 
+    @app.task(name=CORRECT, acks_late=True, reject_on_worker_lost=False, ignore_result=True)
+    def correct(case_id: str) -> None:
+        try:
+            with window.at_work(case_id):
+                child.work_on((CORRECT, case_id), settings.time_limit_s)
+        except ChildLost as error:
+            _charge(settings, case_id, holder, str(error))
+
     with present(BookBetweenForks(open_book(settings), child.forking), Counts(), {"inference": window.describe}):
         # One thread hands the cases over and waits; the child works.
         return work_through(app, "inference", INFERENCE_QUEUE, concurrency=1)
 
 
 def _charge(settings: Settings, case_id: str, owner: str, reason: str) -> None:
-    """Count the loss of the child against the case it held; one it had not claimed is left to the sweep."""
+    """Count the loss of the child against the case it held, or else its corrections; one it had not claimed is left to the sweep."""
     book = open_book(settings)
     try:
         lease = book.lease_of(case_id)
         if lease is not None and lease.owner == owner:
             book.fail(lease, reason)
             LOG.error("child lost: %s", reason, extra={"case_id": case_id})
+        elif lease is None:
+            book.correction_lost(case_id)
+            LOG.error("child lost over a correction: %s", reason, extra={"case_id": case_id})
     except LeaseLost:
         pass
     except Unavailable as error:

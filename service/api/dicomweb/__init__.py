@@ -8,6 +8,7 @@ from service.api.desk import Desk
 from service.api.dicomweb.addresses import PREFIX
 from service.api.dicomweb.frames import add_frames
 from service.api.dicomweb.holdings import Holdings
+from service.api.dicomweb.rendered import add_rendering
 from service.api.dicomweb.retrieve import add_metadata, add_retrieval
 from service.api.dicomweb.search import add_search
 from service.api.dicomweb.store import add_storing
@@ -21,7 +22,7 @@ def dicomweb_routes(desk: Desk) -> tuple[APIRouter, ...]:
     holdings = Holdings(desk.book, desk.store)
     may_read, may_submit = ([Depends(desk.guard.needs(scope))] for scope in (Scope.READ, Scope.SUBMIT))
     routers = []
-    for add in (add_search, add_retrieval, add_metadata, add_frames):
+    for add in (add_search, add_retrieval, add_metadata, add_frames, add_rendering):
         router = APIRouter(prefix=PREFIX, include_in_schema=False, dependencies=may_read)
         add(router, desk, holdings)
         routers.append(router)

@@ -21,10 +21,10 @@ from service.api.dicomweb.addresses import STUDY, Uid, demand_uids, instance_url
 from service.api.dicomweb.attributes import encoded, tag_of
 from service.api.receiving import TooLarge, give_to_intake, receive_part, take_upload
 from service.errors import Rejected, Unavailable
+from service.handover import Receipt, Source
 from service.headers import Unreadable, read_file
 from service.headers.damage import unreadable
 from service.headers.elements import uid
-from service.intake import Receipt, Source
 from service.problems import Problem
 from service.uploads import Part, spool_file, spool_upload
 
@@ -32,21 +32,28 @@ FAILURES: Final[dict[str, tuple[int, str]]] = {
     "resources": (0xA700, "no space, the case book is away, or larger than any instance may be"),
     "other-study": (0xC409, "Study Instance UID is not that of the address"),
     "unreadable": (0xC000, "not a data set in its transfer syntax, UIDs missing, or cut short"),
-    "class": (0x0122, "no MR image: recorded and discarded"),
+    "class": (0x0122, "no MR image and no correction: recorded and discarded"),
 }
 """Why an instance was not stored → Failure Reason (0008,1197); PS3.18 table I.2-2."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One instance of the request; `failure` is a key of FAILURES, or None where it is durable and indexed, or a note carried out."""
+    """
+    One instance of the request.
+
+    Attributes
+    ----------
+    failure : a key of FAILURES, or None where it is durable and indexed
+    offered : it can be retrieved (a correction cannot)
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str = ""
     series_uid: str = ""
     failure: str | None = None
-    retrievable: bool = True
+    offered: bool = True
 
 
 class _OtherStudy(Rejected):
@@ -80,7 +87,7 @@ def status_of(stored: Sequence[Stored]) -> int:
 def render(stored: Sequence[Stored], url: str) -> dict[str, Any]:
     """The Store Instances Response Module in DICOM JSON; PS3.18 I.2."""
     found: dict[str, Any] = {}
-    studies = {one.study_uid for one in stored if one.failure is None}
+    studies = {one.study_uid for one in stored if one.failure is None and one.offered}
     if len(studies) == 1:
         found["RetrieveURL"] = encoded("RetrieveURL", f"{url}/studies/{studies.pop()}")
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -88,13 +95,12 @@ def render(stored: Sequence[Stored], url: str) -> dict[str, Any]:
         named = {"ReferencedSOPClassUID": one.sop_class_uid, "ReferencedSOPInstanceUID": one.sop_instance_uid}
         item: dict[str, Any] = {} if not one.sop_instance_uid else dict(named)
         if one.failure is None:
-            if one.retrievable:
-                item["RetrieveURL"] = instance_url(url, one.study_uid, one.series_uid, one.sop_instance_uid)
+            item["RetrieveURL"] = instance_url(url, one.study_uid, one.series_uid, one.sop_instance_uid) if one.offered else ""
             sequence = "ReferencedSOPSequence"
         else:
             item["FailureReason"] = FAILURES[one.failure][0]
             sequence = "FailedSOPSequence" if one.sop_instance_uid else "OtherFailuresSequence"
-        groups.setdefault(sequence, []).append({tag_of(name): encoded(name, value) for name, value in item.items()})
+        groups.setdefault(sequence, []).append({tag_of(name): encoded(name, *filter(None, [value])) for name, value in item.items()})
     found |= {sequence: encoded(sequence, *items) for sequence, items in groups.items()}
     return {tag_of(keyword): value for keyword, value in found.items()}
 
@@ -155,8 +161,8 @@ def _hand_over_one(desk: Desk, study_uid: str | None, away: threading.Event, par
 def _taken(part: Part, receipt: Receipt) -> Stored:
     if receipt.outcome == "discarded":
         return _failed(part, "class")
-    kept = receipt.outcome != "withdrew"
-    return Stored(receipt.sop_class_uid, receipt.sop_instance_uid, receipt.study_uid, receipt.series_uid, retrievable=kept)
+    offered = receipt.outcome != "correction"
+    return Stored(receipt.sop_class_uid, receipt.sop_instance_uid, receipt.study_uid, receipt.series_uid, offered=offered)
 
 
 def _demand_study(study_uid: str | None, data: bytes) -> None:

@@ -82,3 +82,25 @@ def test_the_trail_is_paged_and_its_readers_are_in_it(locked: Host) -> None:
     assert locked.client.get("/audit", params={"cursor": "eyJ4IjoxfQ"}).status_code == 422
     assert locked.client.get("/audit", params={"since": "2026-01-01T00:00:00"}).status_code == 422, "a time without a zone"
     assert locked.client.get("/audit", headers=bearer("planning")).status_code == 403
+
+
+def test_an_identity_is_corrected_by_those_who_may_and_its_values_are_not_in_the_trail(locked: Host) -> None:
+    case_id = locked.client.post("/cases", files=as_parts(make_series()), headers=bearer("planning")).json()["items"][0]["id"]
+    locked.finish(case_id)
+    place, body = f"/cases/{case_id}/identity", {"patient_id": "RIGHT 7", "sex": "F", "by": "dr who", "reason": "worklist mix-up"}
+    assert locked.client.post(place, json=body, headers=bearer("planning")).status_code == 403
+    locked.client.headers.update(bearer("boss"))
+    answer = locked.client.post(place, json=body)
+    assert answer.status_code == 202, answer.text
+    case = answer.json()
+    assert (case["patient_id"], case["revision"], case["state"]) == ("RIGHT 7", 2, "receiving")
+    for bad in ({"sex": "X"}, {"birth_date": "19611302"}, {"patient_id": "A\\B"}, {"age": "7"}, {"reason": "RIGHT 7"}, {}):
+        refused = locked.client.post(place, json=body | bad)
+        assert refused.status_code == 422
+        assert "RIGHT" not in refused.text
+        assert "A\\B" not in refused.text
+    assert locked.client.post(place, content=b"{" + b" " * 20000).status_code == 413
+    assert locked.client.post(f"/cases/{'0' * 32}/identity", json=body).status_code == 404
+    (entry,) = [one for one in trail(locked) if one["event"] == "Patient Record"]
+    assert (entry["what"], entry["actor"], entry["case_id"]) == ("identity corrected by dr who: worklist mix-up", "boss", case_id)
+    assert "RIGHT" not in str(trail(locked))

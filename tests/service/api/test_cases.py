@@ -16,6 +16,7 @@ from tests.service.api.conftest import OUTPUTS, PATIENT, Host, make_series
 FIELDS = [
     *("id", "patient_id", "patient_key", "study_uid", "series_uid", "series_description", "state", "reason", "revision", "attempts"),
     *("instances", "received_at", "stages", "model", "quality", "findings", "primary", "outputs", "deliveries"),
+    *("verdict", "correction"),
 ]
 
 

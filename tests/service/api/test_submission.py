@@ -213,7 +213,8 @@ def test_more_files_than_starlette_would_take(host: Host) -> None:
 @pytest.mark.parametrize(
     ("kind", "body", "status"),
     [
-        ("application/json", b'{"study_uid": "1.2"}', 415),
+        ("application/json", b'{"study_uid": "1.2"}', 422),
+        ("application/dicom+json", b'{"study_uid": "1.2"}', 415),
         ("application/dicom", b"x", 415),
         ("", b"x", 415),
         ("multipart/form-data", b"x", 400),

@@ -28,7 +28,7 @@ FIELDS = (
 class Clinic(House):
     """A house whose cases are worked on, and whose case book can be lost."""
 
-    def work(self) -> None:
+    def work(self, *, corrected: bool = False) -> None:
         """Do what was submitted, as a worker does, with results that only name what they were made from."""
         for case_id in dict.fromkeys(self.submitted):
             lease = self.book.claim(case_id, "w")
@@ -43,7 +43,7 @@ class Clinic(House):
             )
             rows = keep_outputs(self.store, lease, made)
             found: dict[str, Any] = {"findings": FINDINGS, "model": {"name": "m"}, "stages": {"convert": {"start": 1.0, "seconds": 2.0}}}
-            rows.append(keep_record(self.book, self.store, lease, files, rows, quality=("after contrast",), **found))
+            rows.append(keep_record(self.book, self.store, lease, files, rows, quality=("after contrast",), corrected=corrected, **found))
             self.book.finish(lease, outputs=rows, quality=("after contrast",), **found)
         self.submitted.clear()
 

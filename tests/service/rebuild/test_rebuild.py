@@ -11,9 +11,11 @@ import pytest
 
 from service.errors import Misconfigured, Rejected, Unavailable
 from service.index import demand_stillness, run
-from service.records import DeliveryState, Part, State
+from service.records import DeliveryState, Part, State, VerdictKind, VerdictRefused
 from service.records.rebuilding import Rebuilding
 from service.serve import only_one
+from service.verdicts import judge
+from tests.service.key_objects import key_objects
 from tests.service.rebuild.conftest import Clinic, empty
 from tests.service.series import flair_series
 
@@ -163,3 +165,55 @@ def test_the_command_says_what_it_found(clinic: Clinic, capsys: pytest.CaptureFi
     (clinic.store.root / "installation.key").chmod(0o600)
     assert not run(clinic.settings)
     assert f"case {case.id}: 1 files missing; send the series again, then retry the case if it failed" in capsys.readouterr().out
+
+
+def test_what_readers_said_comes_back_and_what_was_rejected_is_not_sent(clinic_on: Clinic) -> None:
+    clinic = clinic_on
+    corrected, rejected = clinic.done(flair_series(14)), clinic.done(flair_series(14, PatientID="P2"))
+    clinic.intake.corrections.take(corrected.id, b"a mask", "A", "a vessel")
+    (pending,) = clinic.book.pending_corrections(corrected.id)
+    assert clinic.book.take_correction(pending)
+    clinic.submitted.append(corrected.id)
+    clinic.work(corrected=True)
+    judge(clinic.book, clinic.store, rejected.id, VerdictKind.ACCEPT, "A", "", None)
+    for _ in range(2):
+        judge(clinic.book, clinic.store, rejected.id, VerdictKind.REJECT, "B", "motion", 1)
+    with pytest.raises(VerdictRefused):
+        judge(clinic.book, clinic.store, rejected.id, VerdictKind.ACCEPT, "A", "", 1)
+    before = [_said(clinic, case.id) for case in (corrected, rejected)]
+    standing = clinic.book.correction_of(corrected.id)
+    empty(clinic)
+    tally = clinic.rebuild()
+    assert (tally.counts["verdicts"], tally.is_sound) == (2, True)
+    assert tally.counts["orphans"] == 3, "results and record of the revision that was corrected"
+    assert [_said(clinic, case.id) for case in (corrected, rejected)] == before
+    found = clinic.book.correction_of(corrected.id)
+    assert found is not None
+    assert standing is not None
+    assert (found.path, found.digest, found.seen, found.at) == (standing.path, standing.digest, standing.seen, standing.at)
+    assert {one.case_id for one in clinic.book.due_deliveries()} == {corrected.id}
+    assert clinic.rebuild().counts["verdicts"] == 0
+
+
+def _said(clinic: Clinic, case_id: str) -> list[tuple[object, ...]]:
+    return [(one.kind, one.reader, one.comment, one.revision, one.made, one.path) for one in clinic.book.verdicts_of([case_id])[case_id]]
+
+
+def test_what_rejection_notes_took_stays_out_of_a_book_made_anew(clinic: Clinic) -> None:
+    whole, some = flair_series(20), flair_series(20)
+    clinic.done(whole)
+    clinic.done(some)
+    clinic.send([key_objects(whole)], association="n1")
+    clinic.send([key_objects(some[-1:])], association="n2")
+    clinic.wait(40)
+    clinic.work()
+    before = {uid: clinic.book.instance_paths(clinic.case_of(one).id) for uid, one in (("whole", whole), ("some", some))}
+    assert [len(paths) for paths in before.values()] == [0, 19]
+    clinic.lose_book()
+    assert clinic.rebuild().is_sound
+    clinic.wait(40)
+    clinic.work()
+    assert clinic.case_of(whole).state is State.REJECTED
+    assert clinic.book.due_deliveries(case_id=clinic.case_of(whole).id) == []
+    assert (clinic.case_of(some).state, clinic.case_of(some).instances) == (State.DONE, 19)
+    assert {uid: clinic.book.instance_paths(clinic.case_of(one).id) for uid, one in (("whole", whole), ("some", some))} == before

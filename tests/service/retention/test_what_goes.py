@@ -63,6 +63,18 @@ def test_what_is_undelivered_at_work_or_just_held_stays_however_old(make: Callab
     assert house.named() == house.files
 
 
+def test_what_is_still_to_be_committed_stays_and_goes_when_it_is(make: Callable[..., House]) -> None:
+    house = make(**AGE)
+    case_id = house.age(house.done(), 400)
+    (delivery,) = house.book.deliveries(case_id)
+    with house.book._writing() as connection:
+        connection.execute(update(deliveries).values(next_attempt_at=delivery.created_at))
+    assert make_plan(house.settings, house.book, house.store).reasons == {"results not committed": 1}
+    assert house.run() == 0
+    house.book.delivered(delivery.id, "committed")
+    assert house.run() == 1
+
+
 def test_a_study_is_not_broken_up_lest_another_series_became_its_result(make: Callable[..., House]) -> None:
     house = make(**AGE)
     study_uid = flair_series(1)[0].StudyInstanceUID

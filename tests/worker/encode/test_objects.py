@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import get_args
@@ -23,7 +22,7 @@ from service.sendable import DEFAULT, Sendable
 from tests.provider import CLASSES
 from tests.worker.encode.cases import VENDORS, affine, context_of, series_of, textured, vendor_series
 from tests.worker.encode.test_seg import PLANES, errors_of
-from worker.encode import Output, capture, document, encode_all, report_json, resampled, rtstruct, seg, sr
+from worker.encode import Output, capture, document, encode_all, report_json, sr
 from worker.encode.wording import HEADLINE_UNCONFIRMED, NONE_FOUND, STATEMENT
 
 SHAPE = (26, 24, 15)
@@ -136,17 +135,6 @@ def test_every_object_says_whose_it_is_and_who_made_it(context, outputs):
             assert dataset[keyword] == reference[keyword], keyword
         assert "InstanceCreationDate" not in dataset
         assert "ab" * 32 in str(dataset.ContributingEquipmentSequence)
-
-
-def test_series_numbers_are_moved_on_together(tmp_path):
-    volume = Volume(textured((20, 18, 8)), affine(PLANES["oblique"], (1.0, 1.2, 3.0)))
-    context = context_of(series_of(volume, tmp_path), labels_with(2, (20, 18, 8)), series_shift=30)
-    series = resampled.encode(context)
-    objects = [seg.encode(context), sr.encode(context), rtstruct.encode(context), document.encode(context, PAGE)]
-    objects.append(capture.encode(context, PICTURE))
-    assert [read(output).SeriesNumber for output in objects] == [9130, 9131, 9132, 9133, 9134]
-    zipped = zipfile.ZipFile(BytesIO(series.data))
-    assert pydicom.dcmread(BytesIO(zipped.read("0001.dcm"))).SeriesNumber == 9135
 
 
 def test_what_the_source_got_wrong_is_blank_and_every_charset_survives(peer, tmp_path):

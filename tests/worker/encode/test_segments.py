@@ -13,12 +13,13 @@ from model.volume import Volume
 from service.errors import Unavailable
 from service.sections import Segmentation
 from tests.provider import SEGMENTATION, provider
-from tests.worker.encode.cases import affine, context_of, series_of, textured
+from tests.worker.encode.cases import CARD, affine, context_of, masks_of, series_of, textured
 from tests.worker.encode.decoding import dcmqi_labels, dcmqi_segments
 from tests.worker.encode.test_objects import labels_with
 from tests.worker.encode.test_seg import PLANES, assert_references_every_frame, errors_of
+from worker import measure
 from worker.encode import seg, sr
-from worker.encode.segments import BRAIN, LABEL_MAP_STORAGE
+from worker.encode.segments import BRAIN, LABEL_MAP_STORAGE, choose_segments
 from worker.measure import label_image
 from worker.send import Peer, read_outgoing, send
 
@@ -197,6 +198,17 @@ def test_no_lesion_is_one_empty_segment_of_them(series):
         assert dataset.NumberOfFrames == SHAPE[2]
         labels = [str(item.SegmentLabel) for item in dataset.SegmentSequence if item.SegmentNumber]
         assert labels == ["White-matter hyper-intensity", "Brain without hyper-intensity"][: len(labels)]
+
+
+def test_more_lesions_than_sixteen_bits_count_are_not_mixed_up():
+    labels = np.zeros((82, 82, 82), np.uint8)
+    labels[::2, ::2, ::2] = 1
+    labels[:2, 0, 0] = labels[-2:, -1, -1] = 1
+    masks = masks_of(labels)
+    findings = measure.measure(masks, Volume(labels, np.eye(4)), CARD)
+    segments = choose_segments(masks, findings, Segmentation(lesion_segments=2), CARD.lesion.connectivity)
+    assert len(findings.lesions) > 2**16
+    assert np.bincount(segments.numbers.ravel()).tolist() == [int((labels == 0).sum()), 3, 3, int(labels.sum()) - 6]
 
 
 def test_a_node_is_proposed_the_class_of_the_object(series, tmp_path):

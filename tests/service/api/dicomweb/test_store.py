@@ -87,10 +87,10 @@ def test_a_rejection_note_is_carried_out_and_any_other_selection_is_no_image(hos
         told = post(host, part10(note), "application/dicom")
         assert told.status_code == 200
         assert outcome(told)["stored"] == [note.SOPInstanceUID]
-        assert "RetrieveURL" not in Dataset.from_json(told.text).ReferencedSOPSequence[0]
     (case,) = host.book.find_cases(series_uid=UID).items
     assert (case.state, case.instances) == (State.REJECTED, 0)
     assert host.client.get(f"/dicomweb/studies/{UID}.900/series/{UID}").status_code == 404
+    assert host.client.get(f"/dicomweb/studies/{UID}.900/series/{note.SeriesInstanceUID}").status_code == 200
 
 
 def test_one_instance_alone_and_the_same_again(host: Host) -> None:
@@ -121,6 +121,36 @@ def test_each_instance_has_its_own_outcome(make_host: Callable[..., Host], monke
     assert [case.state for case in host.book.find_cases(series_uid=f"{UID}.7").items] == [State.REJECTED]
     assert host.client.get(f"/dicomweb/studies/{UID}.7.900").status_code == 404
     assert list((host.store.root / "incoming").iterdir()) == []
+
+
+def segmentation_of(uid: str, name: str) -> bytes:
+    """The header of a segmentation about a series."""
+    one = dcmread(io.BytesIO(make_series(uid, 1)[0]))
+    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
+    one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = name
+    one.SeriesInstanceUID, one.Modality = f"{name}.1", "SEG"
+    about = Dataset()
+    about.SeriesInstanceUID = uid
+    one.ReferencedSeriesSequence = [about]
+    one.ContentCreatorName = "Reader^Ada^^Dr"
+    return part10(one)
+
+
+def test_a_correction_is_stored_where_it_is_wanted_and_cannot_be_retrieved(make_host: Callable[..., Host]) -> None:
+    host = make_host(corrections={"http": True})
+    case_id = host.send(make_series(UID, 14))
+    host.finish(case_id)
+    answer = post(host, body_of([segmentation_of(UID, "1.2.3.66"), segmentation_of("1.2.3.99", "1.2.3.67")]))
+    assert outcome(answer) == {"stored": ["1.2.3.66"], "failed": [("1.2.3.67", 0x0122)], "nameless": []}
+    (item,) = answer.json()[tag_of("ReferencedSOPSequence")]["Value"]
+    assert item[tag_of("RetrieveURL")].get("Value") is None
+    assert tag_of("RetrieveURL") not in answer.json()
+    (pending,) = host.book.pending_corrections(case_id)
+    assert pending.reader == "Reader Ada Dr"
+    assert pending.path is not None
+    assert dcmread(host.store.path_of(pending.path)).SOPInstanceUID == "1.2.3.66"
+    (refused,) = host.book.find_cases(series_uid="1.2.3.67.1").items
+    assert refused.reason == "not an MR image: Segmentation Storage, about a series that is not here"
 
 
 def test_nothing_stored_is_a_conflict_that_says_why(shared_host: Host) -> None:

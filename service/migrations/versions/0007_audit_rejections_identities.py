@@ -1,7 +1,7 @@
-"""The audit trail; rejection notes.
+"""The audit trail; rejection notes; identities corrected by hand.
 
 Revision ID: 0007
-Revises: 0004
+Revises: 0006
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0007"
-down_revision = "0004"
+down_revision = "0006"
 
 
 def upgrade() -> None:
@@ -45,3 +45,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rejections")),
     )
     op.create_index("ix_rejections_case_id", "rejections", ["case_id"])
+    op.create_table(
+        "identities",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("case_id", sa.String(length=40), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False, quote=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("before", sa.JSON(), nullable=False, quote=True),
+        sa.Column("after", sa.JSON(), nullable=False, quote=True),
+        sa.Column("active", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["case_id"], ["cases.id"], name=op.f("fk_identities_case_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_identities")),
+    )
+    op.create_index("ix_identities_case_id", "identities", ["case_id"])

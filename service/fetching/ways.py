@@ -1,0 +1,182 @@
+"""The ways to a series at a PACS, one function each: it returns when everything came, and raises the reason why not.
+
+References
+----------
+PS3.4 C.4.2 (C-MOVE), C.4.3 (C-GET); PS3.18 10.4 (retrieve)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context, build_role
+from pynetdicom.status import code_to_category
+
+from service.admission.refusals import MR_IMAGE_CLASSES
+from service.answering import Answer, answering
+from service.calling import Refused, associate
+from service.contexts import TRANSFER_SYNTAXES
+from service.errors import Rejected, Unavailable
+from service.fetching.node import GET, MOVE, NotThere, find_by_node, identify, peer_of
+from service.fetching.taking import Taking
+from service.fetching.web import get_by_web
+from service.handover import Announced
+from service.records import Fetch
+from service.sections import Pacs, Way
+from service.settings import Settings
+from service.store import Store
+
+ANSWER_S: Final = 120.0  # a PACS may fetch from slow storage before its first answer
+_UNCOMPRESSED: Final = tuple(TRANSFER_SYNTAXES)[:4]
+_UNKNOWN_DESTINATION: Final = 0xA801
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What one fetch works with; `instances` counts those the case has."""
+
+    settings: Settings
+    source: Pacs
+    fetch: Fetch
+    taking: Taking
+    store: Store
+    instances: Callable[[], int]
+
+
+def get(errand: Errand) -> None:
+    """
+    C-GET: the instances come over the association that asks for them.
+
+    Raises
+    ------
+    NotThere, Rejected
+        Final.
+    Refused, Unavailable
+        Another way may do.
+    """
+    contexts = [build_context(GET, list(_UNCOMPRESSED[:2])), *_storage_contexts()]
+    roles = [build_role(uid, scp_role=True) for uid in MR_IMAGE_CLASSES]
+    handlers = [(evt.EVT_C_STORE, lambda event: _store(errand.taking, event))]
+    with _associate(errand, contexts, handlers=handlers, roles=roles) as association:
+        _demand(association, GET, "C-GET")
+        final = _follow(errand, association.send_c_get(_identifier(errand), GET))
+    _conclude(errand, final, errand.taking.count, "are they MR images in an encoding that is taken here (conformance.md, 4.2)?")
+
+
+def move(errand: Errand) -> None:
+    """C-MOVE to ourselves: the instances come to our listener. Raises as `get`."""
+    title = errand.settings.ae_title
+    hint = f"is {title} known there with our host and port, and its title listed under [[calling_ae]] here?"
+    contexts = [build_context(MOVE, list(_UNCOMPRESSED[:2]))]
+    with errand.taking.moving(title, str(errand.source.ae_title)) as number, _associate(errand, contexts) as association:
+        _demand(association, MOVE, "C-MOVE")
+        final = _follow(errand, association.send_c_move(_identifier(errand), title, MOVE, msg_id=number))
+    if final.Status == _UNKNOWN_DESTINATION:
+        raise Refused(f"it does not know {title} as a destination, or was not let in: {hint}")
+    came = errand.instances()
+    _conclude(errand, final, came, hint)
+    if came < int(final.get("NumberOfCompletedSuboperations") or 0):
+        raise Rejected(f"it sent {final.NumberOfCompletedSuboperations} instances, {came} of them of this series")
+
+
+def wado(errand: Errand) -> None:
+    """WADO-RS: the instances come as one multipart answer. Raises as `get`."""
+    source, fetch, taking = errand.source, errand.fetch, errand.taking
+    status = get_by_web(errand.settings, source, fetch.study_uid, fetch.series_uid, errand.store, taking)
+    if status == 404 or (status < 300 and not taking.count and not taking.strangers):
+        raise NotThere("it has no such series")
+    if status in {401, 403}:
+        raise Refused(f"HTTP {status}: look at token_file of the source")
+    if status >= 500:
+        raise Unavailable(f"HTTP {status}")
+    if status >= 300:
+        raise Refused(f"HTTP {status}")
+    taking.demand_sound()
+    if status == 206:
+        raise Unavailable(f"it gave only a part, {taking.count} instances")
+
+
+WAYS: Final[dict[Way, Callable[[Errand], None]]] = {"C-GET": get, "C-MOVE": move, "WADO-RS": wado}
+
+
+def _associate(errand: Errand, contexts: list[PresentationContext], **more: Any) -> Any:
+    errand.taking.check_going_on()
+    return associate(peer_of(errand.settings, errand.source), contexts, answer_s=ANSWER_S, **more)
+
+
+def _storage_contexts() -> list[PresentationContext]:
+    """Each compressed syntax by itself: of several in one context the other side chooses one, and could not send the others."""
+    groups = [list(_UNCOMPRESSED), *([uid] for uid in tuple(TRANSFER_SYNTAXES)[len(_UNCOMPRESSED) :])]
+    return [build_context(uid, group) for uid in MR_IMAGE_CLASSES for group in groups]
+
+
+def _demand(association: Association, model: str, called: str) -> None:
+    if model not in {context.abstract_syntax for context in association.accepted_contexts}:
+        raise Refused(f"it does not offer {called}")
+
+
+def _identifier(errand: Errand) -> Dataset:
+    return identify(errand.fetch.series_uid, errand.fetch.study_uid)
+
+
+def _store(taking: Taking, event: Any) -> int | Dataset:
+    answer = Answer()
+    with answering(answer, taking.sender):
+        request = event.request
+        announced = Announced(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax))
+        request.DataSet.seek(0)
+        taking.take(request.DataSet, announced)
+    return answer.status()
+
+
+def _follow(errand: Errand, answers: Iterator[tuple[Dataset, Dataset | None]]) -> Dataset:
+    """Read the answers to their end, and give the last. Leaving in the middle aborts the association."""
+    for status, _ in answers:
+        if "Status" not in status:
+            raise Unavailable("the association ended in the middle")
+        if code_to_category(status.Status) != "Pending":
+            return status
+        errand.taking.check_going_on()
+        errand.taking.check_amount(sum(_counts(status)))
+    raise Unavailable("the association ended in the middle")
+
+
+def _counts(status: Dataset) -> tuple[int, ...]:
+    names = ("Remaining", "Completed", "Warning", "Failed")
+    return tuple(int(status.get(f"NumberOf{name}Suboperations") or 0) for name in names)
+
+
+def _conclude(errand: Errand, final: Dataset, came: int, hint: str) -> None:
+    """Return where everything came, raise else; `hint`: what to look at where instances could not be sent."""
+    errand.taking.demand_sound()
+    _, completed, warned, failed = _counts(final)
+    category = code_to_category(final.Status)
+    if failed:
+        raise Refused(f"{failed} of {completed + warned + failed} instances could not be sent: {hint}")
+    if category == "Failure":
+        if not came and _lacks(errand):
+            raise NotThere("it has no such series")
+        raise Unavailable(f"status 0x{final.Status:04X}{_comment(final)}; {hint}")
+    if completed + warned == 0 and not came:
+        raise NotThere("it has no such series")
+    if not came:
+        raise Refused(f"it says that it sent {completed + warned} instances, and none came: {hint}")
+
+
+def _lacks(errand: Errand) -> bool:
+    """Tell whether the PACS says so itself: some answer a retrieval of what they do not have with a failure."""
+    try:
+        return not find_by_node(errand.settings, errand.source, errand.fetch.series_uid, errand.fetch.study_uid)
+    except Unavailable:
+        return False
+
+
+def _comment(final: Dataset) -> str:
+    """What it says besides may name a patient: shown in the case, and not logged."""
+    comment = str(final.get("ErrorComment") or "")
+    return f": {comment}" if comment else ""

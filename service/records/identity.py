@@ -1,0 +1,71 @@
+"""Identities corrected by hand: what was and what is stay in the case book, and the results are made again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection, insert, select, update
+
+from service.records.database import Ledger
+from service.records.moves import lock_case, plain, utc_now
+from service.records.noting import demand_secret, patient_key, reopen
+from service.records.primary import settle_study
+from service.records.schema import cases, identities
+from service.records.states import Event, State
+from service.sections import Recipient
+
+_REASON: Final = "identity corrected by hand"
+
+
+class Identities(Ledger):
+    """Whose series it is, where somebody said that its headers are wrong."""
+
+    _destinations: tuple[Recipient, ...] = ()
+    _secret: bytes | None = None
+
+    def correct_identity(self, case_id: str, before: Mapping[str, str], after: Mapping[str, str], *, by: str, reason: str) -> None:
+        """
+        Keep a correction, and take the case back to receiving, as a new revision if it was submitted; a refused one stays refused.
+
+        Parameters
+        ----------
+        before, after : the whole identity, by DICOM keyword
+
+        Raises
+        ------
+        UnknownCase, Unavailable
+        """
+        now = utc_now()
+        patient_id, issuer = plain(after["PatientID"]), plain(after["IssuerOfPatientID"])
+        with self._writing() as connection:
+            case = lock_case(connection, case_id)
+            forget_correction(connection, case_id)
+            values = {"case_id": case_id, "at": now, "by": plain(by), "reason": plain(reason), "active": True}
+            connection.execute(insert(identities).values(**values, before=dict(before), after=dict(after)))
+            key = patient_key(demand_secret(self._secret), patient_id, issuer, case["study_uid"])
+            whose = {"patient_id": patient_id, "patient_issuer": issuer, "patient_key": key}
+            if State(case["state"]) is State.REJECTED:
+                connection.execute(update(cases).where(cases.c.id == case_id).values(**whose))
+                return
+            reopen(connection, case, now, Event.CORRECT, _REASON, last_received_at=now, **whose)
+            settle_study(connection, case["study_uid"], self._destinations, now)
+
+    def corrected_identity(self, case_id: str) -> dict[str, str]:
+        """Give the identity that was corrected by hand and that no sender has corrected since, by DICOM keyword; empty where none was."""
+        chosen = select(identities.c.after).where(identities.c.case_id == case_id, identities.c.active)
+        with self._reading() as connection:
+            found = connection.execute(chosen.order_by(identities.c.id.desc()).limit(1)).scalar()
+        return dict(found or {})
+
+    def identity_corrections(self, case_id: str) -> list[tuple[datetime, str, str, dict[str, str], dict[str, str]]]:
+        """Give every correction of a case, oldest first: when, by whom, why, what was, what is."""
+        chosen = select(identities).where(identities.c.case_id == case_id).order_by(identities.c.id)
+        with self._reading() as connection:
+            return [(row.at, row.by, row.reason, dict(row.before), dict(row.after)) for row in connection.execute(chosen)]
+
+
+def forget_correction(connection: Connection, case_id: str) -> None:
+    """A later word on the identity, by hand or by the sender's corrected instances, takes the place of what was said by hand."""
+    connection.execute(update(identities).where(identities.c.case_id == case_id, identities.c.active).values(active=False))

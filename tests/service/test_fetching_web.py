@@ -1,0 +1,148 @@
+"""Fetching by WADO-RS from a server that answers as a test needs: to the end, not to the end, or something else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.records import State
+from service.store import INCOMING
+from tests.service.series import flair_series, part10
+from tests.service.test_fetching import COUNT, ask, fetch, fetcher_of, held, soon
+
+__all__ = ["soon"]  # an autouse fixture, here too
+BOUNDARY = b"--cut"
+
+
+def multipart(files: Sequence[bytes], end: bytes = b"--cut--\r\n") -> bytes:
+    return b"".join(BOUNDARY + b"\r\nContent-Type: application/dicom\r\n\r\n" + file + b"\r\n" for file in files) + end
+
+
+class Web:
+    """Answers every request with one status and one body; `asked` has paths and Authorization headers."""
+
+    def __init__(self) -> None:
+        self.status, self.body, self.lost = 200, b"", 0
+        self.kind = 'multipart/related; type="application/dicom"; boundary=cut'
+        self.asked: list[tuple[str, str | None, str | None]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append((self.path, self.headers.get("Authorization"), self.headers.get("Accept")))
+                self.send_response(outer.status)
+                self.send_header("Content-Type", outer.kind)
+                self.send_header("Content-Length", str(len(outer.body) + outer.lost))
+                self.end_headers()
+                self.wfile.write(outer.body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        self.settings: dict[str, Any] = {"name": "pacs", "url": f"http://127.0.0.1:{self.server.server_port}/dicom-web/"}
+
+
+@contextmanager
+def web() -> Iterator[Web]:
+    one = Web()
+    try:
+        yield one
+    finally:
+        one.server.shutdown()
+        one.server.server_close()
+
+
+def test_a_series_comes_with_the_token_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    series = flair_series(COUNT)
+    with web() as server, fetcher_of(tmp_path, server.settings | {"token_file": str(tmp_path / "token")}) as (house, fetcher):
+        server.body = multipart([part10(dataset) for dataset in series])
+        ask(house, series)
+        fetch(fetcher)
+        address = f"/dicom-web/studies/{series[0].StudyInstanceUID}/series/{series[0].SeriesInstanceUID}"
+        assert server.asked == [(address, "Bearer secret", 'multipart/related; type="application/dicom"; transfer-syntax=*')]
+        assert (house.case.state, house.case.instances) == (State.QUEUED, COUNT)
+        assert not list((house.store.root / INCOMING).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("status", "tries", "why"),
+    [
+        (404, 1, "it has no such series."),
+        (204, 1, "it has no such series."),
+        (401, 1, "WADO-RS: HTTP 401: look at token_file of the source."),
+        (302, 1, "WADO-RS: HTTP 302."),
+        (503, 3, "WADO-RS: HTTP 503."),
+    ],
+)
+def test_an_answer_without_a_series_says_what_it_is(tmp_path: Path, status: int, tries: int, why: str) -> None:
+    with web() as server, fetcher_of(tmp_path, server.settings) as (house, fetcher):
+        server.status = status
+        ask(house, flair_series(1))
+        fetch(fetcher)
+        assert held(house).startswith(f"not fetched from pacs: {why}")
+        assert len(server.asked) == tries
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"lost": 1000}, "WADO-RS: the connection was lost in the middle"),
+        ({"end": b""}, "WADO-RS: The multipart body ends before its last boundary."),
+        ({"kind": "application/json"}, "WADO-RS: its answer is not multipart"),
+        ({"status": 206}, f"WADO-RS: it gave only a part, {COUNT} instances"),
+    ],
+)
+def test_a_part_of_a_series_is_never_taken_for_the_whole(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    series = flair_series(COUNT)
+    with web() as server, fetcher_of(tmp_path, server.settings) as (house, fetcher):
+        server.body = multipart([part10(dataset) for dataset in series], change.pop("end", b"--cut--\r\n"))
+        for name, value in change.items():
+            setattr(server, name, value)
+        ask(house, series)
+        fetch(fetcher)
+        assert held(house).startswith(f"not fetched from pacs: {why}")
+        assert len(server.asked) == 3
+        house.wait(40)
+        assert house.case.state is State.HELD
+
+
+def test_what_nobody_asked_for_and_what_is_no_dicom_is_not_taken(tmp_path: Path) -> None:
+    series, other = flair_series(COUNT), flair_series(1)
+    with web() as server, fetcher_of(tmp_path, server.settings) as (house, fetcher):
+        server.body = multipart([*(part10(dataset) for dataset in [*series, *other]), b"no dicom"])
+        ask(house, series)
+        fetch(fetcher)
+        assert house.case.series_uid == series[0].SeriesInstanceUID
+    assert held(house).startswith("not fetched from pacs: not taken: 1 × an instance of another series, 1 × not a DICOM file.")
+
+
+def test_more_files_than_an_upload_may_have_are_refused(tmp_path: Path) -> None:
+    series = flair_series(COUNT)
+    with web() as server, fetcher_of(tmp_path, server.settings, maximum_upload_files=3) as (house, fetcher):
+        server.body = multipart([part10(dataset) for dataset in series])
+        ask(house, series)
+        fetch(fetcher)
+    assert held(house).startswith("not fetched from pacs: At most 3 files are taken at once.")
+    assert house.case.instances == 0
+
+
+def test_a_server_that_is_away_or_has_no_token_is_told(tmp_path: Path) -> None:
+    source = {"name": "pacs", "url": "http://127.0.0.1:1/dicom-web"}
+    with fetcher_of(tmp_path, source) as (house, fetcher):
+        ask(house, flair_series(1))
+        fetch(fetcher)
+        assert held(house).startswith("not fetched from pacs: WADO-RS: no connection.")
+    with fetcher_of(tmp_path / "second", source | {"token_file": str(tmp_path / "gone")}) as (house, fetcher):
+        ask(house, flair_series(1))
+        fetch(fetcher)
+        assert "token_file" in held(house)
+        assert "No such file or directory" in held(house)
