@@ -31,7 +31,7 @@ def _torch(release: Release, x: np.ndarray) -> dict[str, object]:
 
     from model.training.network import AttentionVNet, NetworkConfig
 
-    network = AttentionVNet(NetworkConfig.model_validate(release.card.architecture.model_dump(exclude={"name"}))).eval()
+    network = AttentionVNet(NetworkConfig.model_validate(release.card.architecture.model_dump(exclude={"name", "members"}))).eval()
     tensor = torch.from_numpy(x)
     with torch.inference_mode():
         return {
