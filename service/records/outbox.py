@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, exists, or_, select, u
 from service.records.database import Ledger
 from service.records.moves import utc_now
 from service.records.notes import IS_NOTE, is_due
+from service.records.primary import BY_READER, rejecting
 from service.records.rows import Delivery, DeliveryState, LeaseLost
 from service.records.schema import cases, deliveries, outputs
 
@@ -122,7 +123,7 @@ class Outbox(Ledger):
     def resend(self, case_id: str | None = None, now: datetime | None = None, *, destinations: Sequence[str] | None = None) -> int:
         """Make dead deliveries (of one case or all, to some destinations or all) due again, with a week of their own; gives how many.
 
-        Those in whose place there is another result now are withheld.
+        Those in whose place there is another result now are withheld, and those that a reader rejected.
         """
         now = now or utc_now()
         anew = {"state": DeliveryState.PENDING.value, "next_attempt_at": now, "created_at": now, "changed_at": now, "transaction_uid": None}
@@ -133,9 +134,11 @@ class Outbox(Ledger):
             dead = dead.where(deliveries.c.destination.in_(list(destinations)))
         mine = and_(cases.c.id == deliveries.c.case_id, cases.c.revision == deliveries.c.revision, cases.c.primary)
         standing = or_(IS_NOTE, exists().where(mine))  # what a note withdraws has been replaced, and is still there
-        replaced = {"state": DeliveryState.WITHHELD.value, "last_error": "another result took its place", "changed_at": now}
+        withheld = {"state": DeliveryState.WITHHELD.value, "changed_at": now}
+        rejected = and_(~IS_NOTE, rejecting(deliveries.c.case_id, deliveries.c.revision))
         with self._writing() as connection:
-            connection.execute(dead.where(~standing).values(**replaced))
+            connection.execute(dead.where(rejected).values(**withheld, last_error=BY_READER))
+            connection.execute(dead.where(~standing).values(**withheld, last_error="another result took its place"))
             return connection.execute(dead.where(standing).values(**anew)).rowcount
 
     def _settle(self, delivery_id: int, fence: int | None, values: dict[str, Any]) -> None:
