@@ -34,7 +34,7 @@ def pack(delivery: Delivery, destination: Recipient, store: Store) -> Parcel:
         The output is nothing that can be sent.
     """
     series = delivery.output in COMPANION.values()
-    if delivery.sop_class_uid is None and not series:
+    if delivery.path is None or (delivery.sop_class_uid is None and not series):
         raise Rejected("not a DICOM object")
     try:
         path = store.path_of(delivery.path)

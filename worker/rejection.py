@@ -9,15 +9,20 @@ made from it is rejected for the same reason. "Data Retention Policy Expired" (1
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
 
+from service.headers import Unreadable
+from service.headers.damage import unreadable
 from service.rejecting import TITLES
 from service.series_numbers import BLOCK, FIRST
 from worker.naming import name_uid
@@ -35,13 +40,43 @@ _READ = (
     *_WHERE_KNOWN,
     *_EQUIPMENT,
 )
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality")
 _IMAGES = ("SEG", "OT", "MR")
 _NO_DATE, _NO_TIME = "19000101", "000000"
 
 
-def read_result(path: Path) -> Dataset:
-    """Read of a result's file what a note says of it. Raises OSError."""
-    return dcmread(path, stop_before_pixels=True, specific_tags=list(_READ))
+def read_results(path: Path) -> list[Dataset]:
+    """Read of a result's file what a note says of it: of every instance, where the result is a series in a zip.
+
+    Raises
+    ------
+    Unreadable
+        It is damaged.
+    OSError
+    """
+    damaged = "damaged"
+    with unreadable(damaged):
+        try:
+            if not zipfile.is_zipfile(path):
+                return [read_result(path)]
+            with zipfile.ZipFile(path) as archive:
+                return [_read_entry(archive, name) for name in archive.namelist()]
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise Unreadable(damaged) from error
+
+
+def _read_entry(archive: zipfile.ZipFile, name: str) -> Dataset:
+    with archive.open(name) as file:
+        return read_result(file)
+
+
+def read_result(file: Path | IO[bytes]) -> Dataset:
+    """Read what a note says of one instance. Raises OSError; ValueError, or what pydicom does, where there is too little to refer to it."""
+    result = dcmread(file, stop_before_pixels=True, specific_tags=list(_READ))
+    present = {element.keyword for element in result if element.value}
+    if missing := [keyword for keyword in _NEEDED if keyword not in present]:
+        raise ValueError(f"no {', '.join(missing)}")
+    return result
 
 
 def choose_title(results: Sequence[Dataset], patient_id: str, source_title: str | None) -> str:
@@ -68,7 +103,7 @@ def encode_note(results: Sequence[Dataset], code: str) -> Dataset:
 
     Parameters
     ----------
-    results : as `read_result` gives them, of one study
+    results : as `read_results` gives them, of one study
     code : of the title, in TITLES
 
     References

@@ -11,7 +11,9 @@ from sqlalchemy import Connection, select, update
 
 from service.records.database import Ledger
 from service.records.moves import UnknownCase, lock_case, utc_now
+from service.records.notes import is_note
 from service.records.outbox import COMMIT_WITHIN, GIVE_UP_AFTER, pause_after
+from service.records.primary import is_rejected
 from service.records.rows import Delivery, DeliveryState, LeaseLost
 from service.records.schema import deliveries
 
@@ -125,7 +127,7 @@ def _enter(
     reasons = [failed[uid] for uid in asked if uid in failed]
     values: dict[str, Any]
     if reasons:
-        state = _after_failure(row, case, now)
+        state = _after_failure(connection, row, case, now)
         due = now + timedelta(seconds=pause_after(row["attempts"])) if state is DeliveryState.PENDING else None
         values = {"last_error": f"not committed: {_describe(reasons[0])}", "next_attempt_at": due}
     elif asked and set(asked) <= set(committed):
@@ -139,8 +141,10 @@ def _enter(
     return state
 
 
-def _after_failure(row: Mapping[str, Any], case: Mapping[str, Any], now: datetime) -> DeliveryState:
-    if not case["primary"] or case["revision"] != row["revision"]:
+def _after_failure(connection: Connection, row: Mapping[str, Any], case: Mapping[str, Any], now: datetime) -> DeliveryState:
+    """Say what becomes of an output that was not kept: it is sent again where it still stands; a note always does."""
+    replaced = not case["primary"] or case["revision"] != row["revision"]
+    if not is_note(row["output"]) and (replaced or is_rejected(connection, row["case_id"], row["revision"])):
         return DeliveryState.WITHHELD
     return DeliveryState.DEAD if now - row["created_at"] >= GIVE_UP_AFTER else DeliveryState.PENDING
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select
 from sqlalchemy import case as sql_case
 
 from service.records.database import Ledger
@@ -27,6 +27,7 @@ _OF_READER: Final = f"{NOTE}-rejected."
 IS_NOTE: Final = deliveries.c.output.startswith(NOTE)
 NO_NOTE_OUTPUT: Final = outputs.c.kind.not_like(f"{NOTE}%")
 _HAS_IT: Final = (DeliveryState.SENT.value, DeliveryState.COMMITTED.value)
+LONGEST_WAIT: Final = timedelta(hours=1)  # back-off is capped far below
 _LONGEST_NAME: Final = 40  # of a kind: 64 letters
 
 
@@ -40,6 +41,7 @@ class OwedNote:
     source_title : code of the title under which instances of the source were rejected, if that is why
     paths : of the results it withdraws, relative to the store
     waits : one of them is just being sent, and may be sent after all
+    attempts, fence : of the delivery
     """
 
     delivery_id: int
@@ -50,6 +52,8 @@ class OwedNote:
     source_title: str | None
     paths: tuple[str, ...]
     waits: bool
+    attempts: int
+    fence: int
 
 
 def note_kind(destination: str, *, of_reader: bool = False) -> str:
@@ -63,6 +67,12 @@ def note_kind(destination: str, *, of_reader: bool = False) -> str:
 def is_note(kind: str) -> bool:
     """Tell whether an output is a rejection note."""
     return kind.startswith(NOTE)
+
+
+def is_due(state: DeliveryState, now: datetime, longest: timedelta = LONGEST_WAIT) -> ColumnElement[bool]:
+    """Say when a delivery in that state may be worked on. Times further off than we ever set come from a clock that was set back."""
+    at = deliveries.c.next_attempt_at
+    return and_(deliveries.c.state == state.value, or_(at <= now, at > now + longest))
 
 
 def owe_notes(
@@ -110,7 +120,7 @@ class Notes(Ledger):
     """Notes from owed to due."""
 
     def owed_notes(self, case_id: str | None = None) -> list[OwedNote]:
-        """Give the notes without an object, of one case or all."""
+        """Give the notes without an object, of one case or all; one that could not be written waits for its next attempt."""
         now = utc_now()
         there = exists().where(
             outputs.c.case_id == deliveries.c.case_id, outputs.c.revision == deliveries.c.revision, outputs.c.kind == deliveries.c.output
@@ -125,7 +135,7 @@ class Notes(Ledger):
         chosen = (
             select(deliveries, cases.c.patient_id, title.label("title"))
             .join(cases, cases.c.id == deliveries.c.case_id)
-            .where(deliveries.c.state == DeliveryState.PENDING.value, IS_NOTE, ~there)
+            .where(is_due(DeliveryState.PENDING, now), IS_NOTE, ~there)
             .order_by(deliveries.c.id)
         )
         if case_id is not None:
@@ -136,7 +146,8 @@ class Notes(Ledger):
                 sent = _sent(connection, row.case_id, row.revision, row.destination, row.output, now)
                 paths, waits = tuple(path for path, at_it in sent if not at_it), any(at_it for _, at_it in sent)
                 rejected_as = None if row.output.startswith(_OF_READER) else row.title
-                found.append(OwedNote(row.id, row.case_id, row.revision, row.output, row.patient_id, rejected_as, paths, waits))
+                whose = (row.id, row.case_id, row.revision, row.output, row.patient_id)
+                found.append(OwedNote(*whose, rejected_as, paths, waits, row.attempts, row.fence))
         return found
 
     def write_note(self, owed: OwedNote, output: OutputRow | None) -> None:

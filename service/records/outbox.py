@@ -11,36 +11,40 @@ from sqlalchemy import ColumnElement, Select, and_, case, exists, or_, select, u
 
 from service.records.database import Ledger
 from service.records.moves import utc_now
-from service.records.notes import IS_NOTE
+from service.records.notes import IS_NOTE, is_due
+from service.records.primary import BY_READER, rejecting
 from service.records.rows import Delivery, DeliveryState, LeaseLost
 from service.records.schema import cases, deliveries, outputs
 
 DELIVERY_LEASE = timedelta(seconds=60)
 GIVE_UP_AFTER = timedelta(days=7)
-LONGEST_WAIT = timedelta(hours=1)  # back-off is capped far below
 COMMIT_WITHIN = timedelta(hours=24)  # after so long without a report a destination is asked again
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 15 * 60.0
 
 
-def _chosen() -> Select[Any]:
+def _chosen(*, unwritten: bool = False) -> Select[Any]:
+    """Choose deliveries with their outputs; `unwritten`: also those that have none, which are rejection notes."""
     same = and_(
         outputs.c.case_id == deliveries.c.case_id, outputs.c.revision == deliveries.c.revision, outputs.c.kind == deliveries.c.output
     )
-    return select(deliveries, outputs.c.path, outputs.c.sha256, outputs.c.sop_class_uid, outputs.c.sop_instance_uid).join(outputs, same)
+    return select(deliveries, outputs.c.path, outputs.c.sha256, outputs.c.sop_class_uid, outputs.c.sop_instance_uid).join(
+        outputs, same, isouter=unwritten
+    )
 
 
 class Outbox(Ledger):
     """Deliveries from pending to sent, committed or dead."""
 
     def deliveries(self, case_id: str) -> list[Delivery]:
-        """Give every delivery of a case, oldest first."""
+        """Give every delivery of a case, oldest first; of a rejection note that is not written only that it was given up."""
         return self.deliveries_of([case_id])[case_id]
 
     def deliveries_of(self, case_ids: Sequence[str]) -> dict[str, list[Delivery]]:
         """Give `deliveries` for many cases in one read."""
         found: dict[str, list[Delivery]] = {case_id: [] for case_id in case_ids}
-        chosen = _chosen().where(deliveries.c.case_id.in_(list(case_ids))).order_by(deliveries.c.id)
+        shown = or_(outputs.c.path.is_not(None), deliveries.c.state == DeliveryState.DEAD.value)
+        chosen = _chosen(unwritten=True).where(deliveries.c.case_id.in_(list(case_ids)), shown).order_by(deliveries.c.id)
         with self._reading() as connection:
             for row in connection.execute(chosen).mappings():
                 found[row["case_id"]].append(_delivery(row))
@@ -119,7 +123,7 @@ class Outbox(Ledger):
     def resend(self, case_id: str | None = None, now: datetime | None = None, *, destinations: Sequence[str] | None = None) -> int:
         """Make dead deliveries (of one case or all, to some destinations or all) due again, with a week of their own; gives how many.
 
-        Those in whose place there is another result now are withheld.
+        Those in whose place there is another result now are withheld, and those that a reader rejected.
         """
         now = now or utc_now()
         anew = {"state": DeliveryState.PENDING.value, "next_attempt_at": now, "created_at": now, "changed_at": now, "transaction_uid": None}
@@ -130,9 +134,11 @@ class Outbox(Ledger):
             dead = dead.where(deliveries.c.destination.in_(list(destinations)))
         mine = and_(cases.c.id == deliveries.c.case_id, cases.c.revision == deliveries.c.revision, cases.c.primary)
         standing = or_(IS_NOTE, exists().where(mine))  # what a note withdraws has been replaced, and is still there
-        replaced = {"state": DeliveryState.WITHHELD.value, "last_error": "another result took its place", "changed_at": now}
+        withheld = {"state": DeliveryState.WITHHELD.value, "changed_at": now}
+        rejected = and_(~IS_NOTE, rejecting(deliveries.c.case_id, deliveries.c.revision))
         with self._writing() as connection:
-            connection.execute(dead.where(~standing).values(**replaced))
+            connection.execute(dead.where(rejected).values(**withheld, last_error=BY_READER))
+            connection.execute(dead.where(~standing).values(**withheld, last_error="another result took its place"))
             return connection.execute(dead.where(standing).values(**anew)).rowcount
 
     def _settle(self, delivery_id: int, fence: int | None, values: dict[str, Any]) -> None:
@@ -151,14 +157,9 @@ def pause_after(attempts: int) -> float:
 
 
 def _due(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Say when a delivery may be worked on. Times further off than we ever set come from a clock that was set back."""
+    """Say when a delivery is due and in nobody's hands."""
     free = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until < now, deliveries.c.lease_until > now + 2 * DELIVERY_LEASE)
-    return or_(_soon(DeliveryState.PENDING, now, LONGEST_WAIT), _soon(DeliveryState.SENT, now, 2 * COMMIT_WITHIN)), free
-
-
-def _soon(state: DeliveryState, now: datetime, longest: timedelta) -> ColumnElement[bool]:
-    at = deliveries.c.next_attempt_at
-    return and_(deliveries.c.state == state.value, or_(at <= now, at > now + longest))
+    return or_(is_due(DeliveryState.PENDING, now), is_due(DeliveryState.SENT, now, 2 * COMMIT_WITHIN)), free
 
 
 def _delivery(row: Any) -> Delivery:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, and_, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, insert, select, update
 
 from service.records.moves import lock_studies
 from service.records.notes import IS_NOTE, owe_notes
@@ -16,6 +16,7 @@ from service.records.states import State
 from service.sections import Recipient
 from service.sendable import COMPANION
 
+BY_READER: Final = "rejected by a reader"
 ELIGIBLE = frozenset({State.RECEIVING, State.QUEUED, State.RUNNING, State.DONE})
 
 
@@ -49,15 +50,20 @@ def settle_study(connection: Connection, study_uid: str, destinations: Sequence[
 
 def is_rejected(connection: Connection, case_id: str, revision: int) -> bool:
     """Tell whether a reader has rejected this revision; nothing undoes that but another revision."""
+    return bool(connection.execute(select(rejecting(case_id, revision))).scalar())
+
+
+def rejecting(case_id: str | ColumnElement[str], revision: int | ColumnElement[int]) -> ColumnElement[bool]:
+    """Say that a reader has rejected a revision."""
     mine = (reader_verdicts.c.case_id == case_id, reader_verdicts.c.revision == revision, reader_verdicts.c.kind == "reject")
-    return connection.execute(select(reader_verdicts.c.id).where(*mine).limit(1)).first() is not None
+    return exists().where(*mine)
 
 
 def _withdraw(connection: Connection, row: dict[str, Any], now: datetime) -> None:
     """Withhold what of a rejected revision is not delivered, also what was given up: `leukoscope resend` must not send it."""
     waiting = (DeliveryState.PENDING.value, DeliveryState.DEAD.value)
     mine = (deliveries.c.case_id == row["id"], deliveries.c.revision == row["revision"], deliveries.c.state.in_(waiting), ~IS_NOTE)
-    withheld = {"state": DeliveryState.WITHHELD.value, "last_error": "rejected by a reader", "next_attempt_at": None, "changed_at": now}
+    withheld = {"state": DeliveryState.WITHHELD.value, "last_error": BY_READER, "next_attempt_at": None, "changed_at": now}
     connection.execute(update(deliveries).where(*mine).values(**withheld))
 
 

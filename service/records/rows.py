@@ -199,7 +199,10 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True)
 class Delivery:
-    """One output on its way to one destination; `fence` is the token of the lease when it was claimed."""
+    """One output on its way to one destination; `fence` is the token of the lease when it was claimed.
+
+    `path` and `sha256` are None where a rejection note was given up before it was written.
+    """
 
     id: int
     case_id: str
@@ -212,8 +215,8 @@ class Delivery:
     next_attempt_at: datetime | None
     last_error: str | None
     fence: int
-    path: str
-    sha256: str
+    path: str | None
+    sha256: str | None
     sop_class_uid: str | None
     sop_instance_uid: str | None
     transaction_uid: str | None

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 import zipfile
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
+from pydicom.uid import KeyObjectSelectionDocumentStorage
 
+from service.records import VerdictKind, notes, outbox
 from service.sections import Destination, WebDestination
 from tests.provider import CLASSES, MR, Committing, provider
 from tests.sending import part10, sending, states
 from tests.service.api.conftest import hosts_in, make_series
 from tests.webservice import webservice
+from worker import rejection
 
 IMAGES = [f"2.25.9{number}" for number in range(3)]
 KINDS = ("segmentation", "rtstruct")
@@ -92,6 +99,92 @@ def test_our_own_service_takes_the_series_and_gives_it_back_byte_for_byte(tmp_pa
         assert got == {str(one.SOPInstanceUID): one for one in map(dcmread, map(BytesIO, images))}
         raw = other.client.get("/dicomweb/studies/1.2.77.900/series/1.2.77/instances/1.2.77.5", headers={"Accept": "application/dicom"})
         assert data_set(raw.content) == data_set(images[4])
+
+
+NOTE = "rejection-note-rejected.planning"
+NAMED = {"StudyInstanceUID": "1.2.77.900", "Modality": "SEG"}
+
+
+@contextmanager
+def rejected(folder):
+    """A result and its axial series, both sent and then rejected by a reader; another case is due."""
+    images = [part10(uid, MR, SeriesInstanceUID="1.2.79", **NAMED | {"Modality": "MR"}) for uid in IMAGES]
+    with provider(classes=[MR, *CLASSES.values(), KeyObjectSelectionDocumentStorage]) as node:
+        with sending(
+            folder, planning(node.port, rejection_notes=True), kinds=KINDS, images=images, SeriesInstanceUID="1.2.78", **NAMED
+        ) as made:
+            made.sender.deliver(made.case_id)
+            made.book.judge(made.case_id, VerdictKind.REJECT, "A. Reader")
+            made.another()
+            node.got.clear()
+            yield node, made
+
+
+def delivered_due(node, made):
+    """What has arrived when all that is due was sent."""
+    made.sender.deliver_due()
+    for thread in threading.enumerate():
+        if thread.name == "deliver":
+            thread.join(20)
+    return list(node.got)
+
+
+def note_of(made):
+    return next((one for one in made.book.deliveries(made.case_id) if one.output == NOTE), None)
+
+
+def test_a_note_names_every_image_of_the_series(tmp_path):
+    with rejected(tmp_path) as (node, made):
+        assert len(delivered_due(node, made)) == 2
+        note = dcmread(tmp_path / note_of(made).path)
+        named = [one for series in note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence for one in series[0x00081199]]
+        assert {str(one.ReferencedSOPInstanceUID) for one in named} == {"2.25.1", "2.25.11", *IMAGES}
+
+
+@pytest.mark.parametrize("what", ["cut short", "an entry that is none", "not to be read", "away"])
+def test_a_result_that_cannot_be_read_puts_off_its_note_and_nothing_else(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(outbox, "FIRST_PAUSE_S", 60.0)
+    with rejected(tmp_path) as (node, made):
+        (path,) = [tmp_path / one.path for one in made.book.deliveries(made.case_id) if one.output == "resampled.zip"]
+        whole = path.read_bytes()
+        with monkeypatch.context() as broken:
+            if what == "cut short":
+                path.write_bytes(whole[:-100])
+            elif what == "an entry that is none":
+                path.write_bytes(whole.replace(b"DICM", b"MCID", 1))
+            elif what == "not to be read":
+                broken.setattr(rejection, "dcmread", failing)
+            else:
+                (tmp_path / "instances").rename(tmp_path / "away")
+                path.unlink()
+            assert delivered_due(node, made) == ["2.25.2"]
+            assert made.book.owed_notes() == [], "not at every sweep"
+        if what == "away":
+            (tmp_path / "away").rename(tmp_path / "instances")
+        path.write_bytes(whole)
+        for module in (notes, outbox):
+            monkeypatch.setattr(module, "utc_now", lambda: datetime.now(UTC) + timedelta(minutes=15))
+        assert len(delivered_due(node, made)) == 2
+        assert note_of(made).state.value == "sent"
+
+
+def failing(*_arguments, **_options):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_note_about_what_is_gone_is_given_up_and_seen_until_it_is_back(tmp_path):
+    with rejected(tmp_path) as (node, made):
+        (path,) = [tmp_path / one.path for one in made.book.deliveries(made.case_id) if one.output == "resampled.zip"]
+        whole = path.read_bytes()
+        path.unlink()
+        assert delivered_due(node, made) == ["2.25.2"]
+        note = note_of(made)
+        assert (note.state.value, note.path, note.last_error) == ("dead", None, "a result that is to be withdrawn is not in the store")
+        path.write_bytes(whole)
+        assert made.book.resend(made.case_id) == 1
+        assert note_of(made) is None, "it is to be written"
+        assert len(delivered_due(node, made)) == 2
+        assert note_of(made).state.value == "sent"
 
 
 def data_set(file):

@@ -12,7 +12,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Exp
 from pynetdicom.association import Association
 
 from service.headers import Unreadable, read_file
-from service.records import Book, Case, DeliveryState, LeaseLost, State, VerdictKind
+from service.records import Book, Case, DeliveryState, LeaseLost, State, VerdictKind, utc_now
 from service.rejecting import read_rejection
 from service.sections import Destination
 from tests.service.casebook import SECRET, instance, output, queue, run
@@ -172,6 +172,58 @@ def test_a_rejected_result_that_was_not_withdrawn_in_time_is_by_its_successor(bo
     renew(book, case_id)
     (owed,) = book.owed_notes(case_id)
     assert (owed.kind, owed.revision, owed.paths) == ("rejection-note.taking", 2, ("outputs/segmentation-1",))
+
+
+def not_kept(book: Book, case_id: str) -> dict[str, str]:
+    """Let `taking` report of everything it was sent that it has it no more."""
+    for one in book.deliveries(case_id):
+        if one.destination == "taking" and one.state is DeliveryState.PENDING:
+            book.delivered(one.id, ask_at=utc_now())
+    due = [one for one in book.due_deliveries() if one.destination == "taking"]
+    asked = [(found, [found.output]) for one in due if (found := book.claim_delivery(one.id, "s", DeliveryState.SENT))]
+    book.ask_in("2.25.7", asked)
+    assert book.take_report("2.25.7", ["taking"], (), {one.output: 0x0112 for one in due}) is not None
+    return {one.output: one.state.value for one in book.deliveries(case_id) if one.destination == "taking"}
+
+
+def test_what_a_reader_rejects_is_not_sent_again_where_it_is_not_kept(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    sent(book, case_id)
+    (result,) = [one for one in book.deliveries(case_id) if one.destination == "taking"]
+    book.delivered(result.id, ask_at=utc_now())
+    book.judge(case_id, VerdictKind.REJECT, "A. Reader")
+    assert not_kept(book, case_id) == {"segmentation": "withheld"}
+    (owed,) = book.owed_notes(case_id)
+    assert owed.paths == ("outputs/segmentation-1",), "it was sent, whatever became of it"
+
+
+def test_what_a_reader_rejects_is_not_sent_again_where_it_was_never_committed(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    sent(book, case_id)
+    book.judge(case_id, VerdictKind.REJECT, "A. Reader")
+    (owed,) = book.owed_notes(case_id)
+    book.write_note(owed, output(1, owed.kind))
+    for one in book.deliveries(case_id):
+        book.delivery_dead(one.id, "not confirmed")
+    assert book.resend() == 1
+    found = {(one.output, one.state.value, one.last_error) for one in book.deliveries(case_id)}
+    assert found == {("segmentation", "withheld", "rejected by a reader"), (owed.kind, "pending", "not confirmed")}
+
+
+@pytest.mark.parametrize("why", ["the source is rejected", "the result is rejected"])
+def test_a_note_that_is_not_kept_is_sent_again(book: Book, why: str) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    sent(book, case_id)
+    if why == "the source is rejected":
+        reject(book, 1, 2, 3)
+    else:
+        book.judge(case_id, VerdictKind.REJECT, "A. Reader")
+    (owed,) = book.owed_notes(case_id)
+    book.write_note(owed, output(owed.revision, owed.kind))
+    assert not_kept(book, case_id) == {"segmentation": "sent", owed.kind: "pending"}
 
 
 def test_a_note_waits_for_what_is_just_being_sent(book: Book) -> None:
