@@ -107,7 +107,7 @@ class Fetcher:
             self._give_up(fetch, f"{type(error).__name__}; the log has the details", fields)
         else:
             self._book.fetch_done(fetch)
-            LOG.info("fetched from %s", fetch.source, extra=fields | {"instances": taking.count})
+            LOG.info("fetched from %s", fetch.source, extra=fields | {"instances": taking.total})
             return True
         return False
 
@@ -119,6 +119,7 @@ class Fetcher:
         errand = Errand(self._settings, source, fetch, taking, self._store, lambda: self._instances(fetch))
         failures: list[Unavailable] = []
         for way in source.ways or source.possible_ways:
+            taking.begin()
             try:
                 WAYS[way](errand)
                 return

@@ -33,8 +33,9 @@ class Taking:
 
     Attributes
     ----------
-    count : instances taken
-    strangers : how many instances were not taken, by why
+    count : instances that the present way brought, known ones too
+    total : those of all ways
+    strangers : how many instances of the present way were not taken, by why
     excess : set when a limit was passed
     """
 
@@ -47,7 +48,7 @@ class Taking:
         self._bytes = 0
         self._trouble: Unavailable | None = None
         self.sender = Source(f"fetch-{secrets.token_hex(8)}", fetch.source)
-        self.count = 0
+        self.count = self.total = 0
         self.strangers: dict[str, int] = {}
         self.excess: TooMuch | None = None
 
@@ -79,7 +80,17 @@ class Taking:
             self._trouble = error
             raise
         self._patient = self._patient or (header.patient_id, header.patient_id_issuer)
-        self.count += 1
+        self._add(1)
+
+    def begin(self) -> None:
+        """Another way is tried: it is judged, and limited, by what it brings itself."""
+        self.count = self._bytes = 0
+        self.strangers = {}
+        self._trouble = None
+
+    def _add(self, instances: int) -> None:
+        self.count += instances
+        self.total += instances
 
     @contextmanager
     def moving(self, *originators: str) -> Iterator[int]:
@@ -91,6 +102,7 @@ class Taking:
             yield number
         finally:
             del self._intake.moves[number]
+            self._add(asked.came)
             if asked.strangers:
                 self.strangers[OTHER_SERIES] = asked.strangers
 

@@ -151,6 +151,17 @@ def test_a_pacs_that_dies_once_in_the_middle_is_asked_again(tmp_path: Path) -> N
     assert (house.case.state, house.case.instances, len(node.asked)) == (State.QUEUED, COUNT, 2)
 
 
+def test_a_move_that_brings_nothing_does_not_complete_what_a_get_began(tmp_path: Path) -> None:
+    series = flair_series(COUNT)
+    with pacs(series) as node, fetcher_of(tmp_path, node.settings) as (house, fetcher), listening(house) as listener:
+        node.node, node.die_after, node.moves = ("127.0.0.1", listener.port), 4, 0
+        ask(house, series)
+        fetch(fetcher)
+        assert node.asked == ["C-GET", "C-MOVE"] * 3
+    assert "C-MOVE: it gave nothing of the series, and an earlier way a part" in held(house)
+    assert house.case.instances == 4
+
+
 def test_an_unknown_series_is_held_at_once_with_the_reason(tmp_path: Path) -> None:
     with pacs([]) as node, fetcher_of(tmp_path, node.settings) as (house, fetcher):
         ask(house, flair_series(1))

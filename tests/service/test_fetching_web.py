@@ -13,6 +13,7 @@ import pytest
 
 from service.records import State
 from service.store import INCOMING
+from tests.pacs import pacs
 from tests.service.series import flair_series, part10
 from tests.service.test_fetching import COUNT, ask, fetch, fetcher_of, held, soon
 
@@ -113,6 +114,30 @@ def test_a_part_of_a_series_is_never_taken_for_the_whole(tmp_path: Path, change:
         assert len(server.asked) == 3
         house.wait(40)
         assert house.case.state is State.HELD
+
+
+@pytest.mark.parametrize(("status", "body"), [(204, b""), (200, multipart([]))])
+def test_a_way_that_brings_nothing_does_not_complete_what_another_began(tmp_path: Path, status: int, body: bytes) -> None:
+    series = flair_series(COUNT)
+    with pacs(series) as node, web() as server:
+        source = node.settings | server.settings | {"ways": ["C-GET", "WADO-RS"]}
+        with fetcher_of(tmp_path, source) as (house, fetcher):
+            node.die_after, server.status, server.body = 4, status, body
+            ask(house, series)
+            fetch(fetcher)
+            assert "WADO-RS: it gave nothing of the series, and an earlier way a part" in held(house)
+            assert (house.case.instances, len(node.asked), len(server.asked)) == (4, 3, 3)
+
+
+def test_what_one_way_brought_is_not_counted_against_the_next(tmp_path: Path) -> None:
+    series = flair_series(COUNT)
+    with pacs(series) as node, web() as server, fetcher_of(tmp_path, node.settings | server.settings, maximum_upload_files=COUNT) as both:
+        house, fetcher = both
+        fetcher._sources["pacs"] = house.settings.sources[0].model_copy(update={"ways": ("C-GET", "WADO-RS")})
+        node.die_after, server.body = 4, multipart([part10(dataset) for dataset in series])
+        ask(house, series)
+        fetch(fetcher)
+        assert (house.case.state, house.case.instances, len(server.asked)) == (State.QUEUED, COUNT, 1)
 
 
 def test_what_nobody_asked_for_and_what_is_no_dicom_is_not_taken(tmp_path: Path) -> None:
