@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
+from service.errors import Unavailable
+from service.fetching import Fetcher
+from service.fetching.web import find_by_web
 from service.records import State
 from service.store import INCOMING
+from service.uploads import Intray
 from tests.pacs import pacs
+from tests.service.house import House
 from tests.service.series import flair_series, part10
 from tests.service.test_fetching import COUNT, ask, fetch, fetcher_of, held, soon
 
@@ -158,6 +165,35 @@ def test_more_files_than_an_upload_may_have_are_refused(tmp_path: Path) -> None:
         fetch(fetcher)
     assert held(house).startswith("not fetched from pacs: At most 3 files are taken at once.")
     assert house.case.instances == 0
+
+
+def test_what_fails_on_our_side_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    series = flair_series(2)
+    with web() as server, fetcher_of(tmp_path, server.settings) as (house, fetcher):
+        source = house.settings.sources[0]
+        server.body = multipart([part10(dataset) for dataset in series])
+        with monkeypatch.context() as patched:
+            patched.setattr(Intray, "feed", fill)
+            assert told(house, fetcher, series) == "WADO-RS: what comes could not be written: No space left on device"
+        assert len(server.asked) == 3
+        for change, why in (
+            ({"url": "https://h", "ca_file": tmp_path / "gone"}, f"WADO-RS: ca_file {tmp_path / 'gone'}: No such file or directory"),
+            ({"url": "https://h:abc"}, "WADO-RS: url: Invalid port: 'abc'"),
+        ):
+            fetcher._sources["pacs"] = source.model_copy(update=change)
+            assert told(house, fetcher, series) == why
+            with pytest.raises(Unavailable, match=why.removeprefix("WADO-RS: ")):
+                find_by_web(fetcher._sources["pacs"], series[0].SeriesInstanceUID)
+
+
+def told(house: House, fetcher: Fetcher, series: list[Dataset]) -> str:
+    """Why the series was not fetched."""
+    ask(house, series)
+    fetch(fetcher)
+    return held(house).removeprefix("not fetched from pacs: ").removesuffix(". Ask again, or run the case again, when that is mended")
 
 
 def test_a_server_that_is_away_or_has_no_token_is_told(tmp_path: Path) -> None:
