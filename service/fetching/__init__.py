@@ -135,7 +135,9 @@ class Fetcher:
         return 0 if case is None else case.instances
 
     def _give_up(self, fetch: Fetch, why: str, fields: dict[str, object]) -> None:
-        self._book.fetch_failed(fetch, f"{why}. Ask again, or run the case again, when that is mended")
+        source = self._sources.get(fetch.source)
+        title = None if source is None else source.ae_title
+        self._book.fetch_failed(fetch, f"{why}. Ask again, or run the case again, when that is mended", title)
         LOG.warning("not fetched from %s", fetch.source, extra=fields)
 
     def _put_off(self, fetch: Fetch, why: str, fields: dict[str, object]) -> None:
@@ -160,10 +162,7 @@ class Fetcher:
 def fetching(
     settings: Settings, book: Book, store: Store, intake: Intake, *, name: str | None, on_defect: Callable[[], None] = end_process
 ) -> Iterator[None]:
-    """Fetch what is asked for while the block runs; nothing to do where the settings name no source."""
-    if not settings.sources:
-        yield
-        return
+    """Fetch what is asked for while the block runs; also where the settings name no source any more: what waits is given up."""
     fetcher = Fetcher(settings, book, store, intake, name)
     try:
         with repeating("fetch", fetcher.look, _ROUND_S, on_defect=on_defect):

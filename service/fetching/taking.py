@@ -15,6 +15,7 @@ from service.handover import Announced, Asked, Source
 from service.headers import Header, read_file, read_header
 from service.intake import Intake
 from service.records import Case, Fetch
+from service.records.fetches import OVER_OURS
 from service.settings import Settings
 
 OTHER_SERIES: Final = "an instance of another series"
@@ -47,7 +48,7 @@ class Taking:
         self._patient = (case.patient_id, case.patient_issuer) if case is not None and case.instances else None
         self._bytes = 0
         self._trouble: Unavailable | None = None
-        self.sender = Source(f"fetch-{secrets.token_hex(8)}", fetch.source)
+        self.sender = Source(f"{OVER_OURS}{secrets.token_hex(8)}", fetch.source)
         self.count = self.total = 0
         self.strangers: dict[str, int] = {}
         self.excess: TooMuch | None = None

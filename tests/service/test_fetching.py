@@ -315,6 +315,34 @@ def test_a_source_that_is_no_longer_there_is_told(tmp_path: Path) -> None:
     assert held(house).startswith("not fetched from pacs: it is no longer in the settings")
 
 
+def test_a_fetch_that_waits_is_given_up_where_no_source_is_left(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    ask(house, flair_series(1))
+    with fetching.fetching(house.settings, house.book, house.store, house.intake, name=None):
+        assert eventually(lambda: house.case.state is State.HELD)
+    assert held(house).startswith("not fetched from pacs: it is no longer in the settings")
+    house.book.close()
+
+
+def test_a_series_that_is_sent_while_its_pacs_is_away_is_judged_when_it_is_quiet(tmp_path: Path) -> None:
+    series = flair_series(COUNT)
+    with fetcher_of(tmp_path, NOWHERE) as (house, fetcher):
+        case_id = ask(house, series)
+        house.send(series[:2] + series[3:], "pushed meanwhile")
+        fetch(fetcher)
+        assert house.case.state is State.RECEIVING
+        house.wait(40)
+        assert "not fetched" not in held(house)  # a gap
+        assert house.intake.retry(case_id) is State.RECEIVING
+        fetch(fetcher)
+        house.wait(40)
+        assert "not fetched" not in held(house)
+        house.send(series[2:3], "and the last")
+        house.wait(10)
+        assert house.case.state is State.QUEUED
+        assert house.submitted == [case_id]
+
+
 def study_of(node: Pacs, house: House, series_uid: str) -> str:
     return find_study(house.settings, house.settings.sources[0], series_uid)
 
