@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_END
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -18,6 +18,7 @@ from service.records import Case, Fetch
 from service.records.fetches import OVER_OURS
 from service.settings import Settings
 
+HEADER_BYTES: Final = 64 << 20  # on top of the pixels that are allowed, as at the listener
 OTHER_SERIES: Final = "an instance of another series"
 
 
@@ -46,6 +47,7 @@ class Taking:
         self._stop = stop
         self._most_files, self._most_bytes = settings.maximum_upload_files, settings.maximum_upload_bytes
         self._patient = (case.patient_id, case.patient_issuer) if case is not None and case.instances else None
+        self._most_of_one = settings.maximum_series_bytes + HEADER_BYTES
         self._bytes = 0
         self._trouble: Unavailable | None = None
         self.sender = Source(f"{OVER_OURS}{secrets.token_hex(8)}", fetch.source)
@@ -65,16 +67,25 @@ class Taking:
             As `Intake.receive`; Unavailable also while the service stops.
         """
         self.check_going_on()
-        whole = source.read_bytes() if isinstance(source, Path) else source.read()
-        self._bytes += len(whole)
+        if isinstance(source, Path):
+            with source.open("rb") as stream:
+                self._take(stream, announced)
+        else:
+            self._take(source, announced)
+
+    def _take(self, stream: BinaryIO, announced: Announced | None) -> None:
+        start = stream.tell()
+        size_bytes = stream.seek(0, SEEK_END) - start
+        stream.seek(start)
+        self.check_instance(size_bytes)
+        self._bytes += size_bytes
         self.check_amount(self.count + sum(self.strangers.values()) + 1, self._bytes)
-        stream = BytesIO(whole)
         try:
             header = self._look(stream, announced)
         except Rejected as error:
             self.strangers[error.reason] = self.strangers.get(error.reason, 0) + 1
             raise
-        stream.seek(0)
+        stream.seek(start)
         try:
             self._intake.receive(stream, self.sender, announced)
         except Unavailable as error:
@@ -121,6 +132,14 @@ class Taking:
         if self.excess is not None:
             raise self.excess
 
+    def check_instance(self, size_bytes: int) -> None:
+        """Raise TooMuch where one instance has more bytes than are taken of any; it would be held in memory."""
+        if size_bytes > self._most_of_one:
+            self.excess = TooMuch(
+                f"an instance has more than {self._most_of_one} bytes (maximum_series_bytes and {HEADER_BYTES >> 20} MiB)"
+            )
+            raise self.excess
+
     def demand_sound(self) -> None:
         """Raise Unavailable where we could not keep what came, Rejected where it was too much or not what was asked for."""
         if self._trouble is not None:
@@ -134,7 +153,7 @@ class Taking:
         """The fetch is over; `clean`: everything came."""
         self._intake.close_source(self.sender.association, clean)
 
-    def _look(self, stream: BytesIO, announced: Announced | None) -> Header:
+    def _look(self, stream: BinaryIO, announced: Announced | None) -> Header:
         header = read_header(stream, announced.transfer_syntax_uid) if announced else read_file(stream)[0]
         if why := self._unasked(header):
             raise NotAsked(why)

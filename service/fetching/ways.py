@@ -23,7 +23,7 @@ from service.calling import Refused, associate
 from service.contexts import TRANSFER_SYNTAXES
 from service.errors import Rejected, Unavailable
 from service.fetching.node import GET, MOVE, NotThere, find_by_node, identify, peer_of
-from service.fetching.taking import Taking
+from service.fetching.taking import Taking, TooMuch
 from service.fetching.web import get_by_web
 from service.handover import Announced
 from service.records import Fetch
@@ -61,7 +61,8 @@ def get(errand: Errand) -> None:
     """
     contexts = [build_context(GET, list(_UNCOMPRESSED[:2])), *_storage_contexts()]
     roles = [build_role(uid, scp_role=True) for uid in MR_IMAGE_CLASSES]
-    handlers = [(evt.EVT_C_STORE, lambda event: _store(errand.taking, event))]
+    incoming = _Incoming(errand.taking)
+    handlers = [(evt.EVT_C_STORE, incoming.store), (evt.EVT_DATA_RECV, incoming.count)]
     with _associate(errand, contexts, handlers=handlers, roles=roles) as association:
         _demand(association, GET, "C-GET")
         final = _follow(errand, association.send_c_get(_identifier(errand), GET))
@@ -127,26 +128,49 @@ def _identifier(errand: Errand) -> Dataset:
     return identify(errand.fetch.series_uid, errand.fetch.study_uid)
 
 
-def _store(taking: Taking, event: Any) -> int | Dataset:
-    answer = Answer()
-    with answering(answer, taking.sender):
-        request = event.request
-        announced = Announced(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax))
-        request.DataSet.seek(0)
-        taking.take(request.DataSet, announced)
-    return answer.status()
+class _Incoming:
+    """What comes over the association of a C-GET."""
+
+    def __init__(self, taking: Taking) -> None:
+        self._taking = taking
+        self._bytes = 0
+
+    def count(self, event: Any) -> None:
+        """Break off where one instance is too large: pynetdicom gathers it in memory before anybody sees it."""
+        self._bytes += len(event.data)
+        try:
+            self._taking.check_instance(self._bytes)
+        except TooMuch:
+            event.assoc.abort(block=False)
+            event.assoc.dimse.msg_queue.put((None, None))  # else who waits for the next message waits for the time-out
+
+    def store(self, event: Any) -> int | Dataset:
+        """Take an instance, and answer."""
+        self._bytes = 0
+        answer = Answer()
+        with answering(answer, self._taking.sender):
+            request = event.request
+            announced = Announced(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax))
+            request.DataSet.seek(0)
+            self._taking.take(request.DataSet, announced)
+        return answer.status()
 
 
 def _follow(errand: Errand, answers: Iterator[tuple[Dataset, Dataset | None]]) -> Dataset:
     """Read the answers to their end, and give the last. Leaving in the middle aborts the association."""
     for status, _ in answers:
         if "Status" not in status:
-            raise Unavailable("the association ended in the middle")
+            raise _ended(errand.taking)
         if code_to_category(status.Status) != "Pending":
             return status
         errand.taking.check_going_on()
         errand.taking.check_amount(sum(_counts(status)))
-    raise Unavailable("the association ended in the middle")
+    raise _ended(errand.taking)
+
+
+def _ended(taking: Taking) -> Rejected | Unavailable:
+    """Why there is no answer: what was too large was broken off here."""
+    return taking.excess or Unavailable("the association ended in the middle")
 
 
 def _counts(status: Dataset) -> tuple[int, ...]:

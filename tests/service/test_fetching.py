@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from service import fetching
 from service.errors import Rejected, Unavailable
-from service.fetching import Fetcher
+from service.fetching import Fetcher, taking
 from service.fetching.finding import find_study
 from service.fetching.node import FIND, GET, MOVE, NotThere
 from service.records import Case, State, utc_now
@@ -249,6 +249,21 @@ def test_a_series_beyond_the_limits_of_an_upload_is_refused(tmp_path: Path, limi
         assert node.asked == ["C-GET"]
     assert f"it has more than {next(iter(limits.values()))}" in held(house)
     assert house.case.instances <= 4
+
+
+def test_an_instance_that_is_too_large_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.fetching.taking.HEADER_BYTES", 0)
+    taken = []
+    monkeypatch.setattr(taking.Taking, "take", lambda *_: taken.append(1))
+    series = flair_series(2)
+    for dataset in series:
+        dataset.PixelData = bytes(200_000)  # many PDUs
+    with pacs(series) as node, fetcher_of(tmp_path, node.settings, maximum_series_bytes=4096) as (house, fetcher):
+        ask(house, series)
+        fetch(fetcher)
+        assert node.asked == ["C-GET"]
+    assert held(house).startswith("not fetched from pacs: an instance has more than 4096 bytes")
+    assert not taken, "it was gathered to its end"
 
 
 def test_a_full_disk_is_not_blamed_on_the_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

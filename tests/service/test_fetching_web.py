@@ -157,6 +157,15 @@ def test_what_nobody_asked_for_and_what_is_no_dicom_is_not_taken(tmp_path: Path)
     assert held(house).startswith("not fetched from pacs: not taken: 1 × an instance of another series, 1 × not a DICOM file.")
 
 
+def test_an_instance_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.fetching.taking.HEADER_BYTES", 0)
+    series = flair_series(2)
+    with web() as server, fetcher_of(tmp_path, server.settings, maximum_series_bytes=4096) as (house, fetcher):
+        server.body = multipart([part10(dataset) for dataset in series])
+        assert told(house, fetcher, series) == "an instance has more than 4096 bytes (maximum_series_bytes and 0 MiB)"
+        assert (house.case.instances, len(server.asked)) == (0, 1)
+
+
 def test_more_files_than_an_upload_may_have_are_refused(tmp_path: Path) -> None:
     series = flair_series(COUNT)
     with web() as server, fetcher_of(tmp_path, server.settings, maximum_upload_files=3) as (house, fetcher):
