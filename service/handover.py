@@ -29,12 +29,14 @@ class Asked:
 
     Attributes
     ----------
+    came : how many instances of it came, known ones too
     originators : who the sender may say asked for it: we did, but some name themselves
     """
 
     series_uid: str
     originators: tuple[str, ...]
     strangers: int = 0
+    came: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ def demand_announced(header: Header, announced: Announced) -> None:
         raise Mismatch("SOP Class UID differs from the command's")
     if header.sop_instance_uid != announced.sop_instance_uid:
         raise Mismatch("SOP Instance UID differs from the command's")
-    if announced.asked is not None and header.series_uid != announced.asked.series_uid:
+    if announced.asked is None:
+        return
+    if header.series_uid != announced.asked.series_uid:
         announced.asked.strangers += 1
         raise Mismatch("not of the series that was asked for")
+    announced.asked.came += 1

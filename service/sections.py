@@ -114,7 +114,19 @@ class WebDestination(Recipient):
             raise ValueError("url: no user or password in it; give user and password_file, or token_file")
         if (self.user is None) != (self.password_file is None) or (self.user is not None and self.token_file is not None):
             raise ValueError("give user and password_file together, or token_file, or neither")
+        _demand_address(self.url)
         return self
+
+
+def _demand_address(url: str) -> None:
+    """Raise ValueError where the client that is to call it would not take it."""
+    import httpx
+
+    try:
+        httpx.URL(url).raw_host.decode("ascii").encode("idna")
+        _ = urlsplit(url).port
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ValueError(f"url: {error}") from None
 
 
 def _by_address(value: Any) -> Any:
@@ -156,6 +168,8 @@ class Pacs(Secured):
             raise ValueError("ae_title, host and port go together")
         if self.ae_title is None and self.url is None:
             raise ValueError("give ae_title, host and port of a DICOM node, or the url of a DICOMweb root")
+        if self.url is not None:
+            _demand_address(self.url)
         if lacking := set(self.ways or ()) - set(self.possible_ways):
             raise ValueError(f"{min(lacking)} needs {'url' if self.url is None else 'ae_title, host and port'}")
         return self

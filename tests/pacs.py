@@ -20,6 +20,7 @@ class Pacs:
     Attributes
     ----------
     die_after : the association is lost after so many instances, as long as `deaths` lasts
+    moves : C-MOVE finds only so many instances
     node : where C-MOVE sends to; None: no such destination is known
     """
 
@@ -27,6 +28,7 @@ class Pacs:
         self.held = list(held)
         self.die_after: int | None = None
         self.deaths = 100
+        self.moves: int | None = None
         self.node: tuple[str, int] | None = None
         self.asked: list[str] = []
         self.gate = threading.Event()
@@ -53,11 +55,11 @@ class Pacs:
     def _move(self, event: evt.Event) -> Iterator[Any]:
         self.asked.append("C-MOVE")
         yield self.node or (None, None)
-        yield len(self.held)
-        yield from self._send(event)
+        yield len(self.held[: self.moves])
+        yield from self._send(event, self.moves)
 
-    def _send(self, event: evt.Event) -> Iterator[Any]:
-        for number, dataset in enumerate(self.held):
+    def _send(self, event: evt.Event, most: int | None = None) -> Iterator[Any]:
+        for number, dataset in enumerate(self.held[:most]):
             if number == self.die_after and self.deaths > 0:
                 self.deaths -= 1
                 event.assoc.abort()

@@ -52,7 +52,7 @@ def store(destination: WebDestination, files: Sequence[Outgoing], on_answer: Cal
             client.stream("POST", address, headers=headers, content=_body(files, boundary)) as response,
         ):
             outcomes = _read(response, asked=client.auth is not None or "Authorization" in client.headers)
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
         raise Unavailable(f"{destination.url}: {_describe(error)}") from error
     except _Unusable as error:
         raise Unavailable(f"{destination.url}: {error}") from None
@@ -71,14 +71,14 @@ def _open(destination: WebDestination) -> httpx.Client:
     if destination.user is not None and destination.password_file is not None:
         auth = httpx.BasicAuth(destination.user, _secret(destination.password_file))
     elif destination.token_file is not None:
-        headers["Authorization"] = f"Bearer {_secret(destination.token_file)}"
+        headers["Authorization"] = f"Bearer {_secret(destination.token_file, 'ascii')}"
     # The environment has no say in where results go: no proxy and no .netrc.
     return httpx.Client(verify=verify, auth=auth, headers=headers, timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S), trust_env=False)
 
 
-def _secret(file: Path) -> str:
+def _secret(file: Path, encoding: str = "utf-8") -> str:
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return file.read_text(encoding=encoding).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise _Unusable(f"{file}: {error.strerror if isinstance(error, OSError) else 'not text'}") from None
 

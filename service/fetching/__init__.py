@@ -107,7 +107,7 @@ class Fetcher:
             self._give_up(fetch, f"{type(error).__name__}; the log has the details", fields)
         else:
             self._book.fetch_done(fetch)
-            LOG.info("fetched from %s", fetch.source, extra=fields | {"instances": taking.count})
+            LOG.info("fetched from %s", fetch.source, extra=fields | {"instances": taking.total})
             return True
         return False
 
@@ -119,6 +119,7 @@ class Fetcher:
         errand = Errand(self._settings, source, fetch, taking, self._store, lambda: self._instances(fetch))
         failures: list[Unavailable] = []
         for way in source.ways or source.possible_ways:
+            taking.begin()
             try:
                 WAYS[way](errand)
                 return
@@ -134,7 +135,9 @@ class Fetcher:
         return 0 if case is None else case.instances
 
     def _give_up(self, fetch: Fetch, why: str, fields: dict[str, object]) -> None:
-        self._book.fetch_failed(fetch, f"{why}. Ask again, or run the case again, when that is mended")
+        source = self._sources.get(fetch.source)
+        title = None if source is None else source.ae_title
+        self._book.fetch_failed(fetch, f"{why}. Ask again, or run the case again, when that is mended", title)
         LOG.warning("not fetched from %s", fetch.source, extra=fields)
 
     def _put_off(self, fetch: Fetch, why: str, fields: dict[str, object]) -> None:
@@ -159,10 +162,7 @@ class Fetcher:
 def fetching(
     settings: Settings, book: Book, store: Store, intake: Intake, *, name: str | None, on_defect: Callable[[], None] = end_process
 ) -> Iterator[None]:
-    """Fetch what is asked for while the block runs; nothing to do where the settings name no source."""
-    if not settings.sources:
-        yield
-        return
+    """Fetch what is asked for while the block runs; also where the settings name no source any more: what waits is given up."""
     fetcher = Fetcher(settings, book, store, intake, name)
     try:
         with repeating("fetch", fetcher.look, _ROUND_S, on_defect=on_defect):

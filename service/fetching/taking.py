@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_END
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -15,8 +15,10 @@ from service.handover import Announced, Asked, Source
 from service.headers import Header, read_file, read_header
 from service.intake import Intake
 from service.records import Case, Fetch
+from service.records.fetches import OVER_OURS
 from service.settings import Settings
 
+HEADER_BYTES: Final = 64 << 20  # on top of the pixels that are allowed, as at the listener
 OTHER_SERIES: Final = "an instance of another series"
 
 
@@ -33,8 +35,9 @@ class Taking:
 
     Attributes
     ----------
-    count : instances taken
-    strangers : how many instances were not taken, by why
+    count : instances that the present way brought, known ones too
+    total : those of all ways
+    strangers : how many instances of the present way were not taken, by why
     excess : set when a limit was passed
     """
 
@@ -44,10 +47,11 @@ class Taking:
         self._stop = stop
         self._most_files, self._most_bytes = settings.maximum_upload_files, settings.maximum_upload_bytes
         self._patient = (case.patient_id, case.patient_issuer) if case is not None and case.instances else None
+        self._most_of_one = settings.maximum_series_bytes + HEADER_BYTES
         self._bytes = 0
         self._trouble: Unavailable | None = None
-        self.sender = Source(f"fetch-{secrets.token_hex(8)}", fetch.source)
-        self.count = 0
+        self.sender = Source(f"{OVER_OURS}{secrets.token_hex(8)}", fetch.source)
+        self.count = self.total = 0
         self.strangers: dict[str, int] = {}
         self.excess: TooMuch | None = None
 
@@ -63,23 +67,42 @@ class Taking:
             As `Intake.receive`; Unavailable also while the service stops.
         """
         self.check_going_on()
-        whole = source.read_bytes() if isinstance(source, Path) else source.read()
-        self._bytes += len(whole)
+        if isinstance(source, Path):
+            with source.open("rb") as stream:
+                self._take(stream, announced)
+        else:
+            self._take(source, announced)
+
+    def _take(self, stream: BinaryIO, announced: Announced | None) -> None:
+        start = stream.tell()
+        size_bytes = stream.seek(0, SEEK_END) - start
+        stream.seek(start)
+        self.check_instance(size_bytes)
+        self._bytes += size_bytes
         self.check_amount(self.count + sum(self.strangers.values()) + 1, self._bytes)
-        stream = BytesIO(whole)
         try:
             header = self._look(stream, announced)
         except Rejected as error:
             self.strangers[error.reason] = self.strangers.get(error.reason, 0) + 1
             raise
-        stream.seek(0)
+        stream.seek(start)
         try:
             self._intake.receive(stream, self.sender, announced)
         except Unavailable as error:
             self._trouble = error
             raise
         self._patient = self._patient or (header.patient_id, header.patient_id_issuer)
-        self.count += 1
+        self._add(1)
+
+    def begin(self) -> None:
+        """Another way is tried: it is judged, and limited, by what it brings itself."""
+        self.count = self._bytes = 0
+        self.strangers = {}
+        self._trouble = None
+
+    def _add(self, instances: int) -> None:
+        self.count += instances
+        self.total += instances
 
     @contextmanager
     def moving(self, *originators: str) -> Iterator[int]:
@@ -91,6 +114,7 @@ class Taking:
             yield number
         finally:
             del self._intake.moves[number]
+            self._add(asked.came)
             if asked.strangers:
                 self.strangers[OTHER_SERIES] = asked.strangers
 
@@ -108,6 +132,14 @@ class Taking:
         if self.excess is not None:
             raise self.excess
 
+    def check_instance(self, size_bytes: int) -> None:
+        """Raise TooMuch where one instance has more bytes than are taken of any; it would be held in memory."""
+        if size_bytes > self._most_of_one:
+            self.excess = TooMuch(
+                f"an instance has more than {self._most_of_one} bytes (maximum_series_bytes and {HEADER_BYTES >> 20} MiB)"
+            )
+            raise self.excess
+
     def demand_sound(self) -> None:
         """Raise Unavailable where we could not keep what came, Rejected where it was too much or not what was asked for."""
         if self._trouble is not None:
@@ -121,7 +153,7 @@ class Taking:
         """The fetch is over; `clean`: everything came."""
         self._intake.close_source(self.sender.association, clean)
 
-    def _look(self, stream: BytesIO, announced: Announced | None) -> Header:
+    def _look(self, stream: BinaryIO, announced: Announced | None) -> Header:
         header = read_header(stream, announced.transfer_syntax_uid) if announced else read_file(stream)[0]
         if why := self._unasked(header):
             raise NotAsked(why)

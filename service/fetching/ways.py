@@ -23,7 +23,7 @@ from service.calling import Refused, associate
 from service.contexts import TRANSFER_SYNTAXES
 from service.errors import Rejected, Unavailable
 from service.fetching.node import GET, MOVE, NotThere, find_by_node, identify, peer_of
-from service.fetching.taking import Taking
+from service.fetching.taking import Taking, TooMuch
 from service.fetching.web import get_by_web
 from service.handover import Announced
 from service.records import Fetch
@@ -61,11 +61,13 @@ def get(errand: Errand) -> None:
     """
     contexts = [build_context(GET, list(_UNCOMPRESSED[:2])), *_storage_contexts()]
     roles = [build_role(uid, scp_role=True) for uid in MR_IMAGE_CLASSES]
-    handlers = [(evt.EVT_C_STORE, lambda event: _store(errand.taking, event))]
+    incoming = _Incoming(errand.taking)
+    handlers = [(evt.EVT_C_STORE, incoming.store), (evt.EVT_DATA_RECV, incoming.count)]
     with _associate(errand, contexts, handlers=handlers, roles=roles) as association:
         _demand(association, GET, "C-GET")
         final = _follow(errand, association.send_c_get(_identifier(errand), GET))
-    _conclude(errand, final, errand.taking.count, "are they MR images in an encoding that is taken here (conformance.md, 4.2)?")
+    came = errand.taking.count
+    _conclude(errand, final, came, came, "are they MR images in an encoding that is taken here (conformance.md, 4.2)?")
 
 
 def move(errand: Errand) -> None:
@@ -73,13 +75,15 @@ def move(errand: Errand) -> None:
     title = errand.settings.ae_title
     hint = f"is {title} known there with our host and port, and its title listed under [[calling_ae]] here?"
     contexts = [build_context(MOVE, list(_UNCOMPRESSED[:2]))]
+    before = errand.instances()
     with errand.taking.moving(title, str(errand.source.ae_title)) as number, _associate(errand, contexts) as association:
         _demand(association, MOVE, "C-MOVE")
         final = _follow(errand, association.send_c_move(_identifier(errand), title, MOVE, msg_id=number))
     if final.Status == _UNKNOWN_DESTINATION:
         raise Refused(f"it does not know {title} as a destination, or was not let in: {hint}")
     came = errand.instances()
-    _conclude(errand, final, came, hint)
+    # What goes to another process's listener, or does not name its originator, is seen in the case book only.
+    _conclude(errand, final, max(errand.taking.count, came - before), came, hint)
     if came < int(final.get("NumberOfCompletedSuboperations") or 0):
         raise Rejected(f"it sent {final.NumberOfCompletedSuboperations} instances, {came} of them of this series")
 
@@ -89,7 +93,7 @@ def wado(errand: Errand) -> None:
     source, fetch, taking = errand.source, errand.fetch, errand.taking
     status = get_by_web(errand.settings, source, fetch.study_uid, fetch.series_uid, errand.store, taking)
     if status == 404 or (status < 300 and not taking.count and not taking.strangers):
-        raise NotThere("it has no such series")
+        raise _nothing(taking)
     if status in {401, 403}:
         raise Refused(f"HTTP {status}: look at token_file of the source")
     if status >= 500:
@@ -124,26 +128,49 @@ def _identifier(errand: Errand) -> Dataset:
     return identify(errand.fetch.series_uid, errand.fetch.study_uid)
 
 
-def _store(taking: Taking, event: Any) -> int | Dataset:
-    answer = Answer()
-    with answering(answer, taking.sender):
-        request = event.request
-        announced = Announced(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax))
-        request.DataSet.seek(0)
-        taking.take(request.DataSet, announced)
-    return answer.status()
+class _Incoming:
+    """What comes over the association of a C-GET."""
+
+    def __init__(self, taking: Taking) -> None:
+        self._taking = taking
+        self._bytes = 0
+
+    def count(self, event: Any) -> None:
+        """Break off where one instance is too large: pynetdicom gathers it in memory before anybody sees it."""
+        self._bytes += len(event.data)
+        try:
+            self._taking.check_instance(self._bytes)
+        except TooMuch:
+            event.assoc.abort(block=False)
+            event.assoc.dimse.msg_queue.put((None, None))  # else who waits for the next message waits for the time-out
+
+    def store(self, event: Any) -> int | Dataset:
+        """Take an instance, and answer."""
+        self._bytes = 0
+        answer = Answer()
+        with answering(answer, self._taking.sender):
+            request = event.request
+            announced = Announced(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax))
+            request.DataSet.seek(0)
+            self._taking.take(request.DataSet, announced)
+        return answer.status()
 
 
 def _follow(errand: Errand, answers: Iterator[tuple[Dataset, Dataset | None]]) -> Dataset:
     """Read the answers to their end, and give the last. Leaving in the middle aborts the association."""
     for status, _ in answers:
         if "Status" not in status:
-            raise Unavailable("the association ended in the middle")
+            raise _ended(errand.taking)
         if code_to_category(status.Status) != "Pending":
             return status
         errand.taking.check_going_on()
         errand.taking.check_amount(sum(_counts(status)))
-    raise Unavailable("the association ended in the middle")
+    raise _ended(errand.taking)
+
+
+def _ended(taking: Taking) -> Rejected | Unavailable:
+    """Why there is no answer: what was too large was broken off here."""
+    return taking.excess or Unavailable("the association ended in the middle")
 
 
 def _counts(status: Dataset) -> tuple[int, ...]:
@@ -151,21 +178,33 @@ def _counts(status: Dataset) -> tuple[int, ...]:
     return tuple(int(status.get(f"NumberOf{name}Suboperations") or 0) for name in names)
 
 
-def _conclude(errand: Errand, final: Dataset, came: int, hint: str) -> None:
-    """Return where everything came, raise else; `hint`: what to look at where instances could not be sent."""
+def _conclude(errand: Errand, final: Dataset, brought: int, came: int, hint: str) -> None:
+    """Return where everything came, raise else.
+
+    Parameters
+    ----------
+    brought : instances that came this way, as far as it was seen
+    came : those that are here, at least as many
+    hint : what to look at where instances could not be sent
+    """
     errand.taking.demand_sound()
-    _, completed, warned, failed = _counts(final)
+    remaining, completed, warned, failed = _counts(final)
     category = code_to_category(final.Status)
     if failed:
         raise Refused(f"{failed} of {completed + warned + failed} instances could not be sent: {hint}")
-    if category == "Failure":
+    if remaining or category not in {"Success", "Warning"}:
         if not came and _lacks(errand):
             raise NotThere("it has no such series")
         raise Unavailable(f"status 0x{final.Status:04X}{_comment(final)}; {hint}")
-    if completed + warned == 0 and not came:
-        raise NotThere("it has no such series")
+    if completed + warned == 0 and not brought:
+        raise _nothing(errand.taking)
     if not came:
         raise Refused(f"it says that it sent {completed + warned} instances, and none came: {hint}")
+
+
+def _nothing(taking: Taking) -> Unavailable | NotThere:
+    """Why a way that ended well without an instance is no success: the series is not there, unless an earlier way brought some of it."""
+    return Unavailable("it gave nothing of the series, and an earlier way a part") if taking.total else NotThere("it has no such series")
 
 
 def _lacks(errand: Errand) -> bool:

@@ -54,7 +54,7 @@ def get_by_web(settings: Settings, source: Pacs, study_uid: str, series_uid: str
             with suppress(NotAsked, Unreadable):  # counted there
                 taking.take(path)
         return answer.status_code
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
         raise Unavailable(_reason(error)) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +72,7 @@ def find_by_web(source: Pacs, series_uid: str) -> set[str]:
             return {str(item["0020000D"]["Value"][0]) for item in found if item["0020000E"]["Value"] == [series_uid]}
     except httpx.HTTPStatusError as error:
         raise Unavailable(f"HTTP {error.response.status_code}") from None
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise Unavailable(_reason(error)) from None
     except (ValueError, KeyError, TypeError, IndexError):
         raise Unavailable("its answer to a search is not DICOM JSON") from None
@@ -85,9 +85,16 @@ def _client(source: Pacs, answer_s: float) -> Iterator[httpx.Client]:
         headers["Authorization"] = f"Bearer {read_token(source)}"
     verify: ssl.SSLContext | bool = True
     if source.ca_file is not None and str(source.url).startswith("https:"):
-        verify = ssl.create_default_context(cafile=str(source.ca_file))
+        verify = _trust(source.ca_file)
     with httpx.Client(headers=headers, verify=verify, timeout=httpx.Timeout(answer_s, connect=_CONNECT_S), trust_env=False) as client:
         yield client
+
+
+def _trust(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except OSError as error:
+        raise Unavailable(f"ca_file {ca_file}: {error.strerror or 'not certificates'}") from None
 
 
 def read_token(source: Pacs) -> str:
@@ -118,7 +125,11 @@ def _spool(answer: httpx.Response, folder: Path, settings: Settings, taking: Tak
         tray.close()
 
 
-def _reason(error: httpx.HTTPError) -> str:
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"what comes could not be written: {error.strerror or type(error).__name__}"
+    if isinstance(error, httpx.InvalidURL | UnicodeError):
+        return f"url: {error}"
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return "no connection"
     return "it did not answer in time" if isinstance(error, httpx.TimeoutException) else "the connection was lost in the middle"

@@ -14,11 +14,13 @@ from service.records.moves import UnknownCase, lock_case, lock_studies, move, no
 from service.records.noting import blank_case, demand_secret
 from service.records.primary import settle_study
 from service.records.rows import LeaseLost
-from service.records.schema import cases, fetches
+from service.records.schema import cases, fetches, instances
 from service.records.states import Event, State
 from service.sections import Recipient
 
 FETCH_LEASE: Final = timedelta(seconds=30)
+OVER_OURS: Final = "fetch-"
+"""How the associations begin over which a fetch brings instances itself."""
 
 
 class FetchState(StrEnum):
@@ -81,8 +83,11 @@ class Fetches(Ledger):
     def claim_fetch(self, owner: str) -> Fetch | None:
         """Take the fetch that is due longest; None when none is. A lease that ran out counts as an attempt: its process died of it."""
         now = utc_now()
+        due = select(fetches.c.case_id).where(_is_due(now)).order_by(fetches.c.next_attempt_at).limit(1)
+        with self._reading() as connection:  # asked four times a second: SQLite's one writer is not kept waiting for nothing
+            if connection.execute(due).scalar() is None:
+                return None
         with self._writing() as connection:
-            due = select(fetches.c.case_id).where(_is_due(now)).order_by(fetches.c.next_attempt_at).limit(1)
             case_id = connection.execute(due).scalar()
             if case_id is None:
                 return None
@@ -116,14 +121,32 @@ class Fetches(Ledger):
             case = _settle(connection, fetch, attempts=attempts, next_attempt_at=at, last_error=plain(reason))
             _say(connection, case, f"to be fetched from {fetch.source} again: {reason}", utc_now())
 
-    def fetch_failed(self, fetch: Fetch, reason: str) -> None:
-        """Give it up: a case that receives is held with the reason, whatever came of it. Raises LeaseLost."""
+    def fetch_failed(self, fetch: Fetch, reason: str, title: str | None = None) -> None:
+        """
+        Give it up: a case that receives is held with the reason, unless what came last came from somebody else.
+
+        Then it is judged as any series is that was sent, when it has been quiet: somebody else sent it meanwhile, or had before.
+
+        Parameters
+        ----------
+        title : whose instances are the fetch's too: the PACS's AE title, where it may have been asked to move them here
+
+        Raises
+        ------
+        LeaseLost
+        """
         now = utc_now()
+        why = plain(f"not fetched from {fetch.source}: {reason}")
         with self._writing() as connection:
             case = _settle(connection, fetch, state=FetchState.FAILED.value, last_error=plain(reason))
-            if case["state"] == State.RECEIVING.value:
-                move(connection, case, Event.HOLD, now, reason=f"not fetched from {fetch.source}: {reason}", rule=None, rank=None)
-                settle_study(connection, fetch.study_uid, self._destinations, now)
+            if case["state"] != State.RECEIVING.value:
+                return
+            if _is_sent_by_another(connection, fetch.case_id, title):
+                note_history(connection, fetch.case_id, Event.RECEIVE, State.RECEIVING, State.RECEIVING, case["revision"], why, now)
+                _say(connection, case, why, now)
+                return
+            move(connection, case, Event.HOLD, now, reason=why, rule=None, rank=None)
+            settle_study(connection, fetch.study_uid, self._destinations, now)
 
     def _open_case(self, connection: Connection, study_uid: str, series_uid: str, now: datetime) -> dict[str, Any]:
         for row in lock_studies(connection, [study_uid]):
@@ -137,6 +160,16 @@ class Fetches(Ledger):
 
 def _is_pending(connection: Connection, case_id: str) -> bool:
     return connection.execute(select(fetches.c.state).where(fetches.c.case_id == case_id)).scalar() == FetchState.PENDING.value
+
+
+def _is_sent_by_another(connection: Connection, case_id: str, title: str | None) -> bool:
+    """Tell whether the newest instance of a case is of a sender other than a fetch; of what a fetch brought last more may be missing."""
+    ours = instances.c.case_id == case_id, instances.c.aside.is_(False)
+    newest = (
+        select(instances.c.association, instances.c.source).where(*ours).order_by(instances.c.received_at.desc(), instances.c.id.desc())
+    )
+    row = connection.execute(newest.limit(1)).first()
+    return row is not None and not row.association.startswith(OVER_OURS) and row.source != title
 
 
 def _begin(connection: Connection, case_id: str, values: dict[str, Any]) -> None:

@@ -117,6 +117,18 @@ def test_a_service_that_is_away_breaks_off_or_says_nothing_is_tried_again(tmp_pa
         assert {one.state for case_id in (made.case_id, silent, away) for one in made.book.deliveries(case_id)} == {DeliveryState.PENDING}
 
 
+def test_an_address_or_a_token_that_cannot_be_used_is_an_outcome(house, tmp_path):
+    service, _ = house
+    files = []
+    with pytest.raises(stow.Unavailable, match="Invalid port"):
+        stow.store(web(service).model_copy(update={"url": "https://h:abc/x"}), files, print)
+    with pytest.raises(stow.Unavailable, match="broke off"):
+        stow.store(web(service).model_copy(update={"url": "https://pacs..example/x"}), files, print)
+    (tmp_path / "token").write_text("sécret", encoding="utf-8")
+    with pytest.raises(stow.Unavailable, match="token: not text"):
+        stow.store(web(service, token_file=tmp_path / "token"), files, print)
+
+
 def test_a_slow_service_holds_up_no_other_destination(tmp_path):
     with webservice() as slow, provider() as quick:
         node = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=quick.port)

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from service import fetching
 from service.errors import Rejected, Unavailable
-from service.fetching import Fetcher
+from service.fetching import Fetcher, taking
 from service.fetching.finding import find_study
 from service.fetching.node import FIND, GET, MOVE, NotThere
 from service.records import Case, State, utc_now
@@ -151,6 +151,17 @@ def test_a_pacs_that_dies_once_in_the_middle_is_asked_again(tmp_path: Path) -> N
     assert (house.case.state, house.case.instances, len(node.asked)) == (State.QUEUED, COUNT, 2)
 
 
+def test_a_move_that_brings_nothing_does_not_complete_what_a_get_began(tmp_path: Path) -> None:
+    series = flair_series(COUNT)
+    with pacs(series) as node, fetcher_of(tmp_path, node.settings) as (house, fetcher), listening(house) as listener:
+        node.node, node.die_after, node.moves = ("127.0.0.1", listener.port), 4, 0
+        ask(house, series)
+        fetch(fetcher)
+        assert node.asked == ["C-GET", "C-MOVE"] * 3
+    assert "C-MOVE: it gave nothing of the series, and an earlier way a part" in held(house)
+    assert house.case.instances == 4
+
+
 def test_an_unknown_series_is_held_at_once_with_the_reason(tmp_path: Path) -> None:
     with pacs([]) as node, fetcher_of(tmp_path, node.settings) as (house, fetcher):
         ask(house, flair_series(1))
@@ -240,6 +251,21 @@ def test_a_series_beyond_the_limits_of_an_upload_is_refused(tmp_path: Path, limi
     assert house.case.instances <= 4
 
 
+def test_an_instance_that_is_too_large_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.fetching.taking.HEADER_BYTES", 0)
+    taken = []
+    monkeypatch.setattr(taking.Taking, "take", lambda *_: taken.append(1))
+    series = flair_series(2)
+    for dataset in series:
+        dataset.PixelData = bytes(200_000)  # many PDUs
+    with pacs(series) as node, fetcher_of(tmp_path, node.settings, maximum_series_bytes=4096) as (house, fetcher):
+        ask(house, series)
+        fetch(fetcher)
+        assert node.asked == ["C-GET"]
+    assert held(house).startswith("not fetched from pacs: an instance has more than 4096 bytes")
+    assert not taken, "it was gathered to its end"
+
+
 def test_a_full_disk_is_not_blamed_on_the_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise Unavailable("the disk is full")
@@ -302,6 +328,34 @@ def test_a_source_that_is_no_longer_there_is_told(tmp_path: Path) -> None:
         ask(house, flair_series(1))
         fetch(fetcher)
     assert held(house).startswith("not fetched from pacs: it is no longer in the settings")
+
+
+def test_a_fetch_that_waits_is_given_up_where_no_source_is_left(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    ask(house, flair_series(1))
+    with fetching.fetching(house.settings, house.book, house.store, house.intake, name=None):
+        assert eventually(lambda: house.case.state is State.HELD)
+    assert held(house).startswith("not fetched from pacs: it is no longer in the settings")
+    house.book.close()
+
+
+def test_a_series_that_is_sent_while_its_pacs_is_away_is_judged_when_it_is_quiet(tmp_path: Path) -> None:
+    series = flair_series(COUNT)
+    with fetcher_of(tmp_path, NOWHERE) as (house, fetcher):
+        case_id = ask(house, series)
+        house.send(series[:2] + series[3:], "pushed meanwhile")
+        fetch(fetcher)
+        assert house.case.state is State.RECEIVING
+        house.wait(40)
+        assert "not fetched" not in held(house)  # a gap
+        assert house.intake.retry(case_id) is State.RECEIVING
+        fetch(fetcher)
+        house.wait(40)
+        assert "not fetched" not in held(house)
+        house.send(series[2:3], "and the last")
+        house.wait(10)
+        assert house.case.state is State.QUEUED
+        assert house.submitted == [case_id]
 
 
 def study_of(node: Pacs, house: House, series_uid: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
+from service.errors import Unavailable
+from service.fetching import Fetcher
+from service.fetching.web import find_by_web
 from service.records import State
 from service.store import INCOMING
+from service.uploads import Intray
+from tests.pacs import pacs
+from tests.service.house import House
 from tests.service.series import flair_series, part10
 from tests.service.test_fetching import COUNT, ask, fetch, fetcher_of, held, soon
 
@@ -115,6 +123,30 @@ def test_a_part_of_a_series_is_never_taken_for_the_whole(tmp_path: Path, change:
         assert house.case.state is State.HELD
 
 
+@pytest.mark.parametrize(("status", "body"), [(204, b""), (200, multipart([]))])
+def test_a_way_that_brings_nothing_does_not_complete_what_another_began(tmp_path: Path, status: int, body: bytes) -> None:
+    series = flair_series(COUNT)
+    with pacs(series) as node, web() as server:
+        source = node.settings | server.settings | {"ways": ["C-GET", "WADO-RS"]}
+        with fetcher_of(tmp_path, source) as (house, fetcher):
+            node.die_after, server.status, server.body = 4, status, body
+            ask(house, series)
+            fetch(fetcher)
+            assert "WADO-RS: it gave nothing of the series, and an earlier way a part" in held(house)
+            assert (house.case.instances, len(node.asked), len(server.asked)) == (4, 3, 3)
+
+
+def test_what_one_way_brought_is_not_counted_against_the_next(tmp_path: Path) -> None:
+    series = flair_series(COUNT)
+    with pacs(series) as node, web() as server, fetcher_of(tmp_path, node.settings | server.settings, maximum_upload_files=COUNT) as both:
+        house, fetcher = both
+        fetcher._sources["pacs"] = house.settings.sources[0].model_copy(update={"ways": ("C-GET", "WADO-RS")})
+        node.die_after, server.body = 4, multipart([part10(dataset) for dataset in series])
+        ask(house, series)
+        fetch(fetcher)
+        assert (house.case.state, house.case.instances, len(server.asked)) == (State.QUEUED, COUNT, 1)
+
+
 def test_what_nobody_asked_for_and_what_is_no_dicom_is_not_taken(tmp_path: Path) -> None:
     series, other = flair_series(COUNT), flair_series(1)
     with web() as server, fetcher_of(tmp_path, server.settings) as (house, fetcher):
@@ -125,6 +157,15 @@ def test_what_nobody_asked_for_and_what_is_no_dicom_is_not_taken(tmp_path: Path)
     assert held(house).startswith("not fetched from pacs: not taken: 1 × an instance of another series, 1 × not a DICOM file.")
 
 
+def test_an_instance_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.fetching.taking.HEADER_BYTES", 0)
+    series = flair_series(2)
+    with web() as server, fetcher_of(tmp_path, server.settings, maximum_series_bytes=4096) as (house, fetcher):
+        server.body = multipart([part10(dataset) for dataset in series])
+        assert told(house, fetcher, series) == "an instance has more than 4096 bytes (maximum_series_bytes and 0 MiB)"
+        assert (house.case.instances, len(server.asked)) == (0, 1)
+
+
 def test_more_files_than_an_upload_may_have_are_refused(tmp_path: Path) -> None:
     series = flair_series(COUNT)
     with web() as server, fetcher_of(tmp_path, server.settings, maximum_upload_files=3) as (house, fetcher):
@@ -133,6 +174,35 @@ def test_more_files_than_an_upload_may_have_are_refused(tmp_path: Path) -> None:
         fetch(fetcher)
     assert held(house).startswith("not fetched from pacs: At most 3 files are taken at once.")
     assert house.case.instances == 0
+
+
+def test_what_fails_on_our_side_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    series = flair_series(2)
+    with web() as server, fetcher_of(tmp_path, server.settings) as (house, fetcher):
+        source = house.settings.sources[0]
+        server.body = multipart([part10(dataset) for dataset in series])
+        with monkeypatch.context() as patched:
+            patched.setattr(Intray, "feed", fill)
+            assert told(house, fetcher, series) == "WADO-RS: what comes could not be written: No space left on device"
+        assert len(server.asked) == 3
+        for change, why in (
+            ({"url": "https://h", "ca_file": tmp_path / "gone"}, f"WADO-RS: ca_file {tmp_path / 'gone'}: No such file or directory"),
+            ({"url": "https://h:abc"}, "WADO-RS: url: Invalid port: 'abc'"),
+        ):
+            fetcher._sources["pacs"] = source.model_copy(update=change)
+            assert told(house, fetcher, series) == why
+            with pytest.raises(Unavailable, match=why.removeprefix("WADO-RS: ")):
+                find_by_web(fetcher._sources["pacs"], series[0].SeriesInstanceUID)
+
+
+def told(house: House, fetcher: Fetcher, series: list[Dataset]) -> str:
+    """Why the series was not fetched."""
+    ask(house, series)
+    fetch(fetcher)
+    return held(house).removeprefix("not fetched from pacs: ").removesuffix(". Ask again, or run the case again, when that is mended")
 
 
 def test_a_server_that_is_away_or_has_no_token_is_told(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -78,6 +79,32 @@ def test_what_is_given_up_holds_a_case_that_receives_and_no_other(book: Book) ->
     assert book.repeat_fetch(case_id)
     assert not book.repeat_fetch(case_id)
     assert claimed(book).attempts == 1
+
+
+def test_what_another_sent_last_is_not_held_when_a_fetch_is_given_up(book: Book) -> None:
+    case_id = book.ask_fetch("1.2", "1.2.3", "pacs")
+    senders = (("fetch-1", "pacs", State.HELD), ("a1", "SCANNER", State.RECEIVING), ("a2", "PACS", State.HELD))
+    for number, (association, source, state) in enumerate(senders):
+        one = replace(instance(number), association=association, source=source, received_at=utc_now())
+        book.note_instances([one])
+        book.fetch_failed(claimed(book), "no connection", "PACS")
+        case = case_of(book, case_id)
+        assert (case.state, case.reason) == (state, "not fetched from pacs: no connection")
+        assert case.history[-1].reason == case.reason
+        assert not book.standing(case_id).fetching
+        book.ask_fetch("1.2", "1.2.3", "pacs")
+
+
+def test_nothing_is_written_to_see_that_no_fetch_is_due(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes = []
+    write = book._writing
+    monkeypatch.setattr(book, "_writing", lambda: writes.append(1) or write())
+    assert book.claim_fetch("me") is None
+    assert not writes
+    book.ask_fetch("1.2", "1.2.3", "pacs")
+    claimed(book)
+    assert book.claim_fetch("other") is None
+    assert len(writes) == 2
 
 
 def test_who_lost_the_lease_writes_nothing(book: Book) -> None:

@@ -113,6 +113,10 @@ TWO = '{"name": "a", "ae_title": "A", "host": "h", "port": 1}'
         ({"LEUKOSCOPE_DESTINATIONS": '[{"name": "w", "url": "pacs/dicom-web"}]'}, "LEUKOSCOPE_DESTINATIONS.0: url: give the root of"),
         ({"LEUKOSCOPE_DESTINATIONS": '[{"name": "w", "url": "https://u:pw@h/"}]'}, "LEUKOSCOPE_DESTINATIONS.0: url: no user or password"),
         ({"LEUKOSCOPE_DESTINATIONS": f'[{WEB}, "user": "u"}}]'}, "LEUKOSCOPE_DESTINATIONS.0: give user and"),
+        ({"LEUKOSCOPE_DESTINATIONS": '[{"name": "w", "url": "https://h:abc/x"}]'}, "LEUKOSCOPE_DESTINATIONS.0: url: Invalid port: 'abc'"),
+        ({"LEUKOSCOPE_SOURCES": '[{"name": "w", "url": "https://h:abc/x"}]'}, "LEUKOSCOPE_SOURCES.0: url: Invalid port: 'abc'"),
+        ({"LEUKOSCOPE_SOURCES": '[{"name": "w", "url": "https://h:99999/x"}]'}, "LEUKOSCOPE_SOURCES.0: url: Port out of range"),
+        ({"LEUKOSCOPE_SOURCES": '[{"name": "w", "url": "https://pacs..example/x"}]'}, "LEUKOSCOPE_SOURCES.0: url: "),
         (
             {"LEUKOSCOPE_DESTINATIONS": f'[{WEB}, "tokn_file": "t"}}]'},
             "LEUKOSCOPE_DESTINATIONS.0.tokn_file is not a",
