@@ -24,6 +24,7 @@ from service.records import (
     ReaderVerdict,
     State,
     UnknownCase,
+    VerdictKind,
     VerdictState,
     standing_verdict,
 )
@@ -198,7 +199,7 @@ def _verdict(said: ReaderVerdict | None) -> Verdict | None:
 
 
 def _open_correction(verdicts: Sequence[ReaderVerdict]) -> OpenCorrection | None:
-    last = verdicts[-1] if verdicts else None
+    last = next((one for one in reversed(verdicts) if one.kind is VerdictKind.CORRECT), None)
     if last is None or last.state is VerdictState.STANDS:
         return None
     return OpenCorrection(
