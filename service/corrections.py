@@ -34,10 +34,14 @@ LONGEST_READER: Final = 60
 
 @dataclass(frozen=True)
 class Outcome:
-    """The case that a segmentation corrects; or None, nothing was kept, and it is recorded as every unwanted class, `why_not` beside."""
+    """The case that a segmentation corrects; or None, nothing was kept, and it is recorded as every unwanted class, `why_not` beside.
+
+    `revision` is the one that it corrects; None where it could not be taken.
+    """
 
     case_id: str | None = None
     why_not: str = ""
+    revision: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,12 @@ class Corrections:
             return Outcome(why_not="about a series that is not here")
         data, reader = file(), _reader(named, calling_ae)
         try:
-            self.take(case_id, data, reader)
+            return Outcome(case_id, revision=self.take(case_id, data, reader).revision)
         except UnknownCase:  # removed meanwhile
             return Outcome(why_not="about a series that is not here")
         except VerdictRefused as error:
             self.book.note_refused_correction(case_id, reader, self._keep(case_id, data), str(error))
-        return Outcome(case_id)
+            return Outcome(case_id)
 
     def ask(self, case_id: str) -> bool:
         """Ask for a worker; where the broker is away, the sweep asks again."""

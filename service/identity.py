@@ -15,7 +15,7 @@ from pydicom.errors import InvalidDicomError
 
 from service.errors import Rejected
 from service.headers.elements import text
-from service.records import Actor, AuditEvent, Book, Case
+from service.records import Actor, AuditEvent, Book, Case, State
 from service.store import Store
 
 KEYWORDS: Final = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
@@ -86,18 +86,23 @@ def correct_identity(
     """
     Correct the identity of cases: their results are made again, under new UIDs; gives the ids of those that changed.
 
+    A withdrawn case, of which nothing is left, is passed over: what comes of it anew says itself whose it is.
     The case book keeps what was and what is; log and audit trail are told who and why.
 
     Raises
     ------
     BadIdentity
-        Nothing was changed.
+        Nothing was changed; also where a series is awaited and nothing of it is there yet.
     Unavailable
     """
     corrected = check_identity(values)
     by, reason = _words("by", by), _words("reason", reason)
+    if any(not case.instances and case.state is not State.REJECTED for case in cases):
+        raise BadIdentity("nothing of the series is there yet: what comes says whose it is")
     changes = []
     for case in cases:
+        if not case.instances:
+            continue
         before = current_identity(book, store, case)
         after = before | corrected
         if _repeats(f"{by} {reason}", before, after):

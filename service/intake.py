@@ -120,6 +120,7 @@ class Intake:
         if correction.case_id is not None:
             self._counts.add("received_instances", "rest" if announced is None else "dicom", "correction")
             self._note_transfer(sender, header.study_uid, correction.case_id)
+            self._audit_correction(sender, correction.case_id, correction.revision)
             return _receipt(header, correction.case_id, "correction", State.DONE)
         header = replace(header, why_unwanted=correction.why_not)
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
@@ -146,6 +147,12 @@ class Intake:
         self._transfers.note(sender.association, sender.actor, study_uid, case_id)
         if self._watches.is_closed(sender.association):
             self._transfers.close(sender.association)
+
+    def _audit_correction(self, sender: Source, case_id: str, revision: int | None) -> None:
+        """Without the reader's name: over DICOM it is a value of the header."""
+        what = "verdict: correction refused" if revision is None else f"verdict on revision {revision}: correct"
+        outcome = Outcome.FAILURE if revision is None else Outcome.SUCCESS
+        self._book.audit(AuditEvent.PROCEDURE_RECORD, what, sender.actor, case_id=case_id, outcome=outcome)
 
     def _withdraw(self, rejection: Rejection, sender: Source) -> None:
         """Carry a rejection note out. Raises Unavailable; the sender repeats, and nothing is done twice."""

@@ -40,12 +40,12 @@ class Rejection:
 
 def read_rejection(stream: BinaryIO, transfer_syntax_uid: str) -> Rejection | None:
     """
-    Read a Key Object Selection from the stream's current position; None where its title does not reject.
+    Read a Key Object Selection from the stream's current position; None where its title does not reject, or it has none.
 
     Raises
     ------
     Unreadable
-        It has no title, or rejects and does not say what.
+        Its title cannot be read, or rejects and it does not say what.
     """
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         stream, _ = inflate(stream)
@@ -53,11 +53,9 @@ def read_rejection(stream: BinaryIO, transfer_syntax_uid: str) -> Rejection | No
         dataset = read_dataset(stream, transfer_syntax_uid == ImplicitVRLittleEndian, transfer_syntax_uid != ExplicitVRBigEndian)
         title = next(iter(sequence(dataset, "ConceptNameCodeSequence")), Dataset())
         code, scheme = text(title, "CodeValue"), text(title, "CodingSchemeDesignator")
+        if scheme != "DCM" or code not in TITLES:
+            return None
         rejected = tuple(dict.fromkeys(_references(dataset)))
-    if not code:
-        raise Unreadable("a key object selection without a title")
-    if scheme != "DCM" or code not in TITLES:
-        return None
     if not rejected:
         raise Unreadable("a rejection note that names no instance")
     return Rejection(uid(dataset, "SOPInstanceUID"), code, rejected)

@@ -30,10 +30,6 @@ _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers up to 255
 _CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 
 
-class NotAccepted(Unavailable):
-    """The peer accepts none of the classes that were proposed."""
-
-
 class Broken(Unavailable):
     """The peer ended the association, or did not answer, at the object after the last one answered."""
 

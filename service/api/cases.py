@@ -24,6 +24,7 @@ from service.records import (
     ReaderVerdict,
     State,
     UnknownCase,
+    VerdictKind,
     VerdictState,
     standing_verdict,
 )
@@ -51,6 +52,7 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
 
     @router.get("/cases", summary="Cases, newest first", dependencies=may_read, responses=problem_responses(401, 403))
     async def list_cases(
+        request: Request,
         series_uid: Uid | None = None,
         study_uid: Uid | None = None,
         patient_id: PatientId | None = None,
@@ -61,7 +63,12 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
     ) -> CaseList:
         filters = {"series_uid": series_uid, "study_uid": study_uid, "patient_id": patient_id, "state": state}
         filters["delivery_state"] = delivery_state
-        return await desk.look(partial(_page, desk, filters, limit, cursor))
+        page = await desk.look(partial(_page, desk, filters, limit, cursor))
+        keys = {item.patient_key for item in page.items}
+        about = {"study_uid": study_uid, "patient_key": keys.pop() if patient_id is not None and len(keys) == 1 else None}
+        asked = (*filters.values(), limit, cursor)
+        desk.audit_reading(request, AuditEvent.QUERY, f"searched over REST: cases, {len(page.items)} given", asked, **about)
+        return page
 
     @router.get(
         "/cases/{case_id}",
@@ -80,6 +87,7 @@ def case_routes(desk: Desk, waiters: Waiters) -> APIRouter:
         if wait > 0 and not is_final(case):
             await waiters.until_final(case_id, min(wait, LONGEST_WAIT_S), partial(_disconnected, request))
             case = await desk.case(case_id)
+        desk.audit_reading(request, AuditEvent.PROCEDURE_RECORD, "case read over REST", case_id, case_id=case_id, study_uid=case.study_uid)
         return await desk.look(partial(status_of, desk, case))
 
     @router.post(
@@ -198,7 +206,7 @@ def _verdict(said: ReaderVerdict | None) -> Verdict | None:
 
 
 def _open_correction(verdicts: Sequence[ReaderVerdict]) -> OpenCorrection | None:
-    last = verdicts[-1] if verdicts else None
+    last = next((one for one in reversed(verdicts) if one.kind is VerdictKind.CORRECT), None)
     if last is None or last.state is VerdictState.STANDS:
         return None
     return OpenCorrection(

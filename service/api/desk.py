@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,7 @@ import anyio.to_thread
 from anyio import CapacityLimiter, Semaphore
 from fastapi import Request
 
+from service.api.readings import Readings
 from service.health import Health
 from service.intake import Intake
 from service.metrics import Metrics
@@ -57,6 +58,7 @@ class Desk:
     renderer: Renderer = field(default_factory=Renderer)
     hands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "upload"))
     large: threading.Lock = field(default_factory=threading.Lock)
+    readings: Readings = field(default_factory=Readings)
 
     async def look(self, call: Callable[[], T]) -> T:
         """Run a short blocking call in a thread."""
@@ -73,6 +75,11 @@ class Desk:
     def audit(self, request: Request, event: AuditEvent, what: str, **about: Any) -> None:
         """Enter into the audit trail what the caller did (`Book.audit`)."""
         self.book.audit(event, what, caller(request), **about)
+
+    def audit_reading(self, request: Request, event: AuditEvent, what: str, asked: Hashable, **about: Any) -> None:
+        """Enter that the caller read something, but not that it asks for the same again within a minute. On the event loop only."""
+        if self.readings.is_new((caller(request), event, asked)):
+            self.audit(request, event, what, **about)
 
     async def case(self, case_id: str) -> Case:
         """Give the case, or raise a 404 problem."""

@@ -6,7 +6,7 @@ import errno
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -132,12 +132,16 @@ def receive_part(desk: Desk, part: Part, sender: Source, check: Callable[[bytes]
     cap = desk.settings.maximum_series_bytes + HEADER_BYTES
     if part.size_bytes > cap:
         raise TooLarge(f"larger than {size_text(cap)}")
-    # The intake holds a file whole while it writes it: large ones go one at a time.
-    with desk.large if part.size_bytes > LARGE_BYTES else nullcontext():
+    with held_whole(desk, part):
         with part.open() as file:
             data = file.read()
         check(data)
         return desk.intake.receive(data, sender)
+
+
+def held_whole(desk: Desk, part: Part) -> AbstractContextManager[object]:
+    """Of files that are large and in memory whole while the block runs, one goes at a time."""
+    return desk.large if part.size_bytes > LARGE_BYTES else nullcontext()
 
 
 def _call(one: Callable[[Part, Source], T], sender: Source, part: Part) -> T:

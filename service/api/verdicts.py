@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from service.api.bodies import JSON, read_json, understand
 from service.api.cases import CaseId, status_of
 from service.api.desk import Desk
-from service.api.receiving import HEADER_BYTES, take_upload
+from service.api.receiving import HEADER_BYTES, held_whole, take_upload
 from service.api.status import CaseStatus
 from service.corrections import LONGEST_READER
 from service.problems import Problem, problem_responses
@@ -118,11 +118,12 @@ def _correct(desk: Desk, case_id: str, parts: Sequence[Part]) -> ReaderVerdict:
     cap = desk.settings.maximum_series_bytes + HEADER_BYTES
     if files[0].size_bytes > cap:
         raise Problem("upload-too-large", f"At most {size_text(cap)} are taken at once.", limit_bytes=cap)
-    with files[0].open() as file:
-        data = file.read()
-    if not (data[128:132] == b"DICM" or data.startswith(_GZIP) or data[344:348] == _NIFTI):
-        raise Problem("invalid-request", "file: neither a DICOM file nor NIfTI.")
-    return desk.intake.corrections.take(case_id, data, said.reader, said.comment, revision=said.revision)
+    with held_whole(desk, files[0]):
+        with files[0].open() as file:
+            data = file.read()
+        if not (data[128:132] == b"DICM" or data.startswith(_GZIP) or data[344:348] == _NIFTI):
+            raise Problem("invalid-request", "file: neither a DICOM file nor NIfTI.")
+        return desk.intake.corrections.take(case_id, data, said.reader, said.comment, revision=said.revision)
 
 
 def _answering(desk: Desk, request: Request, case_id: str, call: Callable[[Any], ReaderVerdict], said: Any) -> ReaderVerdict:

@@ -64,9 +64,9 @@ def number(dataset: Dataset, keyword: str, vr: str) -> float | None:
 
 
 def whole(dataset: Dataset, keyword: str, vr: str) -> int | None:
-    """Give the first number of an element as an integer."""
+    """Give the first number of an element as an integer; none where it is not one of 32 bits (PS3.5 6.2, IS)."""
     found = number(dataset, keyword, vr)
-    return None if found is None else int(found)
+    return None if found is None or not -(2**31) <= int(found) < 2**31 else int(found)
 
 
 def sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:

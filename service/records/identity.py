@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import insert, select, update
 
 from service.records.database import Ledger
 from service.records.moves import lock_case, plain, utc_now
-from service.records.noting import demand_secret, patient_key, reopen
+from service.records.noting import demand_secret, forget_correction, patient_key, reopen
 from service.records.primary import settle_study
 from service.records.schema import cases, identities
 from service.records.states import Event, State
@@ -64,8 +64,3 @@ class Identities(Ledger):
         chosen = select(identities).where(identities.c.case_id == case_id).order_by(identities.c.id)
         with self._reading() as connection:
             return [(row.at, row.by, row.reason, dict(row.before), dict(row.after)) for row in connection.execute(chosen)]
-
-
-def forget_correction(connection: Connection, case_id: str) -> None:
-    """A later word on the identity, by hand or by the sender's corrected instances, takes the place of what was said by hand."""
-    connection.execute(update(identities).where(identities.c.case_id == case_id, identities.c.active).values(active=False))

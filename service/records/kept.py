@@ -71,7 +71,7 @@ class Kept(Ledger):
     def kept_instances(self, case_id: str, sop_instance_uids: Sequence[str] | None = None) -> list[KeptInstance]:
         """Give the instances of a series, or those of these UIDs, by Instance Number, and in the order they came where they have none."""
         columns = (getattr(instances.c, name) for name in KeptInstance.__dataclass_fields__)
-        number = instances.c.header["instance_number"].as_integer()
+        number = instances.c.header["instance_number"].as_float()  # PostgreSQL fails at an integer of more than 32 bits
         chosen = select(*columns).where(instances.c.case_id == case_id, *_KEPT).order_by(number, instances.c.id)
         if sop_instance_uids is not None:
             chosen = chosen.where(instances.c.sop_instance_uid.in_(list(sop_instance_uids)))

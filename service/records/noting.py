@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from service.records.moves import lock_studies, move, note_history, plain
 from service.records.rows import InstanceRow, Noted, Verdict
-from service.records.schema import cases, instances
+from service.records.schema import cases, identities, instances
 from service.records.states import SUBMITTED, Event, State
 
 Books = dict[tuple[str, str], dict[str, Any]]
@@ -96,11 +96,17 @@ def open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetim
 
 
 def _identify(connection: Connection, first: Sequence[tuple[dict[str, Any], InstanceRow]], secret: bytes | None) -> None:
-    """Say whose cases are that were made before anything of them came."""
+    """Say whose cases are of which nothing is there: made before anything of them came, or withdrawn."""
     for case, row in first:
         values = _identity(row, demand_secret(secret))
+        forget_correction(connection, case["id"])
         connection.execute(update(cases).where(cases.c.id == case["id"]).values(values))
         case.update(values)
+
+
+def forget_correction(connection: Connection, case_id: str) -> None:
+    """A later word on the identity, by hand or by the sender's instances, takes the place of what was said by hand."""
+    connection.execute(update(identities).where(identities.c.case_id == case_id, identities.c.active).values(active=False))
 
 
 def _new_case(row: InstanceRow, now: datetime, secret: bytes) -> dict[str, Any]:

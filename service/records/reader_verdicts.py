@@ -70,7 +70,9 @@ class ReaderVerdicts(Ledger):
         self, case_id: str, reader: str, correction: Correction, comment: str = "", *, revision: int | None = None
     ) -> ReaderVerdict:
         """
-        Take a correction of the current result, for a worker to look at; the same file by the same reader again is the same correction.
+        Take a correction of the current result, for a worker to look at.
+
+        The same file by the same reader again is the same correction while it waits, or the next results are made from it.
 
         Raises
         ------
@@ -79,8 +81,11 @@ class ReaderVerdicts(Ledger):
         now = utc_now()
         with self._writing() as connection:
             row = lock_case(connection, case_id)
-            for one in _of_case(connection, case_id):
-                if one.state is not VerdictState.REFUSED and (one.digest, one.reader) == (correction.digest, plain(reader)):
+            said = _of_case(connection, case_id)
+            used = _correction_in(said)
+            for one in said:
+                in_force = one.state is VerdictState.PENDING or one == used
+                if in_force and (one.digest, one.reader) == (correction.digest, plain(reader)):
                     return one
             _demand_current(row, revision)
             seen = select(instances.c.sop_instance_uid).where(instances.c.case_id == case_id, instances.c.aside.is_(False))
@@ -174,10 +179,7 @@ class ReaderVerdicts(Ledger):
     def correction_of(self, case_id: str) -> ReaderVerdict | None:
         """Give the correction that the next results of a case are made from: the last one, unless what came of it was rejected."""
         with self._reading() as connection:
-            said = _standing(connection, case_id)
-        made, last = max(((one.made, one) for one in said if one.made is not None), key=lambda pair: pair[0], default=(0, None))
-        rejected = any(one.kind is VerdictKind.REJECT and one.revision >= made for one in said)
-        return None if rejected else last
+            return _correction_in(_of_case(connection, case_id))
 
     def verdicts_of(self, case_ids: Sequence[str]) -> dict[str, list[ReaderVerdict]]:
         """Give every verdict on many cases in one read, oldest first."""
@@ -250,6 +252,13 @@ def _of_case(connection: Connection, case_id: str) -> list[ReaderVerdict]:
 
 def _standing(connection: Connection, case_id: str) -> list[ReaderVerdict]:
     return [one for one in _of_case(connection, case_id) if one.state is VerdictState.STANDS]
+
+
+def _correction_in(verdicts: Sequence[ReaderVerdict]) -> ReaderVerdict | None:
+    said = [one for one in verdicts if one.state is VerdictState.STANDS]
+    made, last = max(((one.made, one) for one in said if one.made is not None), key=lambda pair: pair[0], default=(0, None))
+    rejected = any(one.kind is VerdictKind.REJECT and one.revision >= made for one in said)
+    return None if rejected else last
 
 
 def standing_verdict(verdicts: Sequence[ReaderVerdict]) -> ReaderVerdict | None:

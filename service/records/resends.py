@@ -14,9 +14,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, and_, exists, func, or_, select, text, update
 
 from service.records.database import Ledger
-from service.records.identity import forget_correction
 from service.records.moves import UnknownCase, lock_case, plain, utc_now
-from service.records.noting import demand_secret, patient_key, reopen
+from service.records.noting import demand_secret, forget_correction, patient_key, reopen
 from service.records.primary import settle_study
 from service.records.rows import Judged, Resend, Standing, Verdict
 from service.records.schema import cases, fetches, instances

@@ -233,7 +233,8 @@ def _series_numbers(connection: Connection, study_uid: str) -> set[int]:
     """Read the Series Number of every series of a study that is no result of ours, from its first instance."""
     first = select(func.min(instances.c.id)).join(cases).where(cases.c.study_uid == study_uid).group_by(instances.c.case_id)
     ours = select(outputs.c.sop_instance_uid).join(cases).where(cases.c.study_uid == study_uid, outputs.c.sop_instance_uid.is_not(None))
-    number = instances.c.header["series_number"].as_integer()
+    # not cast in the database: PostgreSQL fails at a number that does not fit, and one header would hold up its whole study
+    number = instances.c.header["series_number"]
     chosen = select(number).where(instances.c.id.in_(first), instances.c.sop_instance_uid.not_in(ours))
     return {found for found in connection.execute(chosen).scalars() if found is not None}
 

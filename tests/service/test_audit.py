@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import SegmentationStorage, generate_uid
 from sqlalchemy import text
 from typer.testing import CliRunner
 
@@ -23,8 +25,9 @@ from service.sections import Token
 from service.settings import Settings
 from service.store import Store
 from service.tokens import note_tokens
+from tests.service.casebook import run
 from tests.service.house import MR, House, associate, listening
-from tests.service.series import flair_series
+from tests.service.series import flair_series, with_meta
 
 PACS = Actor("ae", "PACS", "10.0.0.5")
 SCANNER = Actor("ae", "SCANNER", "10.0.0.99")
@@ -163,6 +166,27 @@ def test_an_association_is_one_entry_for_each_study(house: House) -> None:
     assert entry.what.endswith("association a1")
     house.send(series[:1], association="a1", close=None)
     assert [one.count for one in trail(house.book)] == [1, 14], "what was in hand when the association ended"
+
+
+def test_a_correction_over_dicom_is_entered_as_a_verdict_without_the_name_in_its_header(tmp_path: Path) -> None:
+    house = House(tmp_path / "data", corrections={"calling_ae": ["SCANNER"]})
+    series = flair_series(14)
+    house.send(series)
+    mask, referenced = Dataset(), Dataset()
+    mask.SOPClassUID, mask.SOPInstanceUID, mask.Modality = SegmentationStorage, generate_uid(), "SEG"
+    mask.StudyInstanceUID, mask.SeriesInstanceUID = series[0].StudyInstanceUID, generate_uid()
+    mask.ContentCreatorName, referenced.SeriesInstanceUID = "Reader^Ada", series[0].SeriesInstanceUID
+    mask.ReferencedSeriesSequence = [referenced]
+    house.send([with_meta(mask)], association="a2")
+    run(house.book, house.case.id)
+    house.send([with_meta(mask)], association="a3")
+    verdicts = [(one.event, one.what, one.outcome, one.actor) for one in trail(house.book, case_id=house.case.id) if "verdict" in one.what]
+    assert sorted(verdicts) == [
+        ("Procedure Record", "verdict on revision 1: correct", "success", "SCANNER"),
+        ("Procedure Record", "verdict: correction refused", "failure", "SCANNER"),
+    ]
+    assert "Ada" not in str(trail(house.book))
+    house.book.close()
 
 
 def test_unknown_senders_are_entered_once_with_their_address(house: House) -> None:

@@ -89,6 +89,12 @@ def test_a_number_that_is_none_is_missing_and_nothing_more(bad: bytes) -> None:
     assert read_file(BytesIO(content))[0].echo_time_ms is None
 
 
+@pytest.mark.parametrize(("value", "wanted"), [(b"-2147483648", -(2**31)), (b"2147483648", None), (b"202611281151", None)])
+def test_an_integer_string_has_32_bits(value: bytes, wanted: int | None) -> None:
+    content = part10(one(SeriesNumber="1234567890")).replace(b"\x0a\x001234567890", b"\x0c\x00" + value.ljust(12))
+    assert read_file(BytesIO(content))[0].series_number == wanted
+
+
 def test_frames_of_an_enhanced_object_have_their_own_places_and_shared_values() -> None:
     dataset = one(NumberOfFrames=3, PixelData=bytes(3 * 64 * 64 * 2))
     dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"

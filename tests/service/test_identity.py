@@ -16,6 +16,7 @@ from service.records import Actor, Book, Case, Judged, State, Verdict, patient_k
 from service.store import Store
 from tests.service.casebook import SECRET, instance, queue, receive, run
 from tests.service.house import QUIET_S, House
+from tests.service.key_objects import key_objects
 from tests.service.series import flair_series
 
 BEFORE = {"PatientID": "P1", "IssuerOfPatientID": "", "PatientName": "Test^Ünï", "PatientBirthDate": "", "PatientSex": ""}
@@ -94,6 +95,17 @@ def test_what_the_sender_corrects_later_takes_the_place_of_what_was_said_by_hand
     assert len(book.identity_corrections(case_id)) == 1
 
 
+def test_what_comes_after_a_withdrawal_says_itself_whose_it_is(book: Book) -> None:
+    case_id = queue(book)
+    run(book, case_id)
+    book.correct_identity(case_id, BEFORE, BEFORE | RIGHT, by="b", reason="r")
+    book.reject_instances("1.9.9", "113038", "Incorrect Modality Worklist Entry", [("1.2", "1.2.3", f"1.2.3.{one}") for one in (1, 2, 3)])
+    assert book.corrected_identity(case_id) != {}
+    book.note_instances([instance(number, patient_id="SENT RIGHT") for number in (11, 12)])
+    assert (case_of(book, case_id).patient_id, book.corrected_identity(case_id)) == ("SENT RIGHT", {})
+    assert len(book.identity_corrections(case_id)) == 1
+
+
 def test_a_refused_series_stays_refused(book: Book) -> None:
     case_id = receive(book)
     book.refuse(case_id, "a localizer", "localizer")
@@ -136,6 +148,21 @@ def test_the_trail_is_not_told_who_the_patient_is(house: House, reason: str) -> 
     with pytest.raises(BadIdentity):
         correct_identity(house.book, house.store, house.cases, RIGHT, "dr who", reason, Actor("command", "root"))
     assert house.case.patient_id == "P1"
+
+
+def test_nothing_is_corrected_before_anything_has_come_and_the_withdrawn_is_passed_over(house: House) -> None:
+    who = ("dr who", "mix-up", Actor("command", "root"))
+    awaited = house.book.ask_fetch("1.2", "1.2.3", "pacs")
+    with pytest.raises(BadIdentity, match="nothing of the series is there yet"):
+        correct_identity(house.book, house.store, house.cases, RIGHT, *who)
+    assert house.book.corrected_identity(awaited) == {}
+    stays, goes = flair_series(14), flair_series(14)
+    (kept, *_), (withdrawn, *_) = house.send(stays), house.send(goes, association="a2")
+    house.send([key_objects(goes)], association="a3")
+    cases = [case_of(house.book, receipt.case_id) for receipt in (withdrawn, kept)]
+    assert cases[0].state is State.REJECTED
+    assert correct_identity(house.book, house.store, cases, RIGHT, *who) == [kept.case_id]
+    assert house.book.corrected_identity(withdrawn.case_id) == {}
 
 
 def test_an_identity_is_what_the_files_say_until_somebody_says_otherwise(house: House) -> None:

@@ -32,6 +32,11 @@ def test_instances_come_by_their_numbers_in_whatever_order_they_came(book: Book)
     assert book.count_kept([case_id, "unknown"]) == {case_id: 3, "unknown": 0}
 
 
+def test_an_instance_number_no_integer_holds_comes_last(book: Book) -> None:
+    book.note_instances([instance(number, header={"instance_number": given}) for number, given in ((1, 202611281151), (2, 7))])
+    assert [row.sop_instance_uid for row in book.kept_instances(case_of(book, "1.2.3"))] == ["1.2.3.2", "1.2.3.1"]
+
+
 def test_what_is_set_aside_or_discarded_is_not_there(book: Book) -> None:
     kept = receive(book, 2)
     book.note_instances([instance(1, digest="f" * 64)])

@@ -99,6 +99,19 @@ def test_a_correction_makes_one_revision_however_often_it_comes(book: Book) -> N
     assert states(book, case_id, 2) == {DeliveryState.PENDING}
 
 
+def test_a_reader_may_go_back_to_an_earlier_mask(sqlite_book: Book) -> None:
+    book = sqlite_book
+    case_id = finished(book)
+    assert (corrected(book, case_id, MASK), corrected(book, case_id, OTHER, "B")) == (2, 3)
+    assert book.note_correction(case_id, "B", OTHER).made == 3, "that is in force"
+    assert corrected(book, case_id, MASK) == 4
+    standing = book.correction_of(case_id)
+    assert standing is not None
+    assert (standing.made, standing.digest) == (4, MASK.digest)
+    book.judge(case_id, REJECT, "B")
+    assert corrected(book, case_id, MASK) == 5, "a reader may insist on what another rejected"
+
+
 def test_the_second_of_two_readers_at_once_is_told(sqlite_book: Book) -> None:
     book = sqlite_book
     case_id = finished(book)

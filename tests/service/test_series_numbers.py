@@ -53,6 +53,14 @@ def test_numbers_move_on_where_the_study_uses_them(book: Book) -> None:
     assert case.series_shift == 30
 
 
+def test_a_number_no_integer_holds_is_nobody_elses_trouble(book: Book) -> None:
+    book.note_instances([instance(1, **series(202611281151, "1.2.30"))])  # an earlier version kept it
+    book.note_instances([instance(1, **series(9101, "1.2.31"))])
+    lease = book.claim(queue(book, 2, **series(None, "1.2.3")), "w")
+    assert lease is not None
+    assert book.number_series(lease) == 10
+
+
 def test_our_own_results_that_come_back_move_nothing_on(book: Book) -> None:
     case_id = queue(book, 2, **series(None, "1.2.3"))
     lease = book.claim(case_id, "w")

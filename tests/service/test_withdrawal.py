@@ -305,6 +305,17 @@ def test_other_titles_are_recorded_and_discarded(house: House, title: tuple[str,
     assert flair(house).state is State.QUEUED
 
 
+@pytest.mark.parametrize("title", [OF_INTEREST, None])
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_rejects_nothing_need_not_say_what(house: House, title: tuple[str, str, str] | None, complete: bool) -> None:
+    series = flair_series(3)
+    selection = key_objects(series, title)
+    if not complete:
+        with_no_uid(selection)
+    (receipt,) = house.send([selection], association="a2")
+    assert receipt.outcome == "discarded"
+
+
 def test_a_note_about_something_else_is_recorded_and_discarded(house: House) -> None:
     house.send(flair_series(20))
     (receipt,) = house.send([key_objects(flair_series(3), SAFETY)], association="a2")
@@ -322,17 +333,13 @@ def with_no_uid(selection: Dataset) -> None:
     ].ReferencedSOPInstanceUID = ""
 
 
-def without_title(selection: Dataset) -> None:
-    del selection.ConceptNameCodeSequence
-
-
 def test_a_note_arrives_by_c_store_even_where_other_classes_are_refused_and_damage_is_said(tmp_path: Path) -> None:
     house = House(tmp_path / "data", calling_ae=[{"title": "SCANNER", "unwanted": "refuse"}])
     series = flair_series(20)
     house.send(series)
     with listening(house) as listener:
         association = associate(listener, (str(key_objects(series).SOPClassUID), str(ExplicitVRLittleEndian)))
-        for damage in (without_references, with_no_uid, without_title):
+        for damage in (without_references, with_no_uid):
             note = key_objects(series)
             damage(note)
             assert send(association, note) == 0xC000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -79,6 +80,7 @@ _VR = dict.fromkeys((*PATIENT, *STUDY, *SERIES, *EQUIPMENT), "LO") | {
 _SEVERAL = ("SoftwareVersions", "LossyImageCompressionRatio", "LossyImageCompressionMethod")  # value multiplicity 1-n
 # Worked out from what was wrong, or another person's.
 _AGEING = ("PatientAge", "PatientSize", "PatientWeight")
+_CONTROLS = ("Cc", "Cs", "Zl", "Zp")
 _UNREADABLE = "\x00"
 _GB2312_ESCAPE = "\x1b$)A"  # pydicom leaves it in the text it decodes (PS3.5 6.1.2.5.3)
 _ENUMERATED = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES", "NO")}
@@ -139,11 +141,20 @@ def read_header(series: Series | None, identity: Mapping[str, str] | None = None
         if values[keyword] != given:
             corrected.append(keyword)
     if identity:
-        values = {keyword: value for keyword, value in values.items() if keyword not in _AGEING} | dict(identity)
+        valid = {keyword: _valid(keyword, value) for keyword, value in identity.items()}
+        values = {keyword: value for keyword, value in values.items() if keyword not in _AGEING} | valid
         corrected = [keyword for keyword in corrected if keyword not in identity]
+        corrected += [keyword for keyword, value in identity.items() if valid[keyword] != value]
     instances = tuple((frame.sop_instance_uid, frame.frame_number) for frame in series.frames)
     lossy = any(is_lossy(dataset) for dataset in series.datasets)
     return Header(values, tuple(corrected), _content_moment(series.datasets), instances, _positions_lps(series), lossy)
+
+
+def _valid(keyword: str, value: str) -> str:
+    """Leave what was typed, which was checked; what was kept of the source beside it may be as wrong as there."""
+    joiners = {letter for letter in value if not letter.isprintable() and unicodedata.category(letter) not in _CONTROLS}
+    masked = "".join("x" if letter in joiners else letter for letter in value)
+    return value if normalised(keyword, masked) == masked else normalised(keyword, value)
 
 
 def _positions_lps(series: Series) -> tuple[tuple[float, ...], ...]:

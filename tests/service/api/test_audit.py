@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.api.readings import TOLD_EVERY_S, Readings
 from tests.service.api.conftest import Host, as_parts, make_series
 
 SECRETS = {"planning": ["read", "submit"], "boss": ["admin"]}
@@ -62,6 +63,38 @@ def test_every_call_that_gives_or_changes_something_is_entered_with_who_made_it(
     }
     assert "ANON" not in str(trail(locked))
     assert "Poirot" not in str(trail(locked))
+
+
+def test_who_reads_cases_and_lists_is_entered_once_a_minute(locked: Host) -> None:
+    case_id = locked.client.post("/cases", files=as_parts(make_series()), headers=bearer("planning")).json()["items"][0]["id"]
+    key = locked.book.find_cases().items[0].patient_key
+    for name in ("planning", "boss"):
+        for _ in range(3):
+            assert locked.client.get(f"/cases/{case_id}", headers=bearer(name)).status_code == 200
+            locked.client.get("/cases", params={"patient_id": "ANON 7/1"}, headers=bearer(name))
+            locked.client.get("/cases", params={"patient_id": "ANON 8"}, headers=bearer(name))
+            locked.book.write_audit()
+    read = [(one["what"], one["actor"], one["case_id"], one["patient_key"], one["count"]) for one in trail(locked) if "REST" in one["what"]]
+    read = [one for one in read if "audit trail" not in one[0]]
+    assert sorted(read, key=str) == [
+        (what, name, case, patient, 1)
+        for what, case, patient in (
+            ("case read over REST", case_id, None),
+            ("searched over REST: cases, 0 given", None, None),
+            ("searched over REST: cases, 1 given", None, key),
+        )
+        for name in ("boss", "planning")
+    ]
+    assert "ANON" not in str(trail(locked))
+
+
+def test_a_reading_is_told_again_after_a_minute_and_then_forgotten() -> None:
+    now = [0.0]
+    readings = Readings(lambda: now[0])
+    assert [readings.is_new("a"), readings.is_new("b"), readings.is_new("a")] == [True, True, False]
+    now[0] = TOLD_EVERY_S
+    assert [readings.is_new("a"), readings.is_new("a")] == [True, False]
+    assert len(readings._told) == 1
 
 
 def test_bad_tokens_and_missing_scopes_are_entered_together(locked: Host) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
+from service.corrections import Corrections
 from service.records import VerdictKind
 from tests.service.api.conftest import Host, hosts_in, make_series
 
@@ -117,6 +120,34 @@ def test_a_mask_waits_for_a_worker_and_is_kept_once(served: Host, case_id: str) 
     assert kept.kind is VerdictKind.CORRECT
     assert kept.path is not None
     assert served.store.path_of(kept.path).read_bytes() == SEG
+
+
+def test_large_masks_are_in_memory_one_at_a_time(served: Host, case_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.receiving.LARGE_BYTES", len(SEG) - 1)
+    held, most, take = [0], [0], Corrections.take
+
+    def slowly(self: Corrections, *given: Any, **named: Any) -> Any:
+        held[0] += 1
+        most[0] = max(most[0], held[0])
+        time.sleep(0.1)
+        held[0] -= 1
+        return take(self, *given, **named)
+
+    monkeypatch.setattr(Corrections, "take", slowly)
+    with ThreadPoolExecutor(3) as senders:
+        answers = list(senders.map(lambda number: send_mask(served, case_id, SEG + bytes([number])), range(3)))
+    assert [answer.status_code for answer in answers] == [202] * 3
+    assert most == [1]
+
+
+def test_what_becomes_of_a_correction_is_shown_whatever_others_say_after_it(served: Host, case_id: str) -> None:
+    send_mask(served, case_id)
+    pending = say(served, case_id, reader="B. Reader").json()
+    assert (pending["verdict"]["reader"], pending["correction"]["state"]) == ("B. Reader", "pending")
+    (kept,) = served.book.pending_corrections(case_id)
+    served.book.refuse_correction(kept.id, "another grid")
+    refused = say(served, case_id, reader="C. Reader").json()["correction"]
+    assert (refused["reader"], refused["state"], refused["reason"]) == ("A. Reader", "refused", "another grid")
 
 
 def test_reading_is_not_enough_to_judge(make_host: Callable[..., Host]) -> None:

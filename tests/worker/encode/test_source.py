@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -73,6 +74,16 @@ def test_invalid_values_are_normalised_and_named(peer, tmp_path):
     (flag,) = [flag for flag in context.quality if flag.startswith("header-corrected")]
     assert all(keyword in flag for keyword in WRONG)
     assert "heavy" not in flag
+
+
+def test_what_was_not_typed_beside_a_corrected_identity_is_normalised_too(tmp_path):
+    series = source(tmp_path)
+    identity = {"PatientID": "RIGHT 7", "PatientName": "علی\u200cرضا", "PatientBirthDate": "1961.02.30", "PatientSex": "0000"}
+    header = read_header(series, identity)
+    assert [header.get(keyword) for keyword in identity] == ["RIGHT 7", "علی\u200cرضا", "", ""]
+    assert header.corrected == ("PatientBirthDate", "PatientSex")
+    written = pydicom.dcmread(BytesIO(seg.encode(replace(context_of(series, blobs(SHAPE)), header=header)).data))
+    assert (written.PatientID, written.PatientName, written.PatientSex) == ("RIGHT 7", "علی\u200cرضا", "")
 
 
 def test_an_unreadable_element_is_blank(tmp_path):
