@@ -25,7 +25,7 @@ INTENDED_USE = (
 LIMITS = (
     "No irradiated patient was in training or evaluation.",
     "Lesion labels come from multiple sclerosis (3 patients, 5 scans); everything else the lesion head learnt is painted or simulated.",
-    "The figures by leaving one patient out rest on 3 patients: they are anecdotes, not estimates.",
+    "The figures by leaving one patient out rest on 3 patients, known while the recipe was chosen: they are anecdotes, not estimates.",
     "No whole-head 3D FLAIR was available: a synthetic head around brain-extracted scans and phantoms stood in for it.",
     "Hyper-intensity that the tumour head takes for tumour, or that mostly touches it, is not counted as white-matter lesion.",
 )
