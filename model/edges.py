@@ -53,7 +53,7 @@ class Edges:
         components, _ = ndimage.label(lesions, EVERY_NEIGHBOUR)
         kept = np.zeros(lesions.shape, bool)
         for number, box in enumerate(ndimage.find_objects(components), 1):
-            near = self._widen(box)
+            near = widen(box, self.reach)
             kept[near] |= self._trim_one(components[near] == number, self.image[near], healthy[near])
         return kept
 
@@ -64,14 +64,16 @@ class Edges:
         tissue, bright = float(np.median(image[around])), float(np.percentile(image[lesion], BRIGHT))
         return np.asarray(lesion & (image >= tissue + self.fraction * (bright - tissue)))
 
-    def _widen(self, box: Window) -> Window:
-        i, j, k = (slice(max(0, s.start - n), s.stop + n) for s, n in zip(box, self.reach, strict=True))
-        return i, j, k
-
 
 def edges_of(scan: Volume, window: Window, brain: Mask, fraction: float) -> Edges:
     """The edges in a window of a scan. `brain` is on the scan's grid."""
     return Edges(np.asarray(scan.data[window], np.float32), brain[window], fraction, reach(scan))
+
+
+def widen(box: Window, voxels: tuple[int, int, int]) -> Window:
+    """A box and so many voxels around it, none before the first."""
+    i, j, k = (slice(max(0, s.start - n), s.stop + n) for s, n in zip(box, voxels, strict=True))
+    return i, j, k
 
 
 def reach(scan: Volume) -> tuple[int, int, int]:

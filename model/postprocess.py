@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from model.edges import EVERY_NEIGHBOUR, Edges, Mask, Window, edges_of, reach
+from model.edges import EVERY_NEIGHBOUR, Edges, Mask, Window, edges_of, reach, widen
 from model.preprocess import Inputs
 from model.release import Card
 from model.volume import Affine, Floats, Volume, resample
@@ -54,7 +54,7 @@ def masks(probability: Floats, inputs: Inputs, card: Card) -> Masks:
     labels = np.zeros(brain.shape, np.uint8)
     found = _window(lesion | tumour)
     if found is not None:
-        window = _widen(found, inputs.source)
+        window = widen(found, reach(inputs.source))
         smallest, smallest_tumour = (
             mm3 / (1000 * inputs.source.voxel_ml) for mm3 in (definition.smallest_mm3, definition.smallest_tumour_mm3)
         )
@@ -154,12 +154,6 @@ def _covered(part: Volume, source: Volume) -> Window | None:
     if np.any(high <= low):
         return None
     i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    return i, j, k
-
-
-def _widen(window: Window, scan: Volume) -> Window:
-    """A window with what surrounds the lesions in it."""
-    i, j, k = (slice(max(0, s.start - n), s.stop + n) for s, n in zip(window, reach(scan), strict=True))
     return i, j, k
 
 

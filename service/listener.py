@@ -29,7 +29,7 @@ from service.intake import Intake
 from service.patience import PatientReader, acknowledge_at_once
 from service.presence import Counts
 from service.room import Room
-from service.settings import Settings
+from service.settings import HEADER_BYTES, Settings
 from service.tls import door_context, fingerprint_of
 from service.tls_server import start_tls_server
 
@@ -50,7 +50,6 @@ MAXIMUM_PDU: Final = 131072
 ACSE_TIMEOUT_S: Final = 30.0
 NETWORK_TIMEOUT_S: Final = 60.0
 WAITING_ROOM: Final = 100  # connections that have not asked for an association yet take no place of one
-HEADER_BYTES: Final = 64 << 20  # on top of the pixels that are allowed
 STOP_LIMIT_S: Final = 10.0
 _IDLE_S: Final = 0.5
 

@@ -33,6 +33,7 @@ from service.sections import (
 
 PREFIX = "LEUKOSCOPE_"
 CONFIG = PREFIX + "CONFIG"
+HEADER_BYTES = 64 << 20  # of one instance, on top of the pixels that are allowed
 
 
 class SettingsError(Misconfigured):

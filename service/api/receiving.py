@@ -20,12 +20,12 @@ from service.errors import Rejected
 from service.handover import Receipt, Source
 from service.problems import Problem
 from service.security import caller
+from service.settings import HEADER_BYTES
 from service.uploads import Part, check_room, check_size, size_text, spool_folder
 
 SILENCE_S: Final = 60.0
 SLOWEST_BYTES_PER_S: Final = 4096
 LARGE_BYTES: Final = 32 << 20
-HEADER_BYTES: Final = 64 << 20
 
 T = TypeVar("T")
 Spool = Callable[[AsyncIterator[bytes], Path], Awaitable[list[Part]]]

@@ -16,9 +16,8 @@ from service.headers import Header, read_file, read_header
 from service.intake import Intake
 from service.records import Case, Fetch
 from service.records.fetches import OVER_OURS
-from service.settings import Settings
+from service.settings import HEADER_BYTES, Settings
 
-HEADER_BYTES: Final = 64 << 20  # on top of the pixels that are allowed, as at the listener
 OTHER_SERIES: Final = "an instance of another series"
 
 
