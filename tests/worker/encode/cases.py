@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ def affine(orientation: Any, spacing: tuple[float, float, float], origin: tuple[
     result[:3, :3] = np.asarray(orientation, dtype=float).T * spacing
     result[:3, 3] = origin
     return result
+
+
+def turned(axes: Sequence[int], signs: Sequence[float], angles: Sequence[float]) -> Any:
+    """The directions of a grid: the patient's axes turned about each (degrees), permuted, and mirrored."""
+    rotation = np.eye(3)
+    for (first, second), angle in zip(((0, 1), (0, 2), (1, 2)), np.radians(angles), strict=True):
+        turn = np.eye(3)
+        turn[[first, second], [first, second]] = np.cos(angle)
+        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+        rotation = turn @ rotation
+    return rotation[list(axes)] * np.array(signs)[:, None]
 
 
 def textured(shape: tuple[int, int, int], seed: int = 0) -> Any:

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from model.volume import Volume
 from service.sections import RTStruct
-from tests.worker.encode.cases import VENDORS, affine, context_of, series_of, textured, vendor_series
+from tests.worker.encode.cases import VENDORS, affine, context_of, series_of, textured, turned, vendor_series
 from tests.worker.encode.rasterising import dice, expected, images_of, rasterised, unzipped
 from tests.worker.encode.test_seg import ANGLES, PLANES, SPACINGS, errors_of
 from worker.encode import resampled, rtstruct
@@ -115,13 +115,7 @@ def test_xor_marks_holes_as_the_standard_says(peer, tmp_path, plane):
     seed=st.integers(0, 1000),
 )
 def test_any_grid_comes_back_from_transverse_planes(tmp_path_factory, axes, signs, angles, spacing, shape, enhanced, holes, seed):
-    rotation = np.eye(3)
-    for (first, second), angle in zip(((0, 1), (0, 2), (1, 2)), np.radians(angles), strict=True):
-        turn = np.eye(3)
-        turn[[first, second], [first, second]] = np.cos(angle)
-        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
-        rotation = turn @ rotation
-    volume = Volume(textured(shape, seed), affine(rotation[list(axes)] * np.array(signs)[:, None], spacing))
+    volume = Volume(textured(shape, seed), affine(turned(axes, signs, angles), spacing))
     order = np.random.default_rng(seed).permutation(shape[2]).tolist()
     series = series_of(volume, tmp_path_factory.mktemp("in"), enhanced=enhanced, order=order)
     context = context_of(series, blobs(shape, seed), rtstruct=RTStruct(holes=holes))

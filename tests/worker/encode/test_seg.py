@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from model.volume import Volume
 from service.sections import Segmentation
-from tests.worker.encode.cases import VENDORS, affine, context_of, series_of, textured, vendor_series
+from tests.worker.encode.cases import VENDORS, affine, context_of, series_of, textured, turned, vendor_series
 from worker.encode import seg
 from worker.encode.wording import STATEMENT
 
@@ -165,13 +165,7 @@ SPACINGS = st.floats(0.4, 6.0).map(lambda value: round(value, 3))
 )
 def test_any_grid_survives_encode_and_decode(tmp_path_factory, axes, signs, angles, spacing, shape, enhanced, encoding, seed):
     """Orientations, signs, slice orders, oblique angles, anisotropy and odd sizes: the identical mask in patient space."""
-    rotation = np.eye(3)
-    for (first, second), angle in zip(((0, 1), (0, 2), (1, 2)), np.radians(angles), strict=True):
-        turn = np.eye(3)
-        turn[[first, second], [first, second]] = np.cos(angle)
-        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
-        rotation = turn @ rotation
-    orientation = rotation[list(axes)] * np.array(signs)[:, None]
+    orientation = turned(axes, signs, angles)
     volume = Volume(textured(shape, seed), affine(orientation, spacing))
     order = np.random.default_rng(seed).permutation(shape[2]).tolist()
     series = series_of(volume, tmp_path_factory.mktemp("in"), enhanced=enhanced, order=order)
