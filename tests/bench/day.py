@@ -16,18 +16,21 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from service.records import Book, Case, Delivery
+from service.sendable import COMPANION
 from tests.bench.modalities import Visit, bring, write_day
 from tests.faults.books import assert_stored, book_of
 from tests.faults.modality import Modality
 from tests.faults.storm import kill_everything, kill_something
 from tests.installed import installed
-from tests.provider import CLASSES, Provider, provider
+from tests.provider import CLASSES, MR, Provider, provider
 from tests.running import Service, series_uid
 from tests.servers import find_port
 from tests.soak.kills import SENDERS, SHORT
 from tests.tiny import write_release
+from worker.send import read_archive
 
 SEED = 20
+TAKEN = (MR, *CLASSES.values())
 SIZES = {"small": (16, 3, 420.0), "full": (300, 40, 3600.0)}  # series, kills, seconds until the books must balance
 
 
@@ -37,7 +40,7 @@ def measure(folder: Path, size: str, seed: int = SEED) -> dict[str, object]:
     visits = write_day(folder / "sources", count, rng, seed)
     release = write_release(folder / "tiny").folder
     began = time.monotonic()
-    with provider() as steady, _flickering() as flicker:
+    with provider(classes=TAKEN) as steady, _flickering() as flicker:
         destinations = [
             {"name": name, "ae_title": "PACS", "host": "127.0.0.1", "port": one.port, "outputs": list(CLASSES)}
             for name, one in (("pacs", steady), ("planning", flicker))
@@ -78,7 +81,7 @@ class _Flickering:
 
     def come(self) -> None:
         with self._guard:
-            self._provider = Provider(port=self.port)
+            self._provider = Provider(port=self.port, classes=TAKEN)
             self._provider.got = self.got
 
     def go(self) -> None:
@@ -182,15 +185,16 @@ def _wait_for_deliveries(
         assert time.monotonic() < deadline, (Counter(one.state.value for _, one in rows), service.last_words())
         time.sleep(0.5)
     last = Counter((case.id, one.destination, one.output) for case, one in rows if one.revision == case.revision)
-    assert last == Counter((case.id, name, output) for case in done for name in providers for output in CLASSES)
+    assert last == Counter((case.id, name, output) for case in done for name in providers for output in _sendable(book, case))
     for case, one in rows:
         current = one.revision == case.revision
         assert one.state.value in {"sent", "committed", *(() if current else ("withheld",))} or (
             one.state.value == "dead" and one.last_error
         )
     for name, there in providers.items():
-        told = {one.sop_instance_uid for _, one in rows if one.destination == name and one.state.value in {"sent", "committed"}}
-        known = {one.sop_instance_uid for _, one in rows if one.destination == name}
+        own = [(one.state.value, _instances(service.data, one)) for _, one in rows if one.destination == name]
+        told = {uid for state, uids in own if state in {"sent", "committed"} for uid in uids}
+        known = {uid for _, uids in own for uid in uids}
         assert told <= set(there.got) <= known
     arrived = sum(len(one.got) for one in providers.values())
     return {
@@ -198,6 +202,18 @@ def _wait_for_deliveries(
         "deliveries that took more than one attempt": sum(one.attempts > 1 for _, one in rows),
         "sent once more after a kill, as the same instance": arrived - sum(len(set(one.got)) for one in providers.values()),
     }
+
+
+def _sendable(book: Book, case: Case) -> list[str]:
+    """Every object there is; a structure set is followed by the axial series it refers to, where the source is not axial."""
+    made = {one.kind for one in book.outputs(case.id)}
+    return [*CLASSES, *(made & set(COMPANION.values()))]
+
+
+def _instances(data: Path, delivery: Delivery) -> set[str | None]:
+    if delivery.output in COMPANION.values() and delivery.path is not None:
+        return {str(one.sop_instance_uid) for one in read_archive(data / delivery.path)}
+    return {delivery.sop_instance_uid}
 
 
 def _assert_noted(service: Service, modality: Modality) -> None:

@@ -26,7 +26,7 @@ def kill_something(service: Service, rng: random.Random) -> str:
         return "nothing"
     chosen = rng.choice(family)
     with suppress(psutil.NoSuchProcess):
-        name = " ".join(chosen.cmdline()[3:])
+        name = " ".join(chosen.cmdline()[3:]).partition(" --owner")[0]
         _kill(chosen)
         return name
     return "nothing"
