@@ -39,16 +39,17 @@ def history(service: Service, case_id: str) -> list[str]:
 
 
 def wait_for_all(service: Service, series: Sequence[Sequence[Path]], limit_s: float = 150.0) -> dict[str, Case]:
-    """Wait until the case of every series is final and whole, looking at the book itself."""
+    """Wait until the case of every series is final and whole, looking at the book itself; at most `limit_s` for one more that is."""
     wanted = {series_uid(files): len(files) for files in series}
-    deadline = time.monotonic() + limit_s
+    ended, deadline = 0, time.monotonic() + limit_s
     with closing(book_of(service)) as book:
         while True:
             found = {case.series_uid: case for case in book.find_cases(limit=500).items if case.series_uid in wanted}
-            if len(found) == len(wanted) and all(
-                case.state in FINAL and case.instances == wanted[uid] and (case.state != "held") for uid, case in found.items()
-            ):
+            now = sum(case.state in FINAL and case.state != "held" and case.instances == wanted[uid] for uid, case in found.items())
+            if now == len(wanted):
                 return {uid: book.case(case.id) or case for uid, case in found.items()}
+            if now > ended:
+                ended, deadline = now, time.monotonic() + limit_s
             assert time.monotonic() < deadline, (
                 {uid: (case.state, case.instances, case.attempts, case.reason) for uid, case in found.items() if case.state != "done"},
                 service.last_words(),
