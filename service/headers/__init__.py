@@ -53,6 +53,7 @@ class Header:
     series_uid: str
     study_uid: str
     transfer_syntax_uid: str
+    character_set: tuple[str, ...] = ()
     patient_id: str = ""
     patient_id_issuer: str = ""
     studied_at: str = ""  # Study Date and Study Time, as digits
@@ -200,6 +201,7 @@ def _summarise(dataset: Dataset, transfer_syntax_uid: str, has_pixels: bool) -> 
         series_uid=uid(dataset, "SeriesInstanceUID"),
         study_uid=uid(dataset, "StudyInstanceUID"),
         transfer_syntax_uid=str(transfer_syntax_uid),
+        character_set=texts(dataset, "SpecificCharacterSet"),
         patient_id=text(dataset, "PatientID", encodings),
         patient_id_issuer=text(dataset, "IssuerOfPatientID", encodings),
         studied_at=moment(dataset, "StudyDate", "StudyTime"),
