@@ -103,7 +103,7 @@ def test_in_whatever_order_the_studies_come_the_protocol_of_the_earlier_visit_is
         "3.1": (THIN, "3", THIRD),
         "3.2": (THICK, "3", THIRD),
     }
-    for number, order in enumerate(list(permutations(series))[::7]):
+    for number, order in enumerate(list(permutations(series))[::13]):
         for name in order:
             header, study, at = series[name]
             mine = {"patient_id": f"P{number}"}
