@@ -29,8 +29,11 @@ TRANSFER_SYNTAXES: Final = {
     "1.2.840.10008.1.2.4.57": "JPEG Lossless",
     "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
     "1.2.840.10008.1.2.4.90": "JPEG 2000 (lossless only)",
+    "1.2.840.10008.1.2.4.201": "HTJ2K (lossless only)",
+    "1.2.840.10008.1.2.4.202": "HTJ2K (lossless RPCL)",
     "1.2.840.10008.1.2.4.81": "JPEG-LS (near-lossless)",
     "1.2.840.10008.1.2.4.91": "JPEG 2000",
+    "1.2.840.10008.1.2.4.203": "HTJ2K",
     "1.2.840.10008.1.2.4.50": "JPEG Baseline",
     "1.2.840.10008.1.2.4.51": "JPEG Extended",
 }

@@ -75,13 +75,15 @@ def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = l
     for folder, paths in groupby(store.every_instance(), key=lambda path: path.parent):
         _note_series(book, store, tally, folder, list(paths), step)
         notes += _read_notes(folder)
-    for study_uid, of_study in groupby(sorted(results.items()), key=lambda one: one[0][0]):
-        found = [one for _, files in of_study if (one := _choose(store, files, tally))]
+    by_study = {study_uid: [files for _, files in these] for study_uid, these in groupby(sorted(results.items()), lambda one: one[0][0])}
+    for study_uid in book.in_order_of_visits(by_study):  # each primary is chosen by the visit before it
+        found = [one for files in by_study[study_uid] if (one := _choose(store, files, tally))]
         tally.counts["restored"] += book.restore_results(study_uid, found, delivered=delivered)
     tally.counts["verdicts"] = restore_verdicts(book, store)
     for note in notes:  # after the results, so that those which destinations have are withdrawn there too
         book.reject_instances(note.note_uid, note.code, note.title, note.instances)
     _look_for_gaps(book, store, tally)
+    book.settle_patients()
     return tally
 
 

@@ -77,6 +77,7 @@ class Recipient(Section):
     outputs: tuple[sendable.Sendable, ...] = sendable.DEFAULT
     empty_segmentation: bool = False  # viewers have hung on a SEG without a voxel
     rejection_notes: bool = False  # is it sent a Key Object Selection that withdraws what was superseded (IHE IOCM)
+    character_set: Literal["ISO_IR 192", "source"] = "ISO_IR 192"  # of the text it is sent; "source": that of the series' own
 
 
 class Destination(Recipient, Secured):

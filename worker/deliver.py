@@ -23,7 +23,7 @@ from service.sections import Destination, Recipient, WebDestination
 from service.settings import Settings
 from service.store import Store
 from worker.asking import Asker, is_asked
-from worker.parcels import Parcel, pack, peer_of
+from worker.parcels import Parcel, in_repertoire, pack, peer_of
 from worker.renewal import renewing
 from worker.send import Answer, Broken, Outgoing, send
 from worker.stow import store
@@ -155,7 +155,7 @@ class Sender:
         try:
             if destination is None:
                 raise Rejected("the destination is no longer in the settings")
-            return pack(delivery, destination, self._store)
+            return in_repertoire(pack(delivery, destination, self._store), self._book, self._store)
         except Rejected as error:
             self._give_up(delivery, error.reason)
         except Unavailable as error:

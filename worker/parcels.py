@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.calling import Peer
 from service.errors import Rejected, Unavailable
-from service.records import Delivery
+from service.records import Book, Delivery
 from service.sections import Destination, Recipient
 from service.sendable import COMPANION
 from service.store import Store
 from service.tls import call_context
+from worker.repertoire import UNICODE, read_repertoire, transcode
 from worker.send import Outgoing, read_archive, read_outgoing
 
 
@@ -44,6 +45,33 @@ def pack(delivery: Delivery, destination: Recipient, store: Store) -> Parcel:
     if not files:
         raise Unavailable("the result is not in the store")
     return Parcel(delivery, destination, tuple(files))
+
+
+def in_repertoire(parcel: Parcel, book: Book, store: Store) -> Parcel:
+    """Have the text of a parcel sent in the repertoire of its source, where the destination wants that.
+
+    Raises
+    ------
+    Unavailable
+        The source, or the result, cannot be read now.
+    Rejected
+        There is text that the source's repertoire cannot hold, or nobody knows the source's.
+    """
+    if parcel.destination.character_set != "source":
+        return parcel
+    path = book.source_path(parcel.delivery.case_id)
+    if path is None:
+        raise Rejected("no instance of the series is here any more: its Specific Character Set is not known")
+    try:
+        repertoire = read_repertoire(store.path_of(path))
+        if repertoire == UNICODE:
+            return parcel
+        for file in parcel.files:
+            with file.open_kept() as kept:
+                transcode(kept, repertoire, to_pixels=True)
+    except OSError as error:
+        raise Unavailable(f"the result cannot be transcoded: {error.strerror}") from error
+    return replace(parcel, files=tuple(replace(file, repertoire=repertoire) for file in parcel.files))
 
 
 def peer_of(destination: Destination, title: str) -> Peer:

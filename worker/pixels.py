@@ -14,7 +14,6 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
-    JPEG2000MC,
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -23,7 +22,6 @@ from pydicom.uid import (
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
-    JPEG2000MCLossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
@@ -34,6 +32,7 @@ from pydicom.uid import (
 )
 
 from service.errors import Rejected
+from worker.jpeg_extended import plugin_for
 
 Stored = npt.NDArray[np.integer]
 Mask = npt.NDArray[np.bool_]
@@ -51,15 +50,13 @@ _DECODED = frozenset(
         JPEGLSNearLossless,
         JPEG2000Lossless,
         JPEG2000,
-        JPEG2000MCLossless,
-        JPEG2000MC,
         HTJ2KLossless,
         HTJ2KLosslessRPCL,
         HTJ2K,
     }
 )
 _LOSSY_ALWAYS = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
-_LOSSY_PERHAPS = frozenset({JPEG2000, JPEG2000MC, HTJ2K})
+_LOSSY_PERHAPS = frozenset({JPEG2000, HTJ2K})
 # What the decoders raise on damaged data; nothing else is taken for the data's fault.
 _DAMAGE = (ValueError, RuntimeError, AttributeError, TypeError, IndexError, KeyError, EOFError, OSError, struct.error)
 # What pydicom raises on an element that does not hold what its representation says.
@@ -162,7 +159,7 @@ def decode_with_padding(dataset: Dataset, name: str) -> tuple[Stored, Mask | Non
         values = _view(dataset, name)
     else:
         try:
-            values = pixel_array(dataset, raw=True)
+            values = pixel_array(dataset, raw=True, decoding_plugin=plugin_for(dataset))
         except _DAMAGE as error:
             if _SHORT_OF_MEMORY.search(str(error)):
                 raise MemoryError(_first_line(error)) from error

@@ -25,6 +25,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
 from service.errors import Rejected
+from worker.jpeg_extended import plugin_for
 from worker.pixels import frame_count, transfer_syntax
 
 FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG"}
@@ -86,7 +87,7 @@ def _eight_bits(dataset: Dataset, index: int, window: tuple[float, float, str] |
     syntax = transfer_syntax(dataset)
     if int(dataset.BitsAllocated) == 1 and not syntax.is_compressed:
         return _bits(dataset, index)
-    values, described = get_decoder(syntax).as_array(dataset, index=index)
+    values, described = get_decoder(syntax).as_array(dataset, index=index, decoding_plugin=plugin_for(dataset))
     if int(described["samples_per_pixel"]) > 1:
         return _scaled(values.astype(np.float64), 0.0, float((1 << int(dataset.BitsStored)) - 1))
     shown = _shown(dataset, index)

@@ -6,7 +6,8 @@ import errno
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +22,7 @@ from pynetdicom.status import code_to_category
 
 from service.calling import Peer, associate
 from service.errors import Rejected, Unavailable
+from worker.repertoire import transcode
 
 # A path is then sent as its own bytes; a Dataset is still encoded for the context that was accepted.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -36,24 +38,40 @@ class Broken(Unavailable):
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A Part-10 file, or an entry of a zip that is one, and what its file meta information says about it."""
+    """A Part-10 file, or an entry of a zip that is one, and what its file meta information says about it.
+
+    Attributes
+    ----------
+    repertoire : Specific Character Set that its text is sent in; None: as it is
+    """
 
     path: Path
     sop_class_uid: UID
     sop_instance_uid: UID
     transfer_syntax_uid: UID
     entry: str | None = None
+    repertoire: tuple[str, ...] | None = None
 
     @property
     def size_bytes(self) -> int:
         """How many bytes `open` gives."""
+        if self.repertoire is not None:
+            with self.open() as file:
+                return len(file.read())
         if self.entry is None:
             return self.path.stat().st_size
         with zipfile.ZipFile(self.path) as archive:
             return archive.getinfo(self.entry).file_size
 
     def open(self) -> IO[bytes]:
-        """Read it from its beginning."""
+        """Read what is sent from its beginning. Made anew at each call where it is transcoded: one object is in memory at a time."""
+        if self.repertoire is None:
+            return self.open_kept()
+        with self.open_kept() as kept:
+            return BytesIO(transcode(kept, self.repertoire, implicit=self.transfer_syntax_uid == ImplicitVRLittleEndian))
+
+    def open_kept(self) -> IO[bytes]:
+        """Read what is kept."""
         if self.entry is None:
             return self.path.open("rb")
         with zipfile.ZipFile(self.path) as archive:
@@ -139,7 +157,9 @@ def _store(association: Association, file: Outgoing) -> Answer:
     accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
     exact = (file.sop_class_uid, file.transfer_syntax_uid) in accepted
     try:
-        status = association.send_c_store(file.path if exact and file.entry is None else _read(file))
+        status = association.send_c_store(
+            file.path if exact and file.entry is None and file.repertoire is None else _read(file, exact=exact)
+        )
     except ValueError:
         return Answer(file.path, None, f"{file.sop_class_uid.name} in {file.transfer_syntax_uid.name} is not accepted there")
     except RuntimeError:
@@ -149,7 +169,9 @@ def _store(association: Association, file: Outgoing) -> Answer:
     return Answer(file.path, int(status.Status), str(status.get("ErrorComment", "")))
 
 
-def _read(file: Outgoing) -> Dataset:
+def _read(file: Outgoing, *, exact: bool) -> Dataset:
+    if file.repertoire is not None and not exact:
+        file = replace(file, transfer_syntax_uid=ImplicitVRLittleEndian)  # else pydicom would encode the text once more
     with file.open() as opened:
         return dcmread(opened)
 

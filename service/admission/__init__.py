@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from service.admission.completeness import check_geometry, check_patient
 from service.admission.refusals import MR_IMAGE_CLASSES
-from service.admission.rules import is_3d, is_after_contrast, is_derived, judge
+from service.admission.rules import judge
 from service.headers import Header
+from service.headers.acquisition import is_3d, is_after_contrast, is_derived
 from service.settings import Settings
 
 Rank = tuple[int, ...]

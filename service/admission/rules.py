@@ -17,8 +17,6 @@ from service.rule import Rule
 from service.settings import Settings
 
 _WEIGHTING: Final = re.compile(r"\b(t1|t2|t2star|pd|stir|dir|psir|mprage|epi|bold|fmri|swi)", re.I)
-_NO_AGENT: Final = re.compile(r"no|none|n/?a?|without.*|0", re.I)
-_CONTRAST: Final = re.compile(r"\b(post|gd|gado\w*|kontrast|contrast|dotarem|gadavist|\+c|km|ce|inj)\b|\+ ?(c|gd|km)\b", re.I)
 
 
 @dataclass(frozen=True)
@@ -46,22 +44,6 @@ def judge(headers: Sequence[Header], settings: Settings) -> Verdict:
         if reason := check(headers, settings):
             return Verdict(name, False, reason)
     return _judge_flair(headers)
-
-
-def is_after_contrast(headers: Sequence[Header]) -> bool:
-    """Tell whether contrast agent was given, by its own attribute or by name."""
-    named = any(_CONTRAST.search(header.series_description.replace("_", " ")) for header in headers)
-    return named or any(header.contrast_agent and not _NO_AGENT.fullmatch(header.contrast_agent) for header in headers)
-
-
-def is_derived(headers: Sequence[Header]) -> bool:
-    """Tell whether the series was reformatted or computed from another one."""
-    return any("DERIVED" in header.image_type[:1] or {"MPR", "REFORMATTED", "RESAMPLED"} & set(header.image_type) for header in headers)
-
-
-def is_3d(headers: Sequence[Header]) -> bool:
-    """Tell whether the series is one excitation of a whole volume."""
-    return any(header.acquisition_type == "3D" for header in headers)
 
 
 RULE_NAMES: Final = (*(name for name, _ in STRUCTURE + REFUSALS), "too-few-slices", "flair-by-name", "flair-by-timing", "not-flair")

@@ -17,7 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from service.errors import Rejected
 from service.headers.damage import Unreadable, unreadable
-from service.headers.elements import number, numbers, raw, repertoires, sequence, text, texts, uid, whole
+from service.headers.elements import moment, number, numbers, raw, repertoires, sequence, text, texts, uid, whole
 from service.headers.inflating import Bomb, inflate
 from service.headers.pixel_length import check_pixel_data
 
@@ -53,8 +53,10 @@ class Header:
     series_uid: str
     study_uid: str
     transfer_syntax_uid: str
+    character_set: tuple[str, ...] = ()
     patient_id: str = ""
     patient_id_issuer: str = ""
+    studied_at: str = ""  # Study Date and Study Time, as digits
     modality: str = ""
     manufacturer: str = ""
     series_description: str = ""
@@ -199,8 +201,10 @@ def _summarise(dataset: Dataset, transfer_syntax_uid: str, has_pixels: bool) -> 
         series_uid=uid(dataset, "SeriesInstanceUID"),
         study_uid=uid(dataset, "StudyInstanceUID"),
         transfer_syntax_uid=str(transfer_syntax_uid),
+        character_set=texts(dataset, "SpecificCharacterSet"),
         patient_id=text(dataset, "PatientID", encodings),
         patient_id_issuer=text(dataset, "IssuerOfPatientID", encodings),
+        studied_at=moment(dataset, "StudyDate", "StudyTime"),
         modality=text(dataset, "Modality").upper(),
         manufacturer=text(dataset, "Manufacturer", encodings),
         series_description=text(dataset, "SeriesDescription", encodings),

@@ -6,8 +6,10 @@ Works on the raw bytes pydicom keeps for elements nobody has asked for yet.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from pydicom.charset import decode_bytes, python_encoding
@@ -67,6 +69,23 @@ def whole(dataset: Dataset, keyword: str, vr: str) -> int | None:
     """Give the first number of an element as an integer; none where it is not one of 32 bits (PS3.5 6.2, IS)."""
     found = number(dataset, keyword, vr)
     return None if found is None or not -(2**31) <= int(found) < 2**31 else int(found)
+
+
+def moment(dataset: Dataset, date: str, time: str) -> str:
+    """
+    Give a date and a time, by keyword, as one text that sorts as moments follow each other; nothing where the date is none.
+
+    References
+    ----------
+    PS3.5 6.2 (DA, TM; the older forms with dots and colons are read too)
+    """
+    day = text(dataset, date).replace(".", "")
+    try:
+        datetime.strptime(day, "%Y%m%d")  # noqa: DTZ007  (a date of the scanner's calendar, in no zone)
+    except ValueError:
+        return ""
+    clock = text(dataset, time).replace(":", "").partition(".")[0]
+    return f"{day}{clock:0<6}" if re.fullmatch(r"(\d\d){0,3}", clock) else f"{day}000000"
 
 
 def sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:

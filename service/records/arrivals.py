@@ -76,6 +76,12 @@ class Arrivals(Ledger):
         with self._reading() as connection:
             return list(connection.execute(chosen).scalars())
 
+    def source_path(self, case_id: str) -> str | None:
+        """Give the stored file of one instance of a case, always the same one; of one set aside only where no other is there."""
+        chosen = select(instances.c.path).where(instances.c.case_id == case_id, instances.c.path != "")
+        with self._reading() as connection:
+            return connection.execute(chosen.order_by(instances.c.aside, instances.c.sop_instance_uid, instances.c.id).limit(1)).scalar()
+
     def receiving(self) -> list[Receiving]:
         """Give every case that still receives, the one that waits longest first."""
         with self._reading() as connection:

@@ -13,6 +13,7 @@ from service.records.notes import IS_NOTE, owe_notes
 from service.records.rows import DeliveryState
 from service.records.schema import cases, deliveries, outputs, reader_verdicts
 from service.records.states import State
+from service.records.visits import liken, mark_patients_of
 from service.sections import Recipient
 from service.sendable import COMPANION
 
@@ -20,19 +21,30 @@ BY_READER: Final = "rejected by a reader"
 ELIGIBLE = frozenset({State.RECEIVING, State.QUEUED, State.RUNNING, State.DONE})
 
 
-def choose_among(rows: Sequence[dict[str, Any]]) -> str | None:
-    """Give the id of the accepted case of the greatest rank; on a tie the one that came first."""
+def choose_among(connection: Connection, rows: Sequence[dict[str, Any]]) -> str | None:
+    """Give the id of the accepted case most like the earlier visit, then of the greatest rank; on a tie the one that came first."""
     accepted = [row for row in rows if row["rank"] is not None and State(row["state"]) in ELIGIBLE]
     if not accepted:
         return None
+    alike = liken(connection, accepted)
     accepted.sort(key=lambda row: (row["received_at"], row["series_uid"]))
-    return str(max(accepted, key=lambda row: list(row["rank"]))["id"])
+    return str(max(accepted, key=lambda row: [alike[row["id"]], *row["rank"]])["id"])
 
 
 def settle_study(connection: Connection, study_uid: str, destinations: Sequence[Recipient], now: datetime) -> str | None:
-    """Choose the primary anew; its newest results are due for delivery, what else is undelivered is withheld."""
+    """Choose the primary anew; its newest results are due for delivery, what else is undelivered is withheld.
+
+    Where a later study of the patient has a choice that may hang on this one, its patient is marked (`service.records.visits`).
+    """
+    chosen = settle_alone(connection, study_uid, destinations, now)
+    mark_patients_of(connection, study_uid)
+    return chosen
+
+
+def settle_alone(connection: Connection, study_uid: str, destinations: Sequence[Recipient], now: datetime) -> str | None:
+    """Do the same with no thought for the patient's other studies."""
     rows = lock_studies(connection, [study_uid])
-    chosen = choose_among(rows)
+    chosen = choose_among(connection, rows)
     for row in rows:
         primary = row["id"] == chosen
         if row["primary"] != primary:

@@ -285,6 +285,14 @@ identities = Table(
     Column("active", Boolean, nullable=False),
 )
 
+# Patients of whose studies one may have another primary now: settled after the transaction that wrote the row.
+unsettled = Table(
+    "unsettled",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("patient_key", String(64), nullable=False),
+)
+
 # What was done by whom. It refers to no other table: it outlives the cases that it is about.
 audit = Table(
     "audit",

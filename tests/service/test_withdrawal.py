@@ -375,3 +375,14 @@ def test_a_note_is_read_in_every_syntax(syntax: str) -> None:
 def test_what_is_no_data_set_is_no_note() -> None:
     with pytest.raises(Unreadable):
         read_rejection(BytesIO(b"\x40\x00\x43\xa0SQ\x00\x00\xff\xff"), "1.2.840.10008.1.2.1")
+
+
+def test_a_file_of_a_withdrawn_series_is_still_told(sqlite_book: Book) -> None:
+    """Its note may be sent in the repertoire of the source."""
+    case_id = queue(sqlite_book)
+    path = sqlite_book.source_path(case_id)
+    assert path == "instances/1.2.3/1.dcm"
+    assert reject(sqlite_book, 1, 2, 3) == 3
+    assert sqlite_book.instance_paths(case_id) == []
+    assert sqlite_book.source_path(case_id) == path
+    assert sqlite_book.source_path("nobody") is None

@@ -9,6 +9,7 @@ from typing import Final
 
 from pydicom.uid import (
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -29,6 +30,7 @@ _DEFAULTS: Final[dict[str, str]] = {
     "image/jpeg": JPEGLosslessSV1,
     "image/jls": JPEGLSLossless,
     "image/jp2": JPEG2000Lossless,
+    "image/jphc": HTJ2KLossless,
     "image/dicom-rle": RLELossless,
 }
 """The transfer syntax of a media type that names none; PS3.18 tables 8.7.3-2, 8.7.3-4, 8.7.3-5."""

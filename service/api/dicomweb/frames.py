@@ -37,6 +37,9 @@ MEDIA_TYPES: Final[dict[str, str]] = {
     "1.2.840.10008.1.2.4.81": "image/jls",
     "1.2.840.10008.1.2.4.90": "image/jp2",
     "1.2.840.10008.1.2.4.91": "image/jp2",
+    "1.2.840.10008.1.2.4.201": "image/jphc",
+    "1.2.840.10008.1.2.4.202": "image/jphc",
+    "1.2.840.10008.1.2.4.203": "image/jphc",
 }
 """Of a compressed frame; PS3.18 table 8.7.3-5. Any other is application/octet-stream."""
 

@@ -217,3 +217,16 @@ def test_what_rejection_notes_took_stays_out_of_a_book_made_anew(clinic: Clinic)
     assert clinic.book.due_deliveries(case_id=clinic.case_of(whole).id) == []
     assert (clinic.case_of(some).state, clinic.case_of(some).instances) == (State.DONE, 19)
     assert {uid: clinic.book.instance_paths(clinic.case_of(one).id) for uid, one in (("whole", whole), ("some", some))} == before
+
+
+def test_the_choice_by_the_earlier_visit_comes_back_and_nothing_is_sent_for_it(clinic: Clinic) -> None:
+    """The later study's UID sorts first; its series that is not like the visit before would be chosen without that."""
+    clinic.done(flair_series(14, study_uid="1.3", StudyDate="20240101"))
+    for changes in ({"MRAcquisitionType": "3D", "SliceThickness": "1"}, {}):
+        clinic.done(flair_series(14, study_uid="1.2", StudyDate="20240601", **changes))
+    before = clinic.facts()
+    assert sum(case["primary"] for case, *_ in before.values()) == 2
+    clinic.lose_book()
+    clinic.rebuild(delivered=True)
+    assert clinic.facts() == before
+    assert clinic.book.due_deliveries() == []

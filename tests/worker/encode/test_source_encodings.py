@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import subprocess
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
+    JPEG2000MC,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -27,13 +33,17 @@ from pydicom.uid import (
 from model.volume import Volume
 from service.contexts import TRANSFER_SYNTAXES
 from service.errors import Rejected
+from service.records import Verdict
 from service.sections import RTStruct, Segmentation
 from tests.worker.encode.cases import affine, context_of
 from tests.worker.encode.test_objects import PAGE, PICTURE, uids_in
 from tests.worker.encode.test_seg import PLANES, assert_references_every_frame
+from worker.compare import Comparison, compare
 from worker.convert import read_series
 from worker.encode import capture, document, rtstruct, seg, sr
 from worker.phantom import write_series
+from worker.pixels import decode
+from worker.render import Wish, draw
 
 SHAPE = (34, 33, 6)  # JPEG 2000 wants 32 at least
 BRIGHT = 150
@@ -51,7 +61,10 @@ BY_DCMTK = {
     JPEGBaseline8Bit: ["dcmcjpeg", "+eb", "+un"],
     JPEGExtended12Bit: ["dcmcjpeg", "+ee", "+un"],
 }
-LOSSY = (JPEGLSNearLossless, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit)
+# No encoder of it is among the peers: code streams of the picture's slices that OpenJPH 0.9 has made, progression RPCL.
+BY_OPENJPH = {HTJ2KLossless: "lossless", HTJ2KLosslessRPCL: "lossless", HTJ2K: "lossy"}
+CODE_STREAMS = Path(__file__).parent / "htj2k"
+LOSSY = (JPEGLSNearLossless, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, HTJ2K)
 EIGHT_BITS = (JPEGBaseline8Bit, JPEGExtended12Bit)
 
 
@@ -78,7 +91,22 @@ def encoded(peer, syntax, folder, *, enhanced, volume=None):
         elif syntax in BY_DCMTK:
             program, *options = BY_DCMTK[syntax]
             subprocess.run([peer(program), *options, str(path), str(path)], check=True, capture_output=True, timeout=60)
+        elif syntax in BY_OPENJPH:
+            put_code_streams(path, syntax)
     return files
+
+
+def put_code_streams(path, syntax):
+    """Take the code stream of each slice in the place of its values."""
+    dataset = pydicom.dcmread(path)
+    slices = list(picture().data.transpose(2, 1, 0))
+    planes = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
+    places = [next(k for k, values in enumerate(slices) if np.array_equal(values, plane)) for plane in planes]
+    dataset.PixelData = encapsulate([(CODE_STREAMS / f"{BY_OPENJPH[syntax]}-{k}.j2c").read_bytes() for k in places])
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.LossyImageCompression = "01" if syntax in LOSSY else "00"
+    dataset.save_as(path)
 
 
 def halve(path):
@@ -116,7 +144,7 @@ def image_of(contour):
 
 def test_every_syntax_that_is_accepted_is_tried():
     plain = {ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian}
-    assert plain | BY_PYDICOM.keys() | BY_DCMTK.keys() == set(TRANSFER_SYNTAXES)
+    assert plain | BY_PYDICOM.keys() | BY_DCMTK.keys() | BY_OPENJPH.keys() == set(TRANSFER_SYNTAXES)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "enhanced"])
@@ -142,12 +170,44 @@ def test_the_mask_is_the_same_and_every_frame_is_named(peer, plain, tmp_path, sy
 
 
 @pytest.mark.parametrize("enhanced", [False, True], ids=["classic", "enhanced"])
-def test_jpeg_of_twelve_bits_is_refused_in_words(peer, tmp_path, enhanced):
-    """No decoder here does it; the listener takes the syntax, since eight bits are no matter."""
+def test_jpeg_of_twelve_bits_is_what_dcmtk_decodes(peer, tmp_path, enhanced):
     volume = picture()
-    brighter = volume.with_data((volume.data * 12).astype(np.uint16))
+    bright = volume.with_data((volume.data * 16 + np.arange(SHAPE[0])[:, None, None]).astype(np.uint16))
+    files = encoded(peer, JPEGExtended12Bit, tmp_path, enhanced=enhanced, volume=bright)
+    series = read_series(files)
+    assert any(flag.startswith("lossy-input") for flag in series.quality)
+    assert 1 < np.abs(series.volume.data.astype(int) - bright.data).max() < 400, "compressed with loss, and still the picture"
+    for path in files[:2]:
+        plain = tmp_path / "plain.dcm"
+        subprocess.run([peer("dcmdjpeg"), str(path), str(plain)], check=True, capture_output=True, timeout=60)
+        dataset, expected = pydicom.dcmread(path), pydicom.dcmread(plain)
+        assert b"\xff\xc1\x00\x0b\x0c" in dataset.PixelData, "extended sequential, 12 bits"
+        assert np.array_equal(decode(dataset, "it"), expected.pixel_array.reshape(-1, SHAPE[1], SHAPE[0]))
+        assert compare(path, plain) == Comparison(Verdict.SAME), "sent again decompressed it is the same"
+        assert draw(Wish(str(path), 1, "image/png", 1 << 20)) == draw(Wish(str(plain), 1, "image/png", 1 << 20))
+
+
+def test_jpeg_of_twelve_bits_that_is_cut_is_refused_in_words(peer, tmp_path):
+    files = encoded(peer, JPEGExtended12Bit, tmp_path, enhanced=False, volume=picture())
+    dataset = pydicom.dcmread(files[0])
+    (frame,) = generate_frames(dataset.PixelData, number_of_frames=1)
+    dataset.PixelData = encapsulate([frame[: len(frame) // 2]])
+    dataset.save_as(files[0])
     with pytest.raises(Rejected, match="cannot be decoded"):
-        read_series(encoded(peer, JPEGExtended12Bit, tmp_path, enhanced=enhanced, volume=brighter))
+        read_series(files)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000MC, "1.2.840.10008.1.2.4.110"])
+def test_what_nobody_decodes_is_refused_in_words(peer, tmp_path, syntax):
+    """JPEG 2000 Part 2 and JPEG XL: not offered by the listener, and rejected where they come over the web."""
+    assert syntax not in TRANSFER_SYNTAXES
+    files = encoded(peer, JPEG2000Lossless, tmp_path, enhanced=False)
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.save_as(path)
+    with pytest.raises(Rejected, match="unsupported transfer syntax"):
+        read_series(files)
 
 
 @pytest.fixture(scope="module", params=[((4, 0, 3, 5, 1, 2),), ((4, 0, 2), (3, 1, 5))], ids=["one object", "two objects"])
