@@ -22,6 +22,7 @@ from service.records.moves import UnknownCase, utc_now
 from service.records.notes import Notes, OwedNote, is_note
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
+from service.records.past import AnyResult, Past
 from service.records.reader_verdicts import ReaderVerdicts, standing_verdict, told_correction
 from service.records.reading import Reading
 from service.records.rebuilding import Rebuilding
@@ -67,6 +68,7 @@ class Book(
     Commitments,
     Reading,
     Kept,
+    Past,
     Rebuilding,
     Upkeep,
     Removal,
@@ -120,6 +122,7 @@ __all__ = [
     "MAXIMUM_ATTEMPTS",
     "TRANSITIONS",
     "Actor",
+    "AnyResult",
     "AuditEntry",
     "AuditEvent",
     "AuditPage",
