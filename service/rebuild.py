@@ -40,7 +40,8 @@ class Tally:
     Attributes
     ----------
     counts : series; instances new, known, aside (other bytes under a known UID); cases restored (done by their results), again (done, to
-        be run again because results are gone); verdicts (of readers); identities (corrected by hand); orphans (results of no case)
+        be run again because results are gone); verdicts (of readers); identities (corrected by hand); audit (entries of the trail);
+        orphans (results of no case)
     damaged : files that are not what their name says, or cannot be read, and why; they were left alone and out
     missing : by case, how many files the case book knows of are not there
     lost : done cases of which results are gone, and files they were made from too
@@ -85,6 +86,7 @@ def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = l
     # Last: what somebody said of an identity is about what is left, and makes the next revision of what is done.
     newest = {key: record for key, files in results.items() if (record := _read_record(store, files[0][1], tally)) is not None}
     tally.counts["identities"] = restore_identities(book, store, newest, tally.damaged)
+    tally.counts["audit"] = book.restore_audit(tally.damaged)
     _look_for_gaps(book, store, tally)
     return tally
 

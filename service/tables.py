@@ -125,7 +125,7 @@ def open_existing_book(settings: Settings) -> Book:
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise Rejected(f"no case book at {url.database}; set LEUKOSCOPE_DATA_DIR to the service's data folder")
-    return Book(settings.database)
+    return Book(settings.database, data_dir=settings.data_dir)
 
 
 def _state(state: State) -> str:

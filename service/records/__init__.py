@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
+from service.audit_file import AuditFile
 from service.installation import read_secret
 from service.records.arrivals import Arrivals
 from service.records.audit import Audit, AuditEntry, AuditPage, writing_audit
@@ -84,6 +86,8 @@ class Book(
     ----------
     secret
         The installation's (`service.installation`). Without it no case can be made; enough for reading.
+    data_dir
+        Where the audit trail is written to as well; None: in the database only.
     destinations
         Who is sent the results of a primary case. Every process of an installation gives the same.
 
@@ -97,19 +101,29 @@ class Book(
         The database is away.
     """
 
-    def __init__(self, url: str, *, secret: bytes | None = None, destinations: Sequence[Recipient] = (), lease_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        secret: bytes | None = None,
+        data_dir: Path | None = None,
+        destinations: Sequence[Recipient] = (),
+        lease_s: float = 30.0,
+    ) -> None:
         super().__init__(url)
         if secret is not None:
             with self._reading() as connection:
                 check_secret(connection, secret)
         self._secret = secret
+        self._audit_file = AuditFile(data_dir) if data_dir is not None else None
         self._destinations = tuple(destinations)
         self._lease = timedelta(seconds=lease_s)
 
 
 def open_book(settings: Settings) -> Book:
     """Open the case book of an installation; `upgrade_book(settings)` comes first where nobody else did it."""
-    return Book(settings.database, secret=read_secret(settings.data_dir), destinations=settings.destinations, lease_s=settings.lease_s)
+    secret, folder = read_secret(settings.data_dir), settings.data_dir
+    return Book(settings.database, secret=secret, data_dir=folder, destinations=settings.destinations, lease_s=settings.lease_s)
 
 
 def upgrade_book(settings: Settings, *, new_keys: bool = False) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from service.records import Judged, State, Verdict, VerdictKind, VerdictRefused
+from service.records import Actor, AuditEvent, Judged, State, Verdict, VerdictKind, VerdictRefused
 from service.verdicts import judge
 from tests.service.rebuild.conftest import Clinic, empty
 from tests.service.series import flair_series
@@ -75,3 +77,15 @@ def test_other_pixels_stay_apart(clinic: Clinic, compared: bool) -> None:
     assert clinic.book.instance_paths(case.id) == expected
     assert clinic.case_of(series).state is State.DONE
     assert len(clinic.book.uncompared(case.id)) == 1, "a worker compares it, and says so in the case"
+
+
+def test_who_did_what_comes_back(clinic: Clinic) -> None:
+    case = clinic.done(flair_series(14))
+    clinic.book.audit(AuditEvent.EXPORT, "given over REST: report.pdf", Actor("token", "planning", "10.0.0.9"), case_id=case.id)
+    clinic.book.write_audit()
+    before = [replace(one, id=0) for one in clinic.book.audit_trail().items]
+    assert {one.event for one in before} == {"Export", "DICOM Instances Transferred"}
+    clinic.lose_book()
+    assert clinic.rebuild().counts["audit"] == 2
+    assert [replace(one, id=0) for one in clinic.book.audit_trail().items] == before
+    assert clinic.rebuild().counts["audit"] == 0
