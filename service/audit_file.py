@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,6 +21,7 @@ from service.errors import Unavailable
 
 FOLDER: Final = "audit"
 _NAME: Final = re.compile(r"\d{4}-\d{2}\.[A-Za-z0-9-]+\.jsonl")
+_Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # what every database takes
 _TRIES, _PAUSE_S = 50, 0.1  # others hold the lock for the time of one fsync
 
 
@@ -30,16 +31,16 @@ class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     at: AwareDatetime
-    event: str = Field(max_length=64)
-    what: str
-    actor_kind: str = Field(max_length=16)
-    actor: str
-    address: str
-    case_id: str | None = Field(max_length=40)
-    study_uid: str | None
-    patient_key: str | None = Field(max_length=64)
-    outcome: str = Field(max_length=16)
-    count: int = Field(ge=0)
+    event: _Text = Field(max_length=64)
+    what: _Text
+    actor_kind: _Text = Field(max_length=16)
+    actor: _Text
+    address: _Text
+    case_id: _Text | None = Field(max_length=40)
+    study_uid: _Text | None
+    patient_key: _Text | None = Field(max_length=64)
+    outcome: _Text = Field(max_length=16)
+    count: int = Field(ge=0, lt=2**31)
 
 
 class AuditFile:
@@ -65,6 +66,9 @@ class AuditFile:
         with _named_trouble():
             with suppress(FileExistsError):
                 self._folder.mkdir(mode=0o750)  # not its parents: a data folder that is not mounted must not be made
+                if os.getuid() == 0:  # a command of root comes first: the service must be able to write there
+                    whose = self._folder.parent.stat()
+                    os.chown(self._folder, whose.st_uid, whose.st_gid)
                 fsync_folder(self._folder.parent)
             # of each user its own: one that root made, the service could not write
             path = self._folder / f"{now.astimezone(UTC):%Y-%m}.{_host()}-{os.getuid()}.jsonl"

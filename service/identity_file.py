@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from service.records import Book, Case, State, utc_now
+from service.records.moves import plain
 from service.records.result_record import ResultRecord
 from service.store import Store
 
@@ -55,11 +56,16 @@ class SaidIdentity:
                 raise NotAnIdentity("an identity of another version")
             at = datetime.fromisoformat(values.pop("at"))
             said = cls(at=at, instances=tuple(values.pop("instances")), **values)
-            if at.tzinfo is None or not all(said.after[keyword] is not None for keyword in ("PatientID", "IssuerOfPatientID")):
+            texts = (said.study_uid, said.series_uid, said.by, said.reason, *said.instances, *said.before.values(), *said.after.values())
+            if at.tzinfo is None or not {"PatientID", "IssuerOfPatientID"} <= said.after.keys() or not all(map(_is_text, texts)):
                 raise NotAnIdentity("damaged")
             return said
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise NotAnIdentity(str(error) if isinstance(error, NotAnIdentity) else "damaged") from None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and plain(value) == value
 
 
 def keep_identity(book: Book, store: Store, case: Case, before: Mapping[str, str], after: Mapping[str, str], by: str, reason: str) -> None:

@@ -59,9 +59,10 @@ class Past(Ledger):
 
     def rejected_revisions(self, case_ids: Sequence[str]) -> set[tuple[str, int]]:
         """Give (case, revision) of what readers have rejected of these cases."""
+        named = (reader_verdicts.c.case_id, reader_verdicts.c.revision)
         mine = (reader_verdicts.c.case_id.in_(list(case_ids)), reader_verdicts.c.kind == "reject")
         with self._reading() as connection:
-            return {(row.case_id, row.revision) for row in connection.execute(select(reader_verdicts).where(*mine))}
+            return {(row.case_id, row.revision) for row in connection.execute(select(*named).where(*mine))}
 
     def was_withdrawn(self, study_uid: str, series_uid: str | None = None, sop_instance_uid: str | None = None) -> bool:
         """Tell whether a rejection note took something of a study, of a series, or an instance."""

@@ -129,7 +129,14 @@ def test_lines_that_are_no_entries_are_told_and_the_others_are_entered(data: Pat
     note(book, "whole")
     (path,) = (data / "audit").iterdir()
     good = json.loads(path.read_text())
-    bad = [good | {"more": 1}, good | {"at": "2026-01-01T00:00:00"}, good | {"count": "2"}, good | {"event": "x" * 65}, []]
+    bad = [
+        good | {"more": 1},
+        good | {"at": "2026-01-01T00:00:00"},
+        good | {"count": "2"},
+        good | {"event": "x" * 65},
+        good | {"what": "a\0b"},
+        [],
+    ]
     with path.open("a") as file:
         file.write("".join(json.dumps(one) + "\n" for one in bad) + "\xff\n" + json.dumps(good)[:40])
     note(book, "after a torn line")
@@ -140,7 +147,7 @@ def test_lines_that_are_no_entries_are_told_and_the_others_are_entered(data: Pat
     with closing(new_book(data)) as anew:
         assert anew.restore_audit(damaged) == 2
         assert [one["what"] for one in trail(anew)] == ["after a torn line", "whole"]
-    assert damaged == {f"audit/{path.name}": "7 lines are no entries"}
+    assert damaged == {f"audit/{path.name}": "8 lines are no entries"}
 
 
 def test_many_at_once_share_the_file_line_by_line(data: Path) -> None:
@@ -177,6 +184,13 @@ def test_a_data_folder_that_is_away_is_not_made(data: Path) -> None:
     with pytest.raises(Unavailable, match="the data folder is away"):
         AuditFile(data / "mount").append([], AT)
     assert not (data / "mount").exists()
+
+
+def test_the_folder_belongs_to_whom_the_data_folder_belongs(data: Path) -> None:
+    if os.getuid() == 0:
+        os.chown(data, 12345, 12345)
+    AuditFile(data).append([], AT)
+    assert (data / "audit").stat().st_uid == data.stat().st_uid
 
 
 def test_files_go_when_their_month_is_no_longer_kept(data: Path) -> None:

@@ -140,6 +140,8 @@ def test_files_that_are_none_are_told_and_change_nothing(clinic: Clinic) -> None
         "of a later version": json.dumps(json.loads(whole.read_bytes()) | {"form": 2}).encode(),
         "without a PatientID": json.dumps(json.loads(whole.read_bytes()) | {"after": {"PatientName": "X"}}).encode(),
         "without a zone": json.dumps(json.loads(whole.read_bytes()) | {"at": "2026-01-01T00:00:00"}).encode(),
+        "a number for a name": whole.read_bytes().replace(b'"Zh\\u0101ng^W\\u011bi"', b"7"),
+        "a NUL": whole.read_bytes().replace(b"mix-up", b"mix\\u0000up"),
         "no object": b"[]",
         "nothing": b"",
     }
