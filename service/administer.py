@@ -1,4 +1,4 @@
-"""The administrator's commands in a terminal: clean-up, API tokens, dead letters."""
+"""The administrator's commands in a terminal: tables brought up, clean-up, API tokens, dead letters, identities."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,7 @@ from service.errors import Rejected, Unavailable
 from service.export import export_corrections
 from service.identity import correct_identity
 from service.presence import Counts
-from service.records import Actor, AuditEvent, Book, open_book
+from service.records import Actor, AuditEvent, Book, open_book, upgrade_book
 from service.settings import Settings
 from service.store import Store
 from service.tables import open_existing_book
@@ -33,6 +34,15 @@ _MIB: Final = 1024**2
 _TOKEN_BYTES: Final = 32
 _SCOPES: Final = ("read", "submit", "admin")
 _TAKEN: Final = "somebody else has the turn of the retention (it runs, or ran in the last quarter of an hour); come again later"
+
+
+def migrate(settings: Settings, *, new_keys: bool) -> None:
+    """Bring the case book's tables up to this version; new keys are told to the audit trail. Raises as `upgrade`."""
+    upgrade_book(settings, new_keys=new_keys)
+    if new_keys:
+        with closing(open_book(settings)) as book:
+            book.audit(AuditEvent.PATIENT_RECORD, "every patient given a new key", Actor.at_the_command_line())
+    typer.echo("the case book is up to date")
 
 
 def clean_up(settings: Settings, *, apply: bool, orphans: bool) -> None:
@@ -68,13 +78,14 @@ def _clean_up(settings: Settings, book: Book, turn: retention.Turn, *, apply: bo
         console.print("nothing was removed; --apply does it")
         return
     counts = Counts()
+    by = Actor.at_the_command_line()
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("removing", total=len(plan.going))
-        by = Actor.at_the_command_line()
         number = retention.apply_plan(plan, book, store, counts, lambda: progress.advance(bar), turn.take, by)
     retention.forget_audit(settings, book)
     if found is not None:
         strays.remove_orphans(found, book, store)
+        book.audit(AuditEvent.STUDY_DELETED, "files that no row names removed", by, count=found.files)
     book.beat([], counts.take())
     console.print(f"{number} cases removed, {store.free_bytes() / _MIB:.0f} MiB free", highlight=False)
     if not turn.take():
@@ -133,35 +144,34 @@ def check_token(settings: Settings, token: str) -> None:
 
 def export(settings: Settings, folder: Path) -> int:
     """Write every correction to a folder, and say which were left out and why; gives the exit code. Raises Rejected, Unavailable."""
-    book = open_existing_book(settings)
-    found = list(export_corrections(book, Store(settings.data_dir), folder))
-    left_out = [one for one in found if one.why_not]
-    for one in left_out:
-        Console(stderr=True).print(f"{one.case_id}: left out, {one.why_not}", style="yellow", markup=False)
-    typer.echo(f"{len(found) - len(left_out)} corrections written to {folder}")
-    written = {one.case_id for one in found} - {one.case_id for one in left_out}
-    for case_id in sorted(written):
-        book.audit(AuditEvent.EXPORT, "corrected series exported by command", Actor.at_the_command_line(), case_id=case_id)
-    book.close()
+    left_out = written = 0
+    with closing(open_existing_book(settings)) as book:
+        for one in export_corrections(book, Store(settings.data_dir), folder):
+            if one.why_not:
+                left_out += 1
+                Console(stderr=True).print(f"{one.case_id}: left out, {one.why_not}", style="yellow", markup=False)
+            else:
+                written += 1
+                book.audit(AuditEvent.EXPORT, "corrected series exported by command", Actor.at_the_command_line(), case_id=one.case_id)
+    typer.echo(f"{written} corrections written to {folder}")
     return 1 if left_out else 0
 
 
 def resend(settings: Settings, case_id: str | None, destination: str | None) -> None:
     """Make dead deliveries due again. Raises Rejected for a case or destination that is not there."""
-    if destination is not None and destination not in {one.name for one in settings.destinations}:
-        raise Rejected(f"--destination {destination}: not in the settings")
-    book: Book = open_existing_book(settings)
-    if case_id is not None and book.case(case_id) is None:
-        raise Rejected(f"no case {case_id}")
     names = [one.name for one in settings.destinations]
-    number = book.resend(case_id, destinations=[destination] if destination is not None else names)
-    typer.echo(f"{number} given-up deliveries are due again")
-    what = f"{number} given-up deliveries due again: {destination or 'all destinations'}"
-    book.audit(AuditEvent.PROCEDURE_RECORD, what, Actor.at_the_command_line(), case_id=case_id)
-    left = book.count_deliveries()["dead"]
+    if destination is not None and destination not in names:
+        raise Rejected(f"--destination {destination}: not in the settings")
+    with closing(open_existing_book(settings)) as book:
+        if case_id is not None and book.case(case_id) is None:
+            raise Rejected(f"no case {case_id}")
+        number = book.resend(case_id, destinations=[destination] if destination is not None else names)
+        what = f"{number} given-up deliveries due again: {destination or 'all destinations'}"
+        book.audit(AuditEvent.PROCEDURE_RECORD, what, Actor.at_the_command_line(), case_id=case_id)
+        typer.echo(f"{number} given-up deliveries are due again")
+        left = book.count_deliveries()["dead"]
     if left and case_id is None and destination is None:
         typer.echo(f"{left} stay given up: their destinations are not in the settings")
-    book.close()
 
 
 def correct(settings: Settings, case_or_study: str, values: Mapping[str, str], by: str, reason: str) -> None:

@@ -32,11 +32,9 @@ def migrate(
     new_keys: Annotated[bool, typer.Option("--new-keys", help="Give every patient a new key: installation.key was lost.")] = False,
 ) -> None:
     """Bring the case book's tables up to this version."""
-    from service import records
+    from service import administer
 
-    settings = _settings()
-    records.upgrade_book(settings, new_keys=new_keys)
-    typer.echo("the case book is up to date")
+    administer.migrate(_settings(), new_keys=new_keys)
 
 
 @INDEX_APP.command("rebuild")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Final
 
@@ -19,6 +19,7 @@ from service.headers.references import References, read_references
 from service.records import Book, Correction, ReaderVerdict, UnknownCase, VerdictRefused
 from service.settings import Settings
 from service.store import Store
+from service.verdicts import keep_words
 
 LOG = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ class Corrections:
         Unavailable
             Send it again.
         """
-        verdict = self.book.note_correction(case_id, reader, self._keep(case_id, data), comment, revision=revision)
+        mask = self._keep(case_id, data)
+        said = keep_words(self.book, self.store, case_id, reader, comment, revision, mask.path)
+        verdict = self.book.note_correction(case_id, reader, replace(mask, said=said), comment, revision=revision)
         self.ask(case_id)
         return verdict
 

@@ -15,6 +15,7 @@ from pydicom.errors import InvalidDicomError
 
 from service.errors import Rejected
 from service.headers.elements import text
+from service.identity_file import keep_identity
 from service.records import Actor, AuditEvent, Book, Case, State
 from service.store import Store
 
@@ -87,7 +88,7 @@ def correct_identity(
     Correct the identity of cases: their results are made again, under new UIDs; gives the ids of those that changed.
 
     A withdrawn case, of which nothing is left, is passed over: what comes of it anew says itself whose it is.
-    The case book keeps what was and what is; log and audit trail are told who and why.
+    The case book, and a file beside the results, keep what was and what is; log and audit trail are told who and why.
 
     Raises
     ------
@@ -112,7 +113,7 @@ def correct_identity(
     if not changes:
         raise BadIdentity("that is the identity already")
     for case, before, after in changes:
-        book.correct_identity(case.id, before, after, by=by, reason=reason)
+        keep_identity(book, store, case, before, after, by, reason)
         what = f"identity corrected by {by}: {reason}"
         book.audit(AuditEvent.PATIENT_RECORD, what, actor, case_id=case.id, study_uid=case.study_uid)
     return [case.id for case, *_ in changes]

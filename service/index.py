@@ -26,11 +26,14 @@ _LINES: Final = {
     "aside": "set aside: other bytes under a known UID",
     "restored": "cases done, with their results",
     "again": "cases whose results are gone, to be run again",
+    "verdicts": "words of readers, said again",
+    "identities": "identities corrected by hand, said again",
+    "audit": "entries of the audit trail, entered again",
     "orphans": "results of no case or of an older revision, left alone",
 }
 _GONE: Final = (
     "Not in the files, and not back in a case book made anew: who sent what, classes that were discarded, what was refused or held and why "
-    "(judged again at the next start), identities corrected by hand (correct them again), the audit trail, attempts and history, "
+    "(judged again at the next start), attempts and history, "
     "what was to be fetched, deliveries (results are sent again unless --delivered was given)."
 )
 

@@ -35,6 +35,7 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "series-not-found": (404, "The source has no such series"),
     "instance-not-found": (404, "There is no such object"),
     "method-not-allowed": (405, "The method is not allowed here"),
+    "instance-gone": (410, "The object was withdrawn"),
     "not-acceptable": (406, "What is there is of no kind that is accepted"),
     "upload-timed-out": (408, "The upload stopped coming"),
     "not-retryable": (409, "The case cannot be run again in this state"),

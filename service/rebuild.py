@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from service.headers import Unreadable, read_file
+from service.identity_file import restore_identities
 from service.records import Book, InstanceRow, OutputRow
 from service.records.rebuilding import Found
 from service.records.result_record import RECORD, NotARecord, ResultRecord
@@ -39,7 +40,8 @@ class Tally:
     Attributes
     ----------
     counts : series; instances new, known, aside (other bytes under a known UID); cases restored (done by their results), again (done, to
-        be run again because results are gone); verdicts (of readers); orphans (results of no case)
+        be run again because results are gone); verdicts (of readers); identities (corrected by hand); audit (entries of the trail);
+        orphans (results of no case)
     damaged : files that are not what their name says, or cannot be read, and why; they were left alone and out
     missing : by case, how many files the case book knows of are not there
     lost : done cases of which results are gone, and files they were made from too
@@ -82,6 +84,10 @@ def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = l
     tally.counts["verdicts"] = restore_verdicts(book, store)
     for note in notes:  # after the results, so that those which destinations have are withdrawn there too
         book.reject_instances(note.note_uid, note.code, note.title, note.instances)
+    # Last: what somebody said of an identity is about what is left, and makes the next revision of what is done.
+    newest = {key: record for key, files in results.items() if (record := _read_record(store, files[0][1], tally)) is not None}
+    tally.counts["identities"] = restore_identities(book, store, newest, tally.damaged)
+    tally.counts["audit"] = book.restore_audit(tally.damaged)
     _look_for_gaps(book, store, tally)
     book.settle_patients()
     return tally

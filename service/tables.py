@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,19 @@ from rich.table import Table
 from sqlalchemy import make_url
 
 from service.errors import Rejected
-from service.records import Book, Case, ReaderVerdict, State, VerdictState, is_note
+from service.records import Actor, AuditEvent, Book, Case, ReaderVerdict, State, VerdictState, is_note
 from service.settings import Settings
 
 _COLOURS = {State.DONE: "green", State.FAILED: "red", State.HELD: "yellow", State.REJECTED: "yellow"}
 
 
 def print_cases(settings: Settings, state: str | None, limit: int) -> None:
-    """Print the newest cases, one a line."""
+    """Print the newest cases, one a line; that they were shown is in the audit trail."""
     if state is not None and state not in set(State):
         raise Rejected(f"--state {state}: one of {', '.join(State)}")
-    page = open_existing_book(settings).find_cases(state=State(state) if state else None, limit=limit)
+    with closing(open_existing_book(settings)) as book:
+        page = book.find_cases(state=State(state) if state else None, limit=limit)
+        book.audit(AuditEvent.QUERY, f"listed by command: cases, {len(page.items)} given", Actor.at_the_command_line())
     table = Table(box=None, pad_edge=False)
     for heading in ("case", "received (UTC)", "state", "series", "slices", "lesions", "ml", "why"):
         table.add_column(heading, justify="right" if heading in {"slices", "lesions", "ml"} else "left")
@@ -43,17 +46,22 @@ def print_cases(settings: Settings, state: str | None, limit: int) -> None:
 
 
 def print_case(settings: Settings, case_id: str) -> None:
-    """Print everything about one case. Raises Rejected when there is none."""
-    book = open_existing_book(settings)
-    case = book.case(case_id)
-    if case is None:
-        raise Rejected(f"no case {case_id}")
-    console = Console()
+    """Print everything about one case, and enter it into the audit trail. Raises Rejected when there is none."""
+    with closing(open_existing_book(settings)) as book:
+        case = book.case(case_id)
+        if case is None:
+            raise Rejected(f"no case {case_id}")
+        actor = Actor.at_the_command_line()
+        book.audit(AuditEvent.PROCEDURE_RECORD, "case read by command", actor, case_id=case_id, study_uid=case.study_uid)
+        _print_case(Console(), book, case)
+
+
+def _print_case(console: Console, book: Book, case: Case) -> None:
     console.print(_facts(case))
     if case.stages:
         console.print(_stages(case.stages))
     console.print(_rows(book, case))
-    if said := book.verdicts_of([case_id])[case_id]:
+    if said := book.verdicts_of([case.id])[case.id]:
         console.print(_verdicts(said))
     lines = Table("at (UTC)", "what", "state", "why", title="history", title_justify="left", box=None)
     for line in case.history:
@@ -117,7 +125,7 @@ def open_existing_book(settings: Settings) -> Book:
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise Rejected(f"no case book at {url.database}; set LEUKOSCOPE_DATA_DIR to the service's data folder")
-    return Book(settings.database)
+    return Book(settings.database, data_dir=settings.data_dir)
 
 
 def _state(state: State) -> str:

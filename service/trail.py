@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -44,15 +45,15 @@ def print_trail(settings: Settings, wanted: Wanted, *, as_json: bool) -> None:
     Unavailable
     """
     event = _event(wanted.event)
-    book = open_existing_book(settings)
-    found = _entries(book, wanted, event)
-    if as_json:
-        for entry in found:
-            typer.echo(json.dumps({name: value for name, value in asdict(entry).items() if name != "id"} | {"at": entry.at.isoformat()}))
-    else:
-        Console().print(_table(found))
-    book.audit(AuditEvent.AUDIT_LOG_USED, "audit trail read by command", Actor.at_the_command_line())
-    book.close()
+    with closing(open_existing_book(settings)) as book:
+        book.audit(AuditEvent.AUDIT_LOG_USED, "audit trail read by command", Actor.at_the_command_line())
+        found = _entries(book, wanted, event)
+        if as_json:
+            for entry in found:
+                values = {name: value for name, value in asdict(entry).items() if name != "id"}
+                typer.echo(json.dumps(values | {"at": entry.at.isoformat()}))
+        else:
+            Console().print(_table(found))
 
 
 def _event(name: str | None) -> AuditEvent | None:

@@ -1,4 +1,4 @@
-"""A reader's acceptance or rejection: in the case book, and beside the results for a case book that is made anew from the files."""
+"""What a reader says of a result: in the case book, and beside the results for a case book that is made anew from the files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
 
-from service.records import Book, ReaderVerdict, UnknownCase, VerdictKind, VerdictRefused
+from service.records import Book, Correction, ReaderVerdict, State, UnknownCase, VerdictKind, VerdictRefused
 from service.store import Store
 
 KIND: Final = "verdict"
@@ -18,7 +18,7 @@ _FORM: Final = 1
 
 @dataclass(frozen=True)
 class Said:
-    """What the file says; the time is that of the file, so that the same words are the same file."""
+    """What the file says; the time is that of the file, so that the same words are the same file. `mask`: the file of a corrected one."""
 
     study_uid: str
     series_uid: str
@@ -26,10 +26,12 @@ class Said:
     verdict: str
     reader: str
     comment: str
+    mask: str | None = None
 
     def as_bytes(self) -> bytes:
         """Encode; the same verdict is the same bytes."""
-        return json.dumps(asdict(self) | {"form": _FORM}, sort_keys=True, separators=(",", ":")).encode()
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(values | {"form": _FORM}, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -47,32 +49,58 @@ def judge(book: Book, store: Store, case_id: str, kind: VerdictKind, reader: str
     Raises
     ------
     UnknownCase, VerdictRefused
-        Nothing was written but perhaps a file without a row.
+        Nothing was written.
     Unavailable
     """
+    path = _keep(book, store, case_id, kind, reader, comment, revision)
+    return book.judge(case_id, kind, reader, comment, revision=revision, path=path)
+
+
+def keep_words(book: Book, store: Store, case_id: str, reader: str, comment: str, revision: int | None, mask: str) -> str | None:
+    """Write down whose corrected mask a file is, before the case book is told; gives the file. Raises UnknownCase, Unavailable."""
+    return _keep(book, store, case_id, VerdictKind.CORRECT, reader, comment, revision, mask)
+
+
+def _keep(
+    book: Book, store: Store, case_id: str, kind: VerdictKind, reader: str, comment: str, revision: int | None, mask: str | None = None
+) -> str | None:
+    """Write the file; none where the case book will refuse the verdict, for a book made anew might take it."""
     case = book.case(case_id)
     if case is None:
         raise UnknownCase(case_id)
-    judged = revision or case.revision
-    said = Said(case.study_uid, case.series_uid, judged, kind.value, reader, comment)
-    path = store.put_output(case_id, KIND, said.as_bytes())
-    return book.judge(case_id, kind, reader, comment, revision=judged, path=path)
+    if case.state is not State.DONE or revision not in (None, case.revision):
+        return None
+    said = Said(case.study_uid, case.series_uid, case.revision, kind.value, reader, comment, mask)
+    return store.put_output(case_id, KIND, said.as_bytes())
 
 
 def restore_verdicts(book: Book, store: Store) -> int:
-    """Judge again by the files, in the order they were written; one that is not about a current revision is passed over. Gives how many."""
+    """
+    Judge again by the files, in the order they were written; gives how many that were.
+
+    One that is not about a current revision is passed over: a correction that became a revision is told by the record of that. One that
+    is waits for a worker again.
+    """
     count = 0
     for at, path, said in sorted(_read(store), key=lambda one: one[:2]):
         for case in book.find_cases(study_uid=said.study_uid, series_uid=said.series_uid).items:
-            known = [one.path for one in book.verdicts_of([case.id])[case.id]]
-            if path in known:
-                continue
-            try:
-                book.judge(case.id, VerdictKind(said.verdict), said.reader, said.comment, revision=said.revision, at=at, path=path)
-            except (UnknownCase, VerdictRefused):
-                continue
-            count += 1
+            if not any(path in (one.path, one.said) for one in book.verdicts_of([case.id])[case.id]):
+                count += _say_again(book, store, case.id, said, path, at)
     return count
+
+
+def _say_again(book: Book, store: Store, case_id: str, said: Said, path: str, at: datetime) -> bool:
+    try:
+        if said.mask is None:
+            book.judge(case_id, VerdictKind(said.verdict), said.reader, said.comment, revision=said.revision, at=at, path=path)
+        elif not store.has_file(said.mask):
+            return False
+        else:
+            mask = Correction(said.mask, said.mask.rpartition("-")[2], path)
+            book.note_correction(case_id, said.reader, mask, said.comment, revision=said.revision, at=at)
+    except (UnknownCase, VerdictRefused):
+        return False
+    return True
 
 
 def _read(store: Store) -> Iterator[tuple[datetime, str, Said]]:
@@ -85,7 +113,8 @@ def _read(store: Store) -> Iterator[tuple[datetime, str, Said]]:
 def _said(path: Path) -> Said | None:
     try:
         found = Said.from_bytes(path.read_bytes())
-        VerdictKind(found.verdict)
+        if (VerdictKind(found.verdict) is VerdictKind.CORRECT) != (found.mask is not None):
+            return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ def keep_record(
     rows: Sequence[OutputRow],
     *,
     quality: Sequence[str],
+    identities: Mapping[str, bool],
     corrected: bool = False,
     **found: Any,
 ) -> OutputRow:
@@ -75,6 +76,7 @@ def keep_record(
     ----------
     files, rows : what the results were made from, and the results
     found : findings, model and stages as given to `Book.finish`
+    identities : the corrections of the patient's identity that were known when the work began: a later one makes another revision
     corrected : the results are made from a reader's correction
 
     Raises
@@ -96,6 +98,7 @@ def keep_record(
         series_shift=case.series_shift,
         quality=tuple(dict.fromkeys((*case.quality, *quality))),
         outputs=tuple(rows),
+        identities=identities,
         correction=told_correction(verdict) if verdict is not None else None,
         **found,
     )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
+from service.audit_file import AuditFile
 from service.installation import read_secret
 from service.records.arrivals import Arrivals
 from service.records.audit import Audit, AuditEntry, AuditPage, writing_audit
@@ -22,6 +24,7 @@ from service.records.moves import UnknownCase, utc_now
 from service.records.notes import Notes, OwedNote, is_note
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
+from service.records.past import AnyResult, Past
 from service.records.patients import Patients
 from service.records.reader_verdicts import ReaderVerdicts, standing_verdict, told_correction
 from service.records.reading import Reading
@@ -68,6 +71,7 @@ class Book(
     Commitments,
     Reading,
     Kept,
+    Past,
     Rebuilding,
     Upkeep,
     Removal,
@@ -84,6 +88,8 @@ class Book(
     ----------
     secret
         The installation's (`service.installation`). Without it no case can be made; enough for reading.
+    data_dir
+        Where the audit trail is written to as well; None: in the database only.
     destinations
         Who is sent the results of a primary case. Every process of an installation gives the same.
 
@@ -97,19 +103,29 @@ class Book(
         The database is away.
     """
 
-    def __init__(self, url: str, *, secret: bytes | None = None, destinations: Sequence[Recipient] = (), lease_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        secret: bytes | None = None,
+        data_dir: Path | None = None,
+        destinations: Sequence[Recipient] = (),
+        lease_s: float = 30.0,
+    ) -> None:
         super().__init__(url)
         if secret is not None:
             with self._reading() as connection:
                 check_secret(connection, secret)
         self._secret = secret
+        self._audit_file = AuditFile(data_dir) if data_dir is not None else None
         self._destinations = tuple(destinations)
         self._lease = timedelta(seconds=lease_s)
 
 
 def open_book(settings: Settings) -> Book:
     """Open the case book of an installation; `upgrade_book(settings)` comes first where nobody else did it."""
-    return Book(settings.database, secret=read_secret(settings.data_dir), destinations=settings.destinations, lease_s=settings.lease_s)
+    secret, folder = read_secret(settings.data_dir), settings.data_dir
+    return Book(settings.database, secret=secret, data_dir=folder, destinations=settings.destinations, lease_s=settings.lease_s)
 
 
 def upgrade_book(settings: Settings, *, new_keys: bool = False) -> None:
@@ -122,6 +138,7 @@ __all__ = [
     "MAXIMUM_ATTEMPTS",
     "TRANSITIONS",
     "Actor",
+    "AnyResult",
     "AuditEntry",
     "AuditEvent",
     "AuditPage",

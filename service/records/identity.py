@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from service.records.database import Ledger
 from service.records.moves import lock_case, plain, utc_now
@@ -26,33 +26,73 @@ class Identities(Ledger):
     _destinations: tuple[Recipient, ...] = ()
     _secret: bytes | None = None
 
-    def correct_identity(self, case_id: str, before: Mapping[str, str], after: Mapping[str, str], *, by: str, reason: str) -> None:
+    def correct_identity(
+        self,
+        case_id: str,
+        before: Mapping[str, str],
+        after: Mapping[str, str],
+        *,
+        by: str,
+        reason: str,
+        at: datetime | None = None,
+        path: str | None = None,
+    ) -> None:
         """
         Keep a correction, and take the case back to receiving, as a new revision if it was submitted; a refused one stays refused.
 
         Parameters
         ----------
         before, after : the whole identity, by DICOM keyword
+        at, path : when it was said, and the file that says so too
 
         Raises
         ------
         UnknownCase, Unavailable
         """
         now = utc_now()
-        patient_id, issuer = plain(after["PatientID"]), plain(after["IssuerOfPatientID"])
+        said = {"by": by, "reason": reason, "at": at or now, "path": path}
         with self._writing() as connection:
             case = lock_case(connection, case_id)
-            forget_correction(connection, case_id)
-            values = {"case_id": case_id, "at": now, "by": plain(by), "reason": plain(reason), "active": True}
-            connection.execute(insert(identities).values(**values, before=dict(before), after=dict(after)))
-            key = patient_key(demand_secret(self._secret), patient_id, issuer, case["study_uid"])
-            whose = {"patient_id": patient_id, "patient_issuer": issuer, "patient_key": key}
+            whose = self._write(connection, case, before, after, in_force=True, **said)
             if State(case["state"]) is State.REJECTED:
                 connection.execute(update(cases).where(cases.c.id == case_id).values(**whose))
                 return
             mark_patients(connection, {case["patient_key"]})
             reopen(connection, case, now, Event.CORRECT, _REASON, last_received_at=now, **whose)
             settle_study(connection, case["study_uid"], self._destinations, now)
+
+    def restore_identity(self, case_id: str, before: Mapping[str, str], after: Mapping[str, str], *, in_force: bool, **said: Any) -> None:
+        """
+        Write down a correction that the results there are were made after, and with it where it is in force; nothing runs again.
+
+        Raises
+        ------
+        UnknownCase, Unavailable
+        """
+        with self._writing() as connection:
+            whose = self._write(connection, lock_case(connection, case_id), before, after, in_force=in_force, **said)
+            if in_force:
+                connection.execute(update(cases).where(cases.c.id == case_id).values(**whose))
+
+    def _write(
+        self,
+        connection: Connection,
+        case: dict[str, Any],
+        before: Mapping[str, str],
+        after: Mapping[str, str],
+        *,
+        in_force: bool,
+        **said: Any,
+    ) -> dict[str, str]:
+        """Write the row of a correction; gives whose case it is by it."""
+        if in_force:
+            forget_correction(connection, case["id"])
+        words = {name: plain(said.pop(name)) for name in ("by", "reason")}
+        values = {"before": dict(before), "after": dict(after), "active": in_force}
+        connection.execute(insert(identities).values(case_id=case["id"], **words, **said, **values))
+        patient_id, issuer = plain(after["PatientID"]), plain(after["IssuerOfPatientID"])
+        key = patient_key(demand_secret(self._secret), patient_id, issuer, case["study_uid"])
+        return {"patient_id": patient_id, "patient_issuer": issuer, "patient_key": key}
 
     def corrected_identity(self, case_id: str) -> dict[str, str]:
         """Give the identity that was corrected by hand and that no sender has corrected since, by DICOM keyword; empty where none was."""
@@ -66,3 +106,9 @@ class Identities(Ledger):
         chosen = select(identities).where(identities.c.case_id == case_id).order_by(identities.c.id)
         with self._reading() as connection:
             return [(row.at, row.by, row.reason, dict(row.before), dict(row.after)) for row in connection.execute(chosen)]
+
+    def told_identities(self, case_id: str) -> dict[str, bool]:
+        """Give what the record of a result keeps of the corrections known: digest of the file → is it in force?"""
+        chosen = select(identities.c.path, identities.c.active).where(identities.c.case_id == case_id, identities.c.path.is_not(None))
+        with self._reading() as connection:
+            return {row.path.rpartition("-")[2]: row.active for row in connection.execute(chosen)}

@@ -67,7 +67,14 @@ class ReaderVerdicts(Ledger):
         return verdict
 
     def note_correction(
-        self, case_id: str, reader: str, correction: Correction, comment: str = "", *, revision: int | None = None
+        self,
+        case_id: str,
+        reader: str,
+        correction: Correction,
+        comment: str = "",
+        *,
+        revision: int | None = None,
+        at: datetime | None = None,
     ) -> ReaderVerdict:
         """
         Take a correction of the current result, for a worker to look at.
@@ -89,21 +96,10 @@ class ReaderVerdicts(Ledger):
                     return one
             _demand_current(row, revision)
             seen = select(instances.c.sop_instance_uid).where(instances.c.case_id == case_id, instances.c.aside.is_(False))
-            return _write(
-                connection,
-                case_id,
-                now,
-                VerdictKind.CORRECT,
-                VerdictState.PENDING,
-                revision=row["revision"],
-                reader=reader,
-                comment=comment,
-                due_at=now,
-                seen=sorted(connection.execute(seen).scalars()),
-                model=row["model"],
-                path=correction.path,
-                digest=correction.digest,
-            )
+            values = {"revision": row["revision"], "reader": reader, "comment": comment, "due_at": now, "model": row["model"]}
+            values |= {"path": correction.path, "digest": correction.digest, "said": correction.said}
+            values["seen"] = sorted(connection.execute(seen).scalars())
+            return _write(connection, case_id, at or now, VerdictKind.CORRECT, VerdictState.PENDING, **values)
 
     def note_refused_correction(self, case_id: str, reader: str, correction: Correction, reason: str) -> None:
         """Record once a correction that came over DICOM and cannot be taken: its sender hears of no reason there. Raises UnknownCase."""
@@ -221,7 +217,7 @@ class ReaderVerdicts(Ledger):
             return list(dict.fromkeys(connection.execute(chosen).scalars()))
 
 
-_TOLD: Final = ("revision", "made", "reader", "comment", "path", "digest", "seen", "model")
+_TOLD: Final = ("revision", "made", "reader", "comment", "path", "digest", "seen", "model", "said")
 
 
 def told_correction(verdict: ReaderVerdict) -> dict[str, Any]:
@@ -233,7 +229,7 @@ def restore_correction(connection: Connection, case_id: str, told: Mapping[str, 
     """Write a correction that a record tells of, where the case book does not know it."""
     if any(one.digest == told["digest"] and one.made == told["made"] for one in _of_case(connection, case_id)):
         return
-    values = {name: told[name] for name in _TOLD} | {"seen": list(told["seen"])}
+    values = {name: told.get(name) for name in _TOLD} | {"seen": list(told["seen"])}
     _write(connection, case_id, datetime.fromisoformat(told["at"]), VerdictKind.CORRECT, VerdictState.STANDS, **values)
 
 

@@ -16,7 +16,7 @@ from service.records.primary import settle_study
 from service.records.reader_verdicts import restore_correction
 from service.records.result_record import ResultRecord
 from service.records.rows import DeliveryState, OutputRow, Verdict
-from service.records.schema import cases, deliveries, instances, outputs, reader_verdicts
+from service.records.schema import cases, deliveries, identities, instances, outputs, reader_verdicts
 from service.records.states import Event, State
 from service.sections import Recipient
 
@@ -107,7 +107,7 @@ class Rebuilding(Ledger):
             last = rows[-1].id
 
     def indexed_outputs(self) -> Iterator[tuple[str, str, bool]]:
-        """Give (case, path, whether it is of the finished revision) of every result, and of the masks that readers sent."""
+        """Give (case, path, whether it is of the finished revision) of every result, and of what people said of them."""
         chosen = (
             select(outputs.c.id, outputs.c.case_id, outputs.c.path, outputs.c.revision, cases.c.revision.label("current"), cases.c.state)
             .join(cases, cases.c.id == outputs.c.case_id)
@@ -117,8 +117,9 @@ class Rebuilding(Ledger):
         while rows := self._page(chosen.where(outputs.c.id > last).limit(_PAGE)):
             yield from ((row.case_id, row.path, row.state == State.DONE.value and row.revision == row.current) for row in rows)
             last = rows[-1].id
-        masks = select(reader_verdicts.c.case_id, reader_verdicts.c.path).where(reader_verdicts.c.path.is_not(None))
-        yield from ((row.case_id, row.path, False) for row in self._page(masks))
+        for column in (reader_verdicts.c.path, reader_verdicts.c.said, identities.c.path):
+            words = select(column.table.c.case_id, column.label("path")).where(column.is_not(None))
+            yield from ((row.case_id, row.path, False) for row in self._page(words))
 
     def _page(self, chosen: Any) -> Sequence[Any]:
         with self._reading() as connection:

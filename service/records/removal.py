@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, Table, and_, delete, func, insert, or_, select, text
+from sqlalchemy import Column, Connection, Select, Table, and_, delete, func, insert, or_, select, text
 
 from service.records.database import Ledger
 from service.records.moves import lock_studies
 from service.records.rows import DeliveryState
-from service.records.schema import cases, deliveries, instances, outputs, reader_verdicts, removals, turns
+from service.records.schema import cases, deliveries, identities, instances, outputs, reader_verdicts, removals, turns
 from service.records.states import FINAL, State
 
 YOUNG: Final = "young"
 _PAGE: Final = 1000
+_WORDS: Final = (reader_verdicts.c.path, reader_verdicts.c.said, identities.c.path)
+"""Files of what people said."""
 _UNDELIVERED: Final = (DeliveryState.PENDING.value, DeliveryState.DEAD.value)
 
 
@@ -104,7 +106,7 @@ class Removal(Ledger):
         """Have those instance files removed that no row names, while none can come: none of their study, or (None) none at all."""
         with self._writing() as connection:
             _lock(connection, study_uid, instances)
-            taken = set(connection.execute(_naming(instances, paths, study_uid)).scalars())
+            taken = set(connection.execute(_naming(instances.c.path, paths, study_uid)).scalars())
             remove([path for path in paths if path not in taken])
 
     def without_output_rows(self, case_id: str, study_uid: str | None, paths: Sequence[str], remove: Callable[[list[str]], object]) -> bool:
@@ -147,8 +149,8 @@ class Removal(Ledger):
         with self._reading() as connection:
             return {
                 path
-                for table in (instances, outputs, reader_verdicts)
-                for path in connection.execute(select(table.c.path).where(table.c.case_id.in_(list(case_ids)))).scalars()
+                for column in (instances.c.path, outputs.c.path, *_WORDS)
+                for path in connection.execute(select(column).where(column.table.c.case_id.in_(list(case_ids)))).scalars()
                 if path
             }
 
@@ -161,22 +163,22 @@ def _lock(connection: Connection, study_uid: str | None, table: Table) -> None:
         connection.execute(text(f"LOCK TABLE {table.name} IN SHARE MODE"))
 
 
-def _naming(table: Table, paths: Sequence[str], study_uid: str | None) -> Select[tuple[Any]]:
+def _naming(column: Column[Any], paths: Sequence[str], study_uid: str | None) -> Select[tuple[Any]]:
     """Ask which of the paths are named. No index has them: where the study is known, only its rows are looked at."""
-    named = select(table.c.path).where(table.c.path.in_(list(paths)))
-    return named if study_uid is None else named.join(cases, cases.c.id == table.c.case_id).where(cases.c.study_uid == study_uid)
+    named = select(column).where(column.in_(list(paths)))
+    return named if study_uid is None else named.join(cases, cases.c.id == column.table.c.case_id).where(cases.c.study_uid == study_uid)
 
 
 def _named_results(connection: Connection, paths: Sequence[str], study_uid: str | None) -> set[str]:
-    """Give those of the paths among the results that rows name: results, and the masks that readers sent."""
-    return {path for table in (outputs, reader_verdicts) for path in connection.execute(_naming(table, paths, study_uid)).scalars()}
+    """Give those of the paths among the results that rows name: results, and what people said of them."""
+    return {path for column in (outputs.c.path, *_WORDS) for path in connection.execute(_naming(column, paths, study_uid)).scalars()}
 
 
 def _removed(connection: Connection, row: dict[str, Any]) -> Removed:
     stored = select(instances.c.path).where(instances.c.case_id == row["id"], instances.c.path != "")
     results = select(outputs.c.path).where(outputs.c.case_id == row["id"])
-    masks = select(reader_verdicts.c.path).where(reader_verdicts.c.case_id == row["id"], reader_verdicts.c.path.is_not(None)).distinct()
-    found = [path for chosen in (results, masks) for path in connection.execute(chosen).scalars()]
+    words = [select(column).where(column.table.c.case_id == row["id"], column.is_not(None)).distinct() for column in _WORDS]
+    found = [path for chosen in (results, *words) for path in connection.execute(chosen).scalars()]
     return Removed(row["id"], row["study_uid"], tuple(connection.execute(stored).scalars()), tuple(found))
 
 

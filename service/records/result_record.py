@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -29,6 +29,7 @@ class ResultRecord:
     digests : of the stored files that were segmented, sorted
     rule, rank, quality, findings, model, stages, series_shift : as the case book has them
     correction : the reader's, where the results are made from one, as `told_correction` gives it
+    identities : corrections of the patient's identity by hand that were known, as `told_identities` gives them
     """
 
     study_uid: str
@@ -45,6 +46,7 @@ class ResultRecord:
     outputs: tuple[OutputRow, ...]
     series_shift: int | None = None
     correction: Mapping[str, Any] | None = None
+    identities: Mapping[str, bool] = field(default_factory=dict)
 
     def as_bytes(self) -> bytes:
         """Encode; the same record is the same bytes."""

@@ -255,6 +255,7 @@ class ReaderVerdict:
     path, digest : of the file with the corrected mask, as it came; relative to the store
     seen : SOP Instance UIDs of the series when the correction came
     model : what had made the revision that was corrected
+    said : the file with the words beside a corrected mask
     """
 
     id: int
@@ -271,14 +272,16 @@ class ReaderVerdict:
     digest: str | None
     seen: tuple[str, ...]
     model: Mapping[str, Any] | None
+    said: str | None
 
 
 @dataclass(frozen=True)
 class Correction:
-    """A file with a corrected mask: where it lies in the store, and its SHA-256."""
+    """A file with a corrected mask: where it lies in the store, and its SHA-256; `said`: the file with the reader's words."""
 
     path: str
     digest: str
+    said: str | None = None
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,8 @@ removals = Table(
     Column("outputs", JSON, nullable=False),
 )
 
-# What readers said of results. A correction waits (pending) until a worker has placed its mask on the grid of the series.
+# What readers said of results. A correction waits (pending) until a worker has placed its mask on the grid of the series. `path`: the
+# file with the words, or with the mask; then `said` is that with the words.
 reader_verdicts = Table(
     "reader_verdicts",
     metadata,
@@ -255,6 +256,7 @@ reader_verdicts = Table(
     Column("model", JSON(none_as_null=True)),
     Column("losses", Integer, nullable=False),
     Column("due_at", UtcTime),
+    Column("said", Text),
     Index("ix_reader_verdicts_state_due_at", "state", "due_at"),
 )
 
@@ -271,7 +273,8 @@ rejections = Table(
     Column("at", UtcTime, nullable=False),
 )
 
-# Identities corrected by hand: what was and what is, by DICOM keyword. `active`: nobody has said otherwise since.
+# Identities corrected by hand: what was and what is, by DICOM keyword. `active`: nobody has said otherwise since. `path`: the file that
+# says so too.
 identities = Table(
     "identities",
     metadata,
@@ -283,6 +286,7 @@ identities = Table(
     Column("before", JSON, nullable=False, quote=True),
     Column("after", JSON, nullable=False, quote=True),
     Column("active", Boolean, nullable=False),
+    Column("path", Text),
 )
 
 # Patients of whose studies one may have another primary now: settled after the transaction that wrote the row.

@@ -115,8 +115,8 @@ def everything_readable(service: Running) -> dict[str, str | bytes]:
         "command lines": "\n".join(" ".join(one.cmdline()) for one in service.family()),
         "environments": "\n".join("\n".join(one.environ().values()) for one in service.family()),
     }
-    for path in service.data.glob("*"):
-        if path.name.startswith("broker") or path.suffix == ".json":
+    for path in (*service.data.glob("*"), *service.data.glob("audit/*")):
+        if path.name.startswith("broker") or path.suffix in {".json", ".jsonl"}:
             seen[path.name] = path.read_bytes()
     return seen
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,8 +16,10 @@ from pydicom.uid import SegmentationStorage, generate_uid
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+from service import administer
 from service.__main__ import APP
 from service.errors import Unavailable
+from service.export import Exported
 from service.health import check_audit
 from service.presence import Counts, Presence
 from service.records import Actor, AuditEntry, AuditEvent, Book, Outcome, deeds, utc_now, writing_audit
@@ -251,3 +255,39 @@ def test_the_command_shows_the_trail_and_enters_that_it_was_read(house: House, l
     assert "one of Application Activity" in str(leukoscope("audit", "--event", "Lunch").exception)
     (used,) = trail(house.book, event=AuditEvent.AUDIT_LOG_USED)[-1:]
     assert used.actor_kind == "command"
+
+
+def test_commands_that_show_or_change_patients_data_are_entered_with_the_user(
+    house: House, leukoscope: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.send(flair_series(14))
+    case_id, study = house.case.id, house.case.study_uid
+    stray = house.store.path_of(house.store.put_output(case_id, "stray", b"x"))
+    os.utime(stray, (1, 1))
+    house.book.write_audit()
+
+    def breaking_off(*_: object) -> Iterator[Exported]:
+        yield Exported(case_id)
+        raise Unavailable("the object store: away")
+
+    monkeypatch.setattr(administer, "export_corrections", breaking_off)
+    for command in (
+        ("cases", "--limit", "5"),
+        ("case", case_id),
+        ("case", "nobody"),
+        ("corrections", "export", str(house.store.root / "out")),
+        ("retention", "--apply", "--orphans"),
+        ("migrate",),
+        ("migrate", "--new-keys"),
+    ):
+        leukoscope(*command)
+    assert not stray.exists()
+    said = [(one.event, one.what, one.case_id, one.study_uid) for one in reversed(trail(house.book)) if one.actor_kind == "command"]
+    assert said == [
+        ("Query", "listed by command: cases, 1 given", None, None),
+        ("Procedure Record", "case read by command", case_id, study),
+        ("Export", "corrected series exported by command", case_id, None),
+        ("DICOM Study Deleted", "files that no row names removed", None, None),
+        ("Patient Record", "every patient given a new key", None, None),
+    ]
+    assert {one.actor for one in trail(house.book) if one.actor_kind == "command"} == {getpass.getuser()}

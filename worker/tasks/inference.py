@@ -125,6 +125,7 @@ class Desk:
     def _run(self, lease: Lease) -> None:
         engine = self._open_engine()
         files = find_files(self._book, self._store, lease.case_id)
+        identities = self._book.told_identities(lease.case_id)
         result = pipeline.run(
             files,
             self._release,
@@ -153,7 +154,8 @@ class Desk:
         }
         findings = result.findings.as_dict() | (_said(result.corrected) if result.corrected else {})
         found: dict[str, Any] = {"findings": findings, "quality": result.quality, "model": model, "stages": stages}
-        rows.append(keep_record(self._book, self._store, lease, files, rows, corrected=result.corrected is not None, **found))
+        told: dict[str, Any] = {"identities": identities, "corrected": result.corrected is not None}
+        rows.append(keep_record(self._book, self._store, lease, files, rows, **told, **found))
         self._book.finish(lease, outputs=rows, **found)
 
     def _announce(self, lease: Lease) -> None:

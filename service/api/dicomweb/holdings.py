@@ -46,7 +46,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Study:
-    """A study: the series of it that came in, and the results of those that are done."""
+    """A study: the series of it that came in, and the results of those that are done, but what a reader has rejected."""
 
     study_uid: str
     patient_id: str
@@ -73,12 +73,13 @@ class Holdings:
             batch = groups[start : start + BATCH]
             done = {row.case_id: row.revision for group in batch for row in group if row.state is State.DONE}
             outputs = self._book.outputs_of(list(done))
+            rejected = self._book.rejected_revisions(list(done))
             for group in batch:
                 results = (
                     output
                     for row in group
                     for output in outputs.get(row.case_id, ())
-                    if output.media_type == DICOM and output.revision == row.revision
+                    if output.media_type == DICOM and output.revision == row.revision and (row.case_id, row.revision) not in rejected
                 )
                 yield Study(group[0].study_uid, group[0].patient_id, group[-1].path, tuple(group), tuple(results))
 
@@ -89,7 +90,7 @@ class Holdings:
     def series_of(self, study: Study) -> list[Series]:
         """Give the series of a study: those that came in, then the results."""
         sources = [Series(study.study_uid, row.series_uid, row.path, row.case_id) for row in study.sources]
-        found = [instance for row in study.results if (instance := self._result(study.study_uid, row)) is not None]
+        found = [instance for row in study.results if (instance := self.identify(study.study_uid, row.path, row.size)) is not None]
         found.sort(key=lambda instance: instance.series_uid)
         results = [
             Series(study.study_uid, series_uid, one[0].path, None, tuple(one))
@@ -139,12 +140,13 @@ class Holdings:
         except (Unreadable, FileNotFoundError):
             return {}
 
-    def _read(self, path: str) -> str:
-        return json.dumps(read_attributes(self._store.path_of(path), READ), separators=(",", ":"))  # a tenth of the memory of a dict
-
-    def _result(self, study_uid: str, row: OutputRow) -> Instance | None:
-        found = self.attributes(row.path)
+    def identify(self, study_uid: str, path: str, size: int = 0) -> Instance | None:
+        """Read from a result's header which instance it is; None where the file is damaged or was cleaned away."""
+        found = self.attributes(path)
         names = [str(next(iter(found.get(name, {}).get("Value", ())), "")) for name in ("SeriesInstanceUID", "SOPInstanceUID")]
         if not all(names):
             return None
-        return Instance(study_uid, names[0], names[1], found["TransferSyntaxUID"]["Value"][0], row.path, row.size)
+        return Instance(study_uid, names[0], names[1], found["TransferSyntaxUID"]["Value"][0], path, size)
+
+    def _read(self, path: str) -> str:
+        return json.dumps(read_attributes(self._store.path_of(path), READ), separators=(",", ":"))  # a tenth of the memory of a dict

@@ -12,11 +12,11 @@ from starlette.responses import StreamingResponse
 from service.api.desk import Desk
 from service.api.dicomweb.accept import DICOM, choose, choose_json, read_accept
 from service.api.dicomweb.addresses import INSTANCE, SERIES, STUDY, Uid, demand_uids, instance_url, service_url
+from service.api.dicomweb.gone import find_gone
 from service.api.dicomweb.holdings import Holdings, Instance
 from service.api.dicomweb.multipart import Part, file_blocks, multipart_answer, single_answer, stream_answer
 from service.api.dicomweb.objects import describe, opened
 from service.headers import Unreadable
-from service.problems import Problem
 from service.records import AuditEvent
 
 
@@ -64,11 +64,11 @@ def add_metadata(router: APIRouter, desk: Desk, holdings: Holdings) -> None:
 
 
 async def find(desk: Desk, holdings: Holdings, *uids: str) -> list[Instance]:
-    """Give the instances at an address. Raises Problem: 400 no UID, 404 nothing is there."""
+    """Give the instances at an address. Raises Problem: 400 no UID, 404 nothing is there, 410 what was there was withdrawn."""
     demand_uids(*uids)
     found = await desk.read(partial(holdings.find, *uids))
     if not found:
-        raise Problem("instance-not-found", "No object of this address is kept here.")
+        raise await desk.read(partial(find_gone, desk.book, holdings, *uids))
     return found
 
 

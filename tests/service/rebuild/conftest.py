@@ -43,7 +43,8 @@ class Clinic(House):
             )
             rows = keep_outputs(self.store, lease, made)
             found: dict[str, Any] = {"findings": FINDINGS, "model": {"name": "m"}, "stages": {"convert": {"start": 1.0, "seconds": 2.0}}}
-            rows.append(keep_record(self.book, self.store, lease, files, rows, quality=("after contrast",), corrected=corrected, **found))
+            told: dict[str, Any] = {"identities": self.book.told_identities(case_id), "corrected": corrected}
+            rows.append(keep_record(self.book, self.store, lease, files, rows, quality=("after contrast",), **told, **found))
             self.book.finish(lease, outputs=rows, quality=("after contrast",), **found)
         self.submitted.clear()
 

@@ -1,6 +1,6 @@
 """Patients of whose studies one may have another primary.
 
-Revision ID: 0013
+Revision ID: 0010
 Revises: 0009
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013"
+revision = "0010"
 down_revision = "0009"
 
 
