@@ -263,11 +263,9 @@ def _demand_engine(settings: Settings) -> None:
 
 def _demand_certificates(settings: Settings) -> None:
     """Refuse the start where a node that is called with TLS can never be: our own files are missing, or not valid."""
-    from service.sections import Secured
-    from service.tls import demand_files
+    from service.tls import demand_files, nodes_among
 
-    destinations = [(f"destination {node.name}", node) for node in settings.destinations if isinstance(node, Secured)]
-    demand_files([*destinations, *((f"source {node.name}", node) for node in settings.sources)])
+    demand_files([*nodes_among("destination", settings.destinations), *nodes_among("source", settings.sources)])
 
 
 def _expected() -> tuple[type[Exception], ...]:

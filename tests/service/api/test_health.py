@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import httpx
@@ -101,6 +102,23 @@ def test_an_api_alone_tells_where_the_other_parts_are(make_host: Callable[..., H
     time.sleep(health.REMEMBERED_S)
     answer = host.client.get("/health/ready")
     assert (answer.status_code, answer.json()["parts"]["listener"]["ok"]) == (200, False)
+
+
+def test_what_of_tls_is_to_be_renewed_is_told_by_readiness_and_metrics(host: Host) -> None:
+    now = datetime.now(UTC)
+    ends = {"dicom_tls.certificate_file": now + timedelta(days=9.5), "dicom_tls.crl_file": now - timedelta(days=1)}
+    tells = {"ends": {name: end.isoformat() for name, end in ends.items()}, "troubled": True}
+    older = {"ends": {"dicom_tls.certificate_file": (now + timedelta(days=400)).isoformat()}, "troubled": False}
+    for told in (tells, older):
+        Presence(host.book, Counts(), {"listener": lambda told=told: {"port": 1, "associations": 0, "tls": told}}).beat()
+    part = host.client.get("/health/ready").json()["parts"]["listener"]
+    assert part["ok"]
+    for note in ("dicom_tls.certificate_file ends at ", ", in 9 days", "dicom_tls.crl_file ended at ", "new TLS files cannot be used"):
+        assert part["reason"].count(note) == 1
+    seen = metrics_of(host)
+    for name, end in ends.items():
+        assert _of(seen, "leukoscope_tls_file_end_timestamp_seconds", file=name) == pytest.approx(end.timestamp())
+    assert _of(seen, "leukoscope_tls_renewals_failing") == 1
 
 
 def test_a_service_whose_own_listener_is_gone_is_not_ready(host: Host) -> None:
