@@ -1,4 +1,4 @@
-"""The command line: with `release_commands` the one place that knows service, worker and model, each imported when its command runs."""
+"""The command line: with `commands` the one place that knows service, worker and model, each imported when its command runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import commands, release_commands
-from service.release_commands import served_release
+from service import commands
+from service.commands import releases
+from service.commands.releases import served_release
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -140,8 +141,8 @@ def segment(
     from rich.progress import Progress
 
     from model.engine import open_engine
-    from service.choose import choose_series
-    from service.results import clear_folders, write_result
+    from service.commands.choose import choose_series
+    from service.commands.results import clear_folders, write_result
     from worker import pipeline
 
     console = Console(stderr=True)
@@ -180,7 +181,7 @@ def cases(
     limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
 ) -> None:
     """List the newest cases the service knows."""
-    from service import tables
+    from service.commands import tables
 
     tables.print_cases(_settings(), state, limit)
 
@@ -188,7 +189,7 @@ def cases(
 @APP.command()
 def case(case_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Show one case: its state and why, stages, findings, outputs, deliveries, history."""
-    from service import tables
+    from service.commands import tables
 
     tables.print_case(_settings(), case_id)
 
@@ -200,8 +201,8 @@ def demo(
 ) -> None:
     """Show the whole way on this machine: a phantom series is pushed to a service of its own, and everything comes back."""
     from model.phantom import make_phantom
-    from service import demo as show
     from service.calling import Peer
+    from service.commands import demo as show
     from worker import send
     from worker.phantom import write_series
 
@@ -213,7 +214,7 @@ def demo(
 
 
 commands.add_to(APP)
-APP.add_typer(release_commands.APP, name="releases")
+APP.add_typer(releases.APP, name="releases")
 
 
 @APP.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import httpx
 from pynetdicom.status import code_to_category
 
-from service.calling_web import open_web, shows_credentials
+from service.calling.web import open_web, shows_credentials
 from service.errors import Unavailable
 from service.sections import WebDestination
 from worker.send import Answer, Outgoing

@@ -25,7 +25,7 @@ from service.errors import Rejected, Unavailable
 from service.fetching.node import GET, MOVE, NotThere, find_by_node, identify, peer_of
 from service.fetching.taking import Taking, TooMuch
 from service.fetching.web import get_by_web
-from service.handover import Announced
+from service.intake.handover import Announced
 from service.records import Fetch
 from service.sections import Pacs, Way
 from service.settings import Settings

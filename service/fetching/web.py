@@ -15,7 +15,7 @@ from typing import Any, Final
 import httpx
 from python_multipart.multipart import parse_options_header
 
-from service.calling_web import open_web
+from service.calling.web import open_web
 from service.errors import Rejected, Unavailable
 from service.fetching.taking import NotAsked, Taking
 from service.headers import Unreadable

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.metrics import PART_KINDS, HttpCounts, Metrics
+from service.api.metrics import PART_KINDS, HttpCounts, Metrics
 from service.records import Book, DeliveryState, State, upgrade
 from service.sections import CallingAE, Destination, DicomTls, Pacs, Retention, Token, WebDestination
 from service.settings import PREFIX, Settings

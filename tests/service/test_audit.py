@@ -15,8 +15,8 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from service.__main__ import APP
+from service.api.health import check_audit
 from service.errors import Unavailable
-from service.health import check_audit
 from service.presence import Counts, Presence
 from service.records import Actor, AuditEntry, AuditEvent, Book, Outcome, deeds, utc_now, writing_audit
 from service.records.deeds import Deed, PendingDeeds

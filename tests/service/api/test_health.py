@@ -12,11 +12,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import health
-from service.api import make_api, start_api
+from service.api import health, make_api, start_api
+from service.api.health import Health
+from service.api.metrics import SUMS
 from service.errors import Unavailable
-from service.health import Health
-from service.metrics import SUMS
 from service.presence import Counts, Presence
 from service.records import finished, upkeep
 from tests.service.api.conftest import Host, make_series
@@ -129,7 +128,7 @@ def test_a_service_whose_own_listener_is_gone_is_not_ready(host: Host) -> None:
 
 
 def test_a_queue_that_nobody_works_on_is_told_but_uploads_still_come_in(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.health.STUCK_AFTER_S", 0.0)
+    monkeypatch.setattr("service.api.health.STUCK_AFTER_S", 0.0)
     Presence(host.book, Counts(), {"inference": dict}).beat()
     case_id = host.send(make_series())
     answer = host.client.get("/health/ready")
@@ -149,8 +148,8 @@ def test_a_part_that_hangs_is_told_in_time_and_asked_once(monkeypatch: pytest.Mo
         gate.wait(30)
         return "late"
 
-    monkeypatch.setattr("service.health.ANSWER_WITHIN_S", 0.2)
-    monkeypatch.setattr("service.health.REMEMBERED_S", 0.0)
+    monkeypatch.setattr("service.api.health.ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr("service.api.health.REMEMBERED_S", 0.0)
     health = Health({"slow": hang, "quick": lambda: "fine", "broken": lambda: str(1 / 0)})
     began = time.monotonic()
     for _ in range(3):

@@ -21,14 +21,14 @@ from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import build_context
 
 from service.answering import Answer, answering
-from service.callers import REASONS, Caller, find_rule
 from service.commitment import Reports
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
-from service.handover import Announced, Asked, Source
 from service.intake import Intake
-from service.patience import PatientReader, acknowledge_at_once
+from service.intake.handover import Announced, Asked, Source
+from service.listener.callers import REASONS, Caller, find_rule
+from service.listener.patience import PatientReader, acknowledge_at_once
+from service.listener.room import Room
 from service.presence import Counts
-from service.room import Room
 from service.settings import HEADER_BYTES, Settings
 from service.tls import fingerprint_of, renewed_door, start_tls_server
 
