@@ -48,13 +48,7 @@ class DicomTls(Section):
 
 
 class Trusting(Section):
-    """Somebody who is called, and whom we trust by a certificate.
-
-    Attributes
-    ----------
-    ca_file : who vouches for the certificate, or the certificate itself; PEM. Without it, on the web, the system's authorities
-    crl_file : revocation lists of every authority of a chain; PEM
-    """
+    """Who is called. `ca_file` vouches for its certificate, or is it; `crl_file` has the revocation lists of its authorities; PEM."""
 
     ca_file: Path | None = None
     crl_file: Path | None = None

@@ -208,10 +208,10 @@ def _describe_listener(part: Part) -> str:
 
 
 def _describe_tls(part: Part) -> str:
-    """What is to be renewed, and what was and cannot be used: both are told in time, and change nothing yet."""
+    """What is to be renewed, and what was and cannot be used."""
     notes = [note for _, note in notes_of(ends_told(part.detail))]
     if is_troubled(part.detail):
-        notes.append("new TLS files cannot be used, the old ones stay (the log says why)")
+        notes.append("new TLS files cannot be used (the log says why)")
     return "".join(f"; {note}" for note in notes)
 
 

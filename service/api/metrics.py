@@ -217,7 +217,7 @@ def _of_tls(details: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     for name, end in dict(reversed(ends)).items():  # the first, where processes differ
         family.add_metric([name], end.timestamp())
     yield family
-    text = "Listeners and delivery workers that use old TLS files because the new ones cannot be used"
+    text = "Listeners and delivery workers whose new TLS files cannot be used"
     yield GaugeMetricFamily("leukoscope_tls_renewals_failing", text, value=sum(map(is_troubled, details)))
 
 

@@ -32,6 +32,7 @@ class Renewed(Generic[Made]):
     files : by what the settings call each; those whose end is told
     watched : all files that are looked at
     make : raises Misconfigured, at the start to the caller, later into the log
+    meanwhile : what the log says goes on while new files cannot be used
 
     Attributes
     ----------
@@ -39,10 +40,11 @@ class Renewed(Generic[Made]):
     trouble : why the files that are on disk now are not used, empty where they are
     """
 
-    def __init__(self, files: Mapping[str, Path], watched: Sequence[Path], make: Callable[[], Made]) -> None:
+    def __init__(self, files: Mapping[str, Path], watched: Sequence[Path], make: Callable[[], Made], meanwhile: str) -> None:
         self._files = dict(files)
         self._watched = tuple(watched)
         self._make = make
+        self._meanwhile = meanwhile
         self._lock = threading.Lock()
         self._seen = self._state()
         self._looked_at = time.monotonic()
@@ -70,7 +72,7 @@ class Renewed(Generic[Made]):
             self._made = self._make()
         except Misconfigured as error:
             if str(error) != self.trouble:
-                LOG.error("new TLS files cannot be used, the old ones stay: %s", error)
+                LOG.error("new TLS files cannot be used, %s: %s", self._meanwhile, error)
             self.trouble = str(error)
             return
         self.trouble = ""
@@ -106,7 +108,7 @@ def renewed_door(chosen: DicomTls) -> Renewed[ssl.SSLContext]:
     files = {"dicom_tls.certificate_file": chosen.certificate_file}
     if chosen.crl_file is not None:
         files["dicom_tls.crl_file"] = chosen.crl_file
-    return Renewed(files, [chosen.key_file, chosen.client_ca_file, *files.values()], lambda: door_context(chosen))
+    return Renewed(files, [chosen.key_file, chosen.client_ca_file, *files.values()], lambda: door_context(chosen), "the old ones stay")
 
 
 def renewed_call(where: str, node: Secured) -> Renewed[object]:
@@ -114,7 +116,7 @@ def renewed_call(where: str, node: Secured) -> Renewed[object]:
     named = {"certificate_file": node.certificate_file, "crl_file": node.crl_file}
     files = {f"{where}: {name}": path for name, path in named.items() if path is not None}
     more = [path for path in (node.ca_file, node.key_file) if path is not None]
-    return Renewed(files, [*more, *files.values()], lambda: call_context(where, node))
+    return Renewed(files, [*more, *files.values()], lambda: call_context(where, node), "it is not called")
 
 
 def tell_of(kept: Iterable[Renewed[Any]]) -> dict[str, Any]:
