@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from service.errors import Misconfigured
-from service.sections import DicomTls, Secured
+from service.sections import DicomTls, Secured, Trusting
 from service.tls.contexts import call_context, door_context
 from service.tls.dates import first_end
 
@@ -29,6 +29,7 @@ class Renewed(Generic[Made]):
 
     Parameters
     ----------
+    where : what the settings call them together, for the log
     files : by what the settings call each; those whose end is told
     watched : all files that are looked at
     make : raises Misconfigured, at the start to the caller, later into the log
@@ -40,7 +41,8 @@ class Renewed(Generic[Made]):
     trouble : why the files that are on disk now are not used, empty where they are
     """
 
-    def __init__(self, files: Mapping[str, Path], watched: Sequence[Path], make: Callable[[], Made], meanwhile: str) -> None:
+    def __init__(self, where: str, files: Mapping[str, Path], watched: Sequence[Path], make: Callable[[], Made], *, meanwhile: str) -> None:
+        self._where = where
         self._files = dict(files)
         self._watched = tuple(watched)
         self._make = make
@@ -77,7 +79,7 @@ class Renewed(Generic[Made]):
             return
         self.trouble = ""
         self.ends = self._read_ends()
-        LOG.info("new TLS files are used: %s", ", ".join(sorted(self._files)))
+        LOG.info("%s: new TLS files are used", self._where)
         self._tell_ends()
 
     def _state(self) -> list[tuple[int, int, int] | None]:
@@ -108,15 +110,17 @@ def renewed_door(chosen: DicomTls) -> Renewed[ssl.SSLContext]:
     files = {"dicom_tls.certificate_file": chosen.certificate_file}
     if chosen.crl_file is not None:
         files["dicom_tls.crl_file"] = chosen.crl_file
-    return Renewed(files, [chosen.key_file, chosen.client_ca_file, *files.values()], lambda: door_context(chosen), "the old ones stay")
+    watched = [chosen.key_file, chosen.client_ca_file, *files.values()]
+    return Renewed("dicom_tls", files, watched, lambda: door_context(chosen), meanwhile="the old ones stay")
 
 
-def renewed_call(where: str, node: Secured) -> Renewed[object]:
-    """Look after the files for calling a node; each call reads them anew. Raises Misconfigured as `call_context`."""
-    named = {"certificate_file": node.certificate_file, "crl_file": node.crl_file}
+def renewed_call(where: str, called: Trusting) -> Renewed[object]:
+    """Look after the files for calling a node or a web service; each call reads them anew. Raises Misconfigured as `call_context`."""
+    node = called if isinstance(called, Secured) else Secured()
+    named = {"certificate_file": node.certificate_file, "crl_file": called.crl_file}
     files = {f"{where}: {name}": path for name, path in named.items() if path is not None}
-    more = [path for path in (node.ca_file, node.key_file) if path is not None]
-    return Renewed(files, [*more, *files.values()], lambda: call_context(where, node), "it is not called")
+    more = [path for path in (called.ca_file, node.key_file) if path is not None]
+    return Renewed(where, files, [*more, *files.values()], lambda: call_context(where, node), meanwhile="it is not called")
 
 
 def tell_of(kept: Iterable[Renewed[Any]]) -> dict[str, Any]:

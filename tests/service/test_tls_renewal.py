@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from service.listener import Listener
-from service.sections import DicomTls, Secured
+from service.sections import DicomTls, Secured, WebDestination
 from service.tls import Renewed, renewal, renewed_call, renewed_door, tell_of
 from service.tls.dates import first_end
 from service.tls.renewal import ends_told, is_troubled, notes_of
@@ -183,9 +183,12 @@ def test_what_ends_soon_is_told_a_day_and_by_name(gate: Gate, caplog: pytest.Log
     pair = gate.pairs["soon"]
     node = Secured(tls=True, ca_file=gate.ours.certificate, certificate_file=pair.certificate, key_file=pair.key)
     kept = renewed_call("destination pacs", node)
-    told = tell_of([kept, gate.listener.tls])
+    lists = gate.ours.list_revoked(next_update="20260101000000Z")
+    web = WebDestination(name="web", url="https://h", ca_file=gate.ours.certificate, crl_file=lists)
+    told = tell_of([kept, renewed_call("destination web", web), gate.listener.tls])
     notes = dict(notes_of(ends_told({"tls": told})))
     assert notes["destination pacs: certificate_file"].endswith("UTC, in 19 days")
+    assert notes["destination web: crl_file"] == "destination web: crl_file ended at 2026-01-01 00:00 UTC"
     assert str(gate.folder) not in str(notes)
     kept.get()
     assert len(lines(caplog, "destination pacs: certificate_file ends at")) == 1

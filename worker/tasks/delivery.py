@@ -10,7 +10,7 @@ from service.records import open_book, writing_audit
 from service.repeating import repeating
 from service.settings import Settings
 from service.store import Store
-from service.tls import nodes_among, renewed_call, tell_of
+from service.tls import renewed_call, tell_of
 from worker.deliver import Sender
 from worker.tasks import make_owner, work_through
 
@@ -20,7 +20,7 @@ def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: 
     app = make_app(settings)
     counts = Counts()
     book = open_book(settings)
-    kept = [renewed_call(*node) for node in nodes_among("destination", settings.destinations)]
+    kept = [renewed_call(f"destination {one.name}", one) for one in settings.destinations]
     sender = Sender(settings, book, Store(settings.data_dir), make_owner(owner), counts)
 
     def describe() -> dict[str, Any]:
