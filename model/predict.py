@@ -16,7 +16,6 @@ from model.release import Card, LesionDefinition
 from model.volume import Floats
 
 Shape = tuple[int, int, int]
-Start = tuple[int, int, int]
 
 STEP = 16  # the network halves four times
 SMALLEST_TILE = 64

@@ -11,8 +11,8 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from service.errors import Rejected, Unavailable
-from service.handover import Source
 from service.headers import Mismatch
+from service.intake.handover import Source
 
 LOG = logging.getLogger(__name__)
 _COMMENT_LENGTH: Final = 64  # PS3.7 C: Error Comment is LO

@@ -47,7 +47,7 @@ class Counts:
         self._numbers: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
     def add(self, name: str, *labels: str, by: int = 1) -> None:
-        """Count. What the names and labels mean is said in service.metrics."""
+        """Count. What the names and labels mean is said in service.api.metrics."""
         with self._lock:
             self._numbers[name, labels] += by
 

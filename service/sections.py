@@ -36,6 +36,7 @@ class DicomTls(Section):
     ----------
     host : where it listens; without it where the other port does
     client_ca_file : certificates of authorities, or of the devices themselves
+    crl_file : revocation lists of every authority of a chain; without it no certificate is looked up
     """
 
     port: Port = 2762
@@ -43,19 +44,31 @@ class DicomTls(Section):
     certificate_file: Path
     key_file: Path
     client_ca_file: Path
+    crl_file: Path | None = None
 
 
-class Secured(Section):
+class Trusting(Section):
+    """Who is called. `ca_file` vouches for its certificate, or is it; `crl_file` has the revocation lists of its authorities; PEM."""
+
+    ca_file: Path | None = None
+    crl_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_trust(self) -> Self:
+        if self.crl_file is not None and self.ca_file is None:
+            raise ValueError("crl_file needs ca_file: the authorities whose lists it holds")
+        return self
+
+
+class Secured(Trusting):
     """A node that may be called with TLS.
 
     Attributes
     ----------
-    ca_file : who vouches for the node's certificate, or the certificate itself; PEM
     certificate_file, key_file : what we show where the node demands a certificate
     """
 
     tls: bool = False
-    ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
 
@@ -90,21 +103,29 @@ class Destination(Recipient, Secured):
     storage_commitment: bool = False
 
 
-class WebDestination(Recipient):
-    """A DICOM web service, which is sent them by STOW-RS.
+class WebService(Trusting):
+    """A DICOM web service, and what it is shown.
 
     Attributes
     ----------
-    url : where its ``/studies`` are
     token_file : of a bearer token; or user and password_file. Read at each request
-    ca_file : certificates to trust in place of the system's
     """
 
-    url: Annotated[str, StringConstraints(min_length=1)]
     token_file: Path | None = None
     user: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^:]+$")] | None = None
     password_file: Path | None = None
-    ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_credentials(self) -> Self:
+        if (self.user is None) != (self.password_file is None) or (self.user is not None and self.token_file is not None):
+            raise ValueError("give user and password_file together, or token_file, or neither")
+        return self
+
+
+class WebDestination(Recipient, WebService):
+    """A DICOM web service, which is sent them by STOW-RS; `url` is where its ``/studies`` are."""
+
+    url: Annotated[str, StringConstraints(min_length=1)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -113,8 +134,6 @@ class WebDestination(Recipient):
             raise ValueError("url: give the root of a DICOM web service, such as https://pacs.example/dicom-web")
         if parts.username is not None:
             raise ValueError("url: no user or password in it; give user and password_file, or token_file")
-        if (self.user is None) != (self.password_file is None) or (self.user is not None and self.token_file is not None):
-            raise ValueError("give user and password_file together, or token_file, or neither")
         _demand_address(self.url)
         return self
 
@@ -144,13 +163,11 @@ AnyDestination = Annotated[Destination | WebDestination, BeforeValidator(_by_add
 Way = Literal["C-GET", "C-MOVE", "WADO-RS"]
 
 
-class Pacs(Secured):
-    """A PACS that series are fetched from: a DICOM node, the root of its DICOMweb, or both.
+class Pacs(Secured, WebService):
+    """A PACS that series are fetched from: a DICOM node, the root of its DICOMweb, or both; `ca_file` and `crl_file` are of both.
 
     Attributes
     ----------
-    ca_file : vouches for both
-    token_file : holds the bearer token of its DICOMweb
     ways : those it offers, in the order in which they are tried; without it all that its addresses allow
     """
 
@@ -159,7 +176,6 @@ class Pacs(Secured):
     host: Annotated[str, StringConstraints(min_length=1)] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")] | None = None
-    token_file: Path | None = None
     ways: Annotated[tuple[Way, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")

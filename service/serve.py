@@ -34,6 +34,7 @@ from service.repeating import repeating
 from service.retention import keeping
 from service.settings import Settings
 from service.store import Store
+from service.tls import renewed_call, tell_of
 from service.tokens import note_tokens
 from service.watchdog import Watchdog, watching
 
@@ -132,7 +133,8 @@ def _open_doors(settings: Settings, book: Book, store: Store, parts: Sequence[st
         listener = stack.enter_context(_listening(settings, intake, counts, reports))
         stack.enter_context(fetching(settings, book, store, intake, name=name, on_defect=stop.fail))
         doors.dicom_port, doors.dicom_tls_port = listener.port, listener.tls_port
-        tells["listener"] = lambda: listener.describe() | {"audit": book.audit_trouble()}
+        kept = [renewed_call(f"source {source.name}", source) for source in settings.sources] + ([listener.tls] if listener.tls else [])
+        tells["listener"] = lambda: listener.describe() | {"audit": book.audit_trouble(), "tls": tell_of(kept)}
     if "api" in parts:
         doors.http_port = stack.enter_context(_answering(settings, book, store, intake, own=tells))
         tells["api"] = lambda: {"address": settings.http_host, "port": doors.http_port, "audit": book.audit_trouble()}

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TypeGuard
 
 from service.commitment import Reports
-from service.errors import Misconfigured, Rejected, Unavailable
+from service.errors import Rejected, Unavailable
 from service.presence import Counts
 from service.records import Book, Delivery, DeliveryState, LeaseLost, outbox, utc_now
 from service.sections import Destination, Recipient
@@ -77,7 +77,7 @@ class Asker:
             LOG.warning("storage commitment is not offered", extra=fields)
             self._counts.add("commitments", destination.name, "refused", by=len(asked))
             self._book.commitment_refused(asked, error.reason)
-        except (Unavailable, Misconfigured) as error:
+        except Unavailable as error:
             LOG.warning("not asked to commit: %s", error, extra=fields)
             self._put_off(asked, str(error))
         else:

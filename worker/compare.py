@@ -61,7 +61,6 @@ GEOMETRY: Final = {
     "PixelSpacing": "PixelMeasuresSequence",
 }
 _UNITS: Final = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}  # what an absent one means (PS3.3 C.11.1.1.2)
-_GROUPS: Final = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _WIDTHS: Final = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
 _PIXELS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _CLOSE: Final = 1e-6  # decimal strings are cut to 16 characters by some writers

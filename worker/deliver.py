@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 
-from service.errors import Misconfigured, Rejected, Unavailable
+from service.errors import Rejected, Unavailable
 from service.presence import Counts
 from service.records import Actor, AuditEvent, Book, Delivery, DeliveryState, LeaseLost, is_note, outbox, utc_now
 from service.records.outbox import LONGEST_PAUSE_S, pause_after
@@ -172,7 +172,7 @@ class Sender:
                 self._hand_over(parcels[0].destination, files, answers.append)
         except Broken as error:
             broken, failure = True, str(error)
-        except (Unavailable, Rejected, Misconfigured) as error:
+        except (Unavailable, Rejected) as error:
             failure = str(error)
         given = iter(answers)
         answered = [(parcel, list(islice(given, len(parcel.files)))) for parcel in parcels]
@@ -188,7 +188,7 @@ class Sender:
         return parcels[len(tried) :]
 
     def _hand_over(self, destination: Recipient, files: list[Outgoing], on_answer: Callable[[Answer], None]) -> None:
-        """Send files the destination's way; `on_answer` is told of each in order. Raises Broken, Unavailable, Rejected, Misconfigured."""
+        """Send files the destination's way; `on_answer` is told of each in order. Raises Broken, Unavailable, Rejected."""
         if isinstance(destination, WebDestination):
             store(destination, files, on_answer)
         elif isinstance(destination, Destination):

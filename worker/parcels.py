@@ -10,7 +10,7 @@ from service.records import Book, Delivery
 from service.sections import Destination, Recipient
 from service.sendable import COMPANION
 from service.store import Store
-from service.tls import call_context
+from service.tls import secure_call
 from worker.repertoire import UNICODE, read_repertoire, transcode
 from worker.send import Outgoing, read_archive, read_outgoing
 
@@ -79,8 +79,8 @@ def peer_of(destination: Destination, title: str) -> Peer:
 
     Raises
     ------
-    Misconfigured
-        The files for TLS cannot be used.
+    Unavailable
+        The files for TLS cannot be used now.
     """
-    tls = call_context(f"destination {destination.name}", destination)
+    tls = secure_call(f"destination {destination.name}", destination)
     return Peer(destination.ae_title, destination.host, destination.port, destination.calling_ae or title, tls)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import ssl
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
 from pynetdicom.status import code_to_category
 
+from service.calling.web import open_web, shows_credentials
 from service.errors import Unavailable
 from service.sections import WebDestination
 from worker.send import Answer, Outgoing
 
-CONNECT_S: Final = 10.0
 ANSWER_S: Final = 120.0
 """Without a byte for so long a request has failed."""
 
@@ -48,13 +46,13 @@ def store(destination: WebDestination, files: Sequence[Outgoing], on_answer: Cal
     address = f"{destination.url.rstrip('/')}/studies"
     try:
         with (
-            _open(destination) as client,
+            open_web(destination.url, destination, ANSWER_S) as client,
             client.stream("POST", address, headers=headers, content=_body(files, boundary)) as response,
         ):
-            outcomes = _read(response, asked=client.auth is not None or "Authorization" in client.headers)
+            outcomes = _read(response, asked=shows_credentials(client))
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
         raise Unavailable(f"{destination.url}: {_describe(error)}") from error
-    except _Unusable as error:
+    except (_Unusable, Unavailable) as error:
         raise Unavailable(f"{destination.url}: {error}") from None
     for file in files:
         on_answer(Answer(file.path, *outcomes.get(str(file.sop_instance_uid), _NOT_NAMED)))
@@ -62,25 +60,6 @@ def store(destination: WebDestination, files: Sequence[Outgoing], on_answer: Cal
 
 class _Unusable(Exception):
     """The answer does not say what became of the instances; the text says why."""
-
-
-def _open(destination: WebDestination) -> httpx.Client:
-    verify = ssl.create_default_context(cafile=destination.ca_file) if destination.ca_file else True
-    auth = None
-    headers = {}
-    if destination.user is not None and destination.password_file is not None:
-        auth = httpx.BasicAuth(destination.user, _secret(destination.password_file))
-    elif destination.token_file is not None:
-        headers["Authorization"] = f"Bearer {_secret(destination.token_file, 'ascii')}"
-    # The environment has no say in where results go: no proxy and no .netrc.
-    return httpx.Client(verify=verify, auth=auth, headers=headers, timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S), trust_env=False)
-
-
-def _secret(file: Path, encoding: str = "utf-8") -> str:
-    try:
-        return file.read_text(encoding=encoding).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise _Unusable(f"{file}: {error.strerror if isinstance(error, OSError) else 'not text'}") from None
 
 
 def _head(boundary: str) -> bytes:

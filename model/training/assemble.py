@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from model.release import InputPreparation
@@ -145,8 +144,3 @@ def _restore(path: Path) -> Example:
 
     saved = torch.load(path, weights_only=True)
     return Example(**{**saved, "white": WhiteMatter(*saved["white"])})
-
-
-def disease_ml(example: Example) -> float:
-    """Millilitres of labelled lesion at 1 mm."""
-    return float(np.count_nonzero(example.labels[0].numpy() == 1)) / 1000.0

@@ -16,15 +16,7 @@ from service.api.audit import audit_routes
 from service.api.cases import case_routes
 from service.api.desk import Desk
 from service.api.dicomweb import dicomweb_routes
-from service.api.identity import identity_routes
-from service.api.operations import operation_routes
-from service.api.outputs import output_routes
-from service.api.page import page_routes
-from service.api.server import ApiServer, start_api
-from service.api.submission import submission_routes
-from service.api.verdicts import verdict_routes
-from service.api.waiting import Waiters
-from service.health import (
+from service.api.health import (
     Check,
     Health,
     check_audit,
@@ -35,11 +27,19 @@ from service.health import (
     check_store,
     check_workers,
 )
+from service.api.identity import identity_routes
+from service.api.metrics import HttpCounts, Metrics
+from service.api.operations import operation_routes
+from service.api.outputs import output_routes
+from service.api.page import page_routes
+from service.api.security import Guard, SecureAnswers
+from service.api.server import ApiServer, start_api
+from service.api.submission import submission_routes
+from service.api.verdicts import verdict_routes
+from service.api.waiting import Waiters
 from service.intake import Intake
-from service.metrics import HttpCounts, Metrics
 from service.problems import ProblemDetails, answer_problems
 from service.records import Book
-from service.security import Guard, SecureAnswers
 from service.settings import Settings
 from service.store import Store
 from service.uploads import Limits

@@ -12,8 +12,8 @@ from anyio import move_on_after
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.metrics import HttpCounts
 from service.log import request_id
-from service.metrics import HttpCounts
 from service.problems import problem_of_defect
 
 LOG = logging.getLogger("service.http")

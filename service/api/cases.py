@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import AfterValidator
 
 from service.api.desk import CASE_ID, Desk
+from service.api.security import Scope
 from service.api.status import FACES, CaseList, CaseStatus, DeliveryStatus, OpenCorrection, Stage, Verdict
 from service.api.waiting import Waiters, is_final
 from service.problems import Problem, problem_responses
@@ -28,7 +29,6 @@ from service.records import (
     VerdictState,
     standing_verdict,
 )
-from service.security import Scope
 
 LONGEST_WAIT_S = 300.0
 

@@ -13,14 +13,14 @@ import anyio.to_thread
 from anyio import CapacityLimiter, Semaphore
 from fastapi import Request
 
+from service.api.health import Health
+from service.api.metrics import Metrics
 from service.api.readings import Readings
-from service.health import Health
+from service.api.rendering import Renderer
+from service.api.security import Guard, caller
 from service.intake import Intake
-from service.metrics import Metrics
 from service.problems import Problem
 from service.records import AuditEvent, Book, Case
-from service.rendering import Renderer
-from service.security import Guard, caller
 from service.settings import Settings
 from service.store import Store
 from service.uploads import Limits

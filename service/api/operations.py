@@ -6,10 +6,10 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 
 from service.api.desk import Desk
-from service.health import Liveness, Readiness
-from service.metrics import MEDIA_TYPE
+from service.api.health import Liveness, Readiness
+from service.api.metrics import MEDIA_TYPE
+from service.api.security import Scope
 from service.problems import problem_responses
-from service.security import Scope
 
 
 def operation_routes(desk: Desk) -> APIRouter:

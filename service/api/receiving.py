@@ -16,10 +16,10 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from service.api.desk import UPLOADS_AT_ONCE, Desk
+from service.api.security import caller
 from service.errors import Rejected
-from service.handover import Receipt, Source
+from service.intake.handover import Receipt, Source
 from service.problems import Problem
-from service.security import caller
 from service.settings import HEADER_BYTES
 from service.uploads import Part, check_room, check_size, size_text, spool_folder
 

@@ -10,17 +10,17 @@ from typing import Any, Final
 from fastapi import APIRouter, Depends, Request, Response
 from python_multipart.multipart import parse_options_header
 
+from service.api.archive import DAMAGED, MAGIC, unpacked
 from service.api.asking import FetchRequest, ask
 from service.api.bodies import JSON
 from service.api.cases import statuses_of
 from service.api.desk import Desk
 from service.api.receiving import give_to_intake, receive_part, take_upload
+from service.api.security import Scope
 from service.api.status import Accepted, FileProblem
-from service.archive import DAMAGED, MAGIC, unpacked
 from service.errors import Rejected
-from service.handover import Receipt, Source
+from service.intake.handover import Receipt, Source
 from service.problems import Problem, problem_responses
-from service.security import Scope
 from service.uploads import Part, spool_upload
 
 MOST_PROBLEMS: Final = 100

@@ -14,11 +14,11 @@ from service.api.bodies import JSON, read_json, understand
 from service.api.cases import CaseId, status_of
 from service.api.desk import Desk
 from service.api.receiving import held_whole, take_upload
+from service.api.security import Scope
 from service.api.status import CaseStatus
 from service.corrections import LONGEST_READER
 from service.problems import Problem, problem_responses
 from service.records import AuditEvent, ReaderVerdict, UnknownCase, VerdictKind, VerdictRefused
-from service.security import Scope
 from service.settings import HEADER_BYTES
 from service.uploads import FORM_DATA, Part, size_text, spool_upload
 from service.verdicts import judge

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Final
 
 from service.calling import Refused
-from service.errors import Misconfigured, Rejected, Unavailable
+from service.errors import Rejected, Unavailable
 from service.fetching.taking import Taking
 from service.fetching.ways import WAYS, Errand
 from service.intake import Intake
@@ -98,7 +98,7 @@ class Fetcher:
             self._fetch(fetch, taking)
         except LeaseLost:
             raise
-        except (Rejected, Refused, Misconfigured) as error:
+        except (Rejected, Refused) as error:
             self._give_up(fetch, str(error), fields)
         except Unavailable as error:
             self._put_off(fetch, error.reason, fields)

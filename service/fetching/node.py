@@ -17,7 +17,7 @@ from service.calling import Peer, Refused, associate
 from service.errors import Rejected, Unavailable
 from service.sections import Pacs
 from service.settings import Settings
-from service.tls import call_context
+from service.tls import secure_call
 
 FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"  # Study Root Query/Retrieve Information Model
 MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -30,11 +30,11 @@ class NotThere(Rejected):
 
 
 def peer_of(settings: Settings, source: Pacs) -> Peer:
-    """Who is called. Raises Misconfigured where its TLS files are not right."""
+    """Who is called. Raises Unavailable where its TLS files cannot be used now."""
     assert source.ae_title is not None
     assert source.host is not None
     assert source.port is not None
-    return Peer(source.ae_title, source.host, source.port, settings.ae_title, call_context(f"source {source.name}", source))
+    return Peer(source.ae_title, source.host, source.port, settings.ae_title, secure_call(f"source {source.name}", source))
 
 
 def identify(series_uid: str, study_uid: str) -> Dataset:

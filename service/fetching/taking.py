@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from service.errors import Rejected, Unavailable
-from service.handover import Announced, Asked, Source
 from service.headers import Header, read_file, read_header
 from service.intake import Intake
+from service.intake.handover import Announced, Asked, Source
 from service.records import Case, Fetch
 from service.records.fetches import OVER_OURS
 from service.settings import HEADER_BYTES, Settings

@@ -25,7 +25,7 @@ from service.errors import Rejected, Unavailable
 from service.fetching.node import GET, MOVE, NotThere, find_by_node, identify, peer_of
 from service.fetching.taking import Taking, TooMuch
 from service.fetching.web import get_by_web
-from service.handover import Announced
+from service.intake.handover import Announced
 from service.records import Fetch
 from service.sections import Pacs, Way
 from service.settings import Settings
@@ -95,7 +95,7 @@ def wado(errand: Errand) -> None:
     if status == 404 or (status < 300 and not taking.count and not taking.strangers):
         raise _nothing(taking)
     if status in {401, 403}:
-        raise Refused(f"HTTP {status}: look at token_file of the source")
+        raise Refused(f"HTTP {status}: look at {'password_file' if source.user else 'token_file'} of the source")
     if status >= 500:
         raise Unavailable(f"HTTP {status}")
     if status >= 300:

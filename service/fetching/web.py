@@ -8,16 +8,15 @@ PS3.18 8.7.3, 10.4.1.1.3 (retrieve a series), 10.6 (search)
 from __future__ import annotations
 
 import shutil
-import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 from python_multipart.multipart import parse_options_header
 
-from service.errors import Misconfigured, Rejected, Unavailable
+from service.calling.web import open_web
+from service.errors import Rejected, Unavailable
 from service.fetching.taking import NotAsked, Taking
 from service.headers import Unreadable
 from service.problems import Problem
@@ -27,7 +26,6 @@ from service.store import Store
 from service.uploads import BLOCK, Intray, Limits
 
 ACCEPT: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-_CONNECT_S: Final = 10.0
 _ANSWER_S: Final = 120.0
 _FIND_S: Final = 15.0
 
@@ -47,7 +45,7 @@ def get_by_web(settings: Settings, source: Pacs, study_uid: str, series_uid: str
     folder = store.upload_file()
     folder.mkdir()
     try:
-        with _client(source, _ANSWER_S) as client, client.stream("GET", address, headers={"Accept": ACCEPT}) as answer:
+        with open_web(str(source.url), source, _ANSWER_S) as client, client.stream("GET", address, headers={"Accept": ACCEPT}) as answer:
             if answer.is_success and answer.status_code != httpx.codes.NO_CONTENT:
                 _spool(answer, folder, settings, taking)
         for path in sorted(folder.iterdir()):
@@ -63,7 +61,7 @@ def get_by_web(settings: Settings, source: Pacs, study_uid: str, series_uid: str
 def find_by_web(source: Pacs, series_uid: str) -> set[str]:
     """Give the studies in which the PACS has a series of this UID. Raises Unavailable."""
     try:
-        with _client(source, _FIND_S) as client:
+        with open_web(str(source.url), source, _FIND_S) as client:
             query = {"SeriesInstanceUID": series_uid, "includefield": "StudyInstanceUID"}
             answer = client.get(f"{str(source.url).rstrip('/')}/series", params=query, headers={"Accept": "application/dicom+json"})
             if answer.status_code == httpx.codes.NO_CONTENT:
@@ -76,35 +74,6 @@ def find_by_web(source: Pacs, series_uid: str) -> set[str]:
         raise Unavailable(_reason(error)) from None
     except (ValueError, KeyError, TypeError, IndexError):
         raise Unavailable("its answer to a search is not DICOM JSON") from None
-
-
-@contextmanager
-def _client(source: Pacs, answer_s: float) -> Iterator[httpx.Client]:
-    headers = {}
-    if source.token_file is not None:
-        headers["Authorization"] = f"Bearer {read_token(source)}"
-    verify: ssl.SSLContext | bool = True
-    if source.ca_file is not None and str(source.url).startswith("https:"):
-        verify = _trust(source.ca_file)
-    with httpx.Client(headers=headers, verify=verify, timeout=httpx.Timeout(answer_s, connect=_CONNECT_S), trust_env=False) as client:
-        yield client
-
-
-def _trust(ca_file: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=str(ca_file))
-    except OSError as error:
-        raise Unavailable(f"ca_file {ca_file}: {error.strerror or 'not certificates'}") from None
-
-
-def read_token(source: Pacs) -> str:
-    """Give the bearer token. Raises Misconfigured where the file is not readable."""
-    assert source.token_file is not None
-    try:
-        return source.token_file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a token"
-        raise Misconfigured(f"source {source.name}: token_file {source.token_file}: {why}") from None
 
 
 def _spool(answer: httpx.Response, folder: Path, settings: Settings, taking: Taking) -> None:

@@ -95,7 +95,6 @@ class Arrivals(Ledger):
                 row["id"],
                 row["study_uid"],
                 row["series_uid"],
-                row["received_at"],
                 row["last_received_at"],
                 row["instances"],
             )

@@ -114,7 +114,6 @@ class Receiving:
     case_id: str
     study_uid: str
     series_uid: str
-    first_received_at: datetime
     last_received_at: datetime
     instances: int
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.metrics import PART_KINDS, HttpCounts, Metrics
+from service.api.metrics import PART_KINDS, HttpCounts, Metrics
 from service.records import Book, DeliveryState, State, upgrade
 from service.sections import CallingAE, Destination, DicomTls, Pacs, Retention, Token, WebDestination
 from service.settings import PREFIX, Settings
@@ -22,7 +22,7 @@ def page(root):
 
 @pytest.fixture(scope="module")
 def exposed(tmp_path_factory):
-    """Every sample name that /metrics of a fresh installation can give; of a histogram without samples, what it will give."""
+    """Every sample name that /metrics of a fresh installation can give; of a family without samples, what it will give."""
     folder = tmp_path_factory.mktemp("metrics")
     url = f"sqlite:///{folder / 'book.sqlite'}"
     upgrade(url)
@@ -31,8 +31,8 @@ def exposed(tmp_path_factory):
     book.close()
     names = set(re.findall(r"(?m)^(leukoscope_\w+)", text))
     histograms = set(re.findall(r"(?m)^# TYPE (leukoscope_\w+) histogram", text))
-    counters = set(re.findall(r"(?m)^# TYPE (leukoscope_\w+) counter", text))
-    return names | counters | {name + end for name in histograms for end in ("_bucket", "_sum", "_count")}
+    single = set(re.findall(r"(?m)^# TYPE (leukoscope_\w+) (?:counter|gauge)", text))
+    return names | single | {name + end for name in histograms for end in ("_bucket", "_sum", "_count")}
 
 
 def names_of_metrics(text):

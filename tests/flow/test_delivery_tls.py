@@ -73,6 +73,21 @@ def test_a_result_reaches_a_node_that_demands_our_certificate_and_only_then(
         assert len(list(arrived.iterdir())) == 1
 
 
+def test_a_node_whose_certificate_was_revoked_gets_nothing(
+    ours: Authority, peer: Callable[[str], str], free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    theirs, own, port = ours.issue("pacs2"), ours.issue("own3"), free_port()
+    shown = {"ca_file": ours.certificate, "certificate_file": own.certificate, "key_file": own.key}
+    with receiver(peer("storescp"), port, tmp_path / "in", theirs, ours.certificate) as arrived:
+        deliver(port, tmp_path, **shown, crl_file=ours.list_revoked())
+        assert len(list(arrived.iterdir())) == 1
+        with pytest.raises(Unavailable, match="certificate not accepted: certificate revoked"):
+            deliver(port, tmp_path, **shown, crl_file=ours.list_revoked(theirs))
+        with pytest.raises(Unavailable, match="certificate not accepted: CRL has expired"):
+            deliver(port, tmp_path, **shown, crl_file=ours.list_revoked(next_update="20260101000000Z"))
+        assert len(list(arrived.iterdir())) == 1
+
+
 def test_a_node_whose_certificate_names_another_host_gets_nothing(
     ours: Authority, peer: Callable[[str], str], free_port: Callable[[], int], tmp_path: Path
 ) -> None:

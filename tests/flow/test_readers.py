@@ -24,7 +24,7 @@ from model.training.corrections import number_corrections
 from model.volume import Volume
 from service.errors import Rejected
 from service.export import export_corrections
-from service.handover import Receipt, Source
+from service.intake.handover import Receipt, Source
 from service.records import State, VerdictKind, VerdictState, told_correction
 from service.records.result_record import RECORD, ResultRecord
 from service.sections import Corrections, Destination

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from service.records import DeliveryState
 from service.sections import Destination, WebDestination
+from tests.certificates import Authority
 from tests.provider import CLASSES, provider
 from tests.sending import part10, sending, states
 from tests.webservice import webservice
@@ -177,6 +179,20 @@ def test_a_certificate_is_trusted_only_where_the_settings_say_so(tmp_path):
             found = {one.destination: one for one in made.book.deliveries(made.case_id)}
     assert found["trusting"].state is DeliveryState.SENT
     assert "certificate verify failed" in found["web"].last_error
+
+
+def test_a_service_whose_certificate_was_revoked_gets_nothing(tmp_path, peer):
+    authority = Authority(peer("openssl"), tmp_path)
+    pair = authority.issue("web")
+    before = shutil.copy(authority.list_revoked(), tmp_path / "before")
+    after = authority.list_revoked(pair)
+    with webservice(certificate=(pair.certificate, pair.key)) as service:
+        trusting = [web(service, name, ca_file=authority.certificate, crl_file=crl) for name, crl in (("before", before), ("after", after))]
+        with sending(tmp_path / "data", *trusting) as made:
+            made.sender.deliver(made.case_id)
+            found = {one.destination: one for one in made.book.deliveries(made.case_id)}
+    assert found["before"].state is DeliveryState.SENT
+    assert "certificate revoked" in found["after"].last_error
 
 
 def test_a_large_series_is_never_in_memory(tmp_path):

@@ -17,8 +17,8 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from service import records
-from service.handover import Receipt, Source
 from service.intake import Intake
+from service.intake.handover import Receipt, Source
 from service.listener import Listener, start_listener
 from service.records import Case
 from service.settings import Settings

@@ -16,11 +16,11 @@ from pydicom.uid import SegmentationStorage, generate_uid
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from service import administer
 from service.__main__ import APP
+from service.api.health import check_audit
+from service.commands import administer
 from service.errors import Unavailable
 from service.export import Exported
-from service.health import check_audit
 from service.presence import Counts, Presence
 from service.records import Actor, AuditEntry, AuditEvent, Book, Outcome, deeds, utc_now, writing_audit
 from service.records.deeds import Deed, PendingDeeds

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from service.commit import GroupCommit
 from service.errors import Unavailable
+from service.intake.commit import GroupCommit
 
 
 def test_rows_that_wait_together_are_written_together() -> None:

@@ -81,6 +81,16 @@ def test_a_series_comes_with_the_token_of_the_file(tmp_path: Path) -> None:
         assert not list((house.store.root / INCOMING).iterdir())
 
 
+def test_a_user_is_shown_with_the_password_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("pass\n")
+    series = flair_series(1)
+    shown = {"user": "leukoscope", "password_file": str(tmp_path / "password")}
+    with web() as server, fetcher_of(tmp_path, server.settings | shown) as (house, fetcher):
+        server.status = 401
+        assert told(house, fetcher, series) == "WADO-RS: HTTP 401: look at password_file of the source"
+        assert [credentials for _, credentials, _ in server.asked] == ["Basic bGV1a29zY29wZTpwYXNz"]
+
+
 @pytest.mark.parametrize(
     ("status", "tries", "why"),
     [

@@ -12,9 +12,9 @@ import pytest
 from pydicom.uid import CTImageStorage, RawDataStorage, generate_uid
 
 from service.errors import Unavailable
-from service.handover import Source
 from service.headers import Unreadable
 from service.intake import Intake
+from service.intake.handover import Source
 from service.records import InvalidTransition, State, utc_now
 from tests.service.house import House, files_of
 from tests.service.series import flair_series, part10
@@ -257,7 +257,7 @@ def test_the_sweep_asks_a_broker_that_is_away_once_and_not_for_every_case(house:
 
 def test_a_defect_in_judging_holds_that_series_and_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("service.judge.examine", lambda *_, **__: 1 / 0)
+        patched.setattr("service.intake.judge.examine", lambda *_, **__: 1 / 0)
         house.send(flair_series())
     assert house.case.state is State.HELD
     house.send(flair_series(), "a2")

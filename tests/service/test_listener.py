@@ -246,7 +246,7 @@ def test_a_request_that_cannot_be_looked_at_is_refused_for_now(
 def test_with_the_data_folder_away_associations_are_refused_until_it_is_back(
     house: House, listener: Listener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("service.room.REMEMBERED_S", 0.0)
+    monkeypatch.setattr("service.listener.room.REMEMBERED_S", 0.0)
     house.store.root, root = tmp_path / "gone", house.store.root
     answer = associate(listener, MR, VERIFICATION).acceptor.primitive
     assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 1)

@@ -15,9 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageS
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from service import room
-from service.callers import UNKNOWN, Caller, find_rule
-from service.listener import Listener
+from service.listener import Listener, room
+from service.listener.callers import UNKNOWN, Caller, find_rule
 from service.presence import Counts
 from service.sections import CallingAE
 from tests.service.house import House, join_network_threads

@@ -15,11 +15,11 @@ import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE
 
-from service import tls_server
 from service.errors import Misconfigured
 from service.listener import Listener
 from service.presence import Counts
 from service.records import State
+from service.tls import server
 from tests.certificates import Authority, Pair
 from tests.service.house import House, eventually, join_network_threads
 from tests.service.series import flair_series, part10
@@ -209,7 +209,7 @@ def test_handshakes_that_are_never_finished_hold_up_nobody(gate: Gate) -> None:
 
 
 def test_a_handshake_that_is_never_finished_is_ended(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls_server, "HANDSHAKE_LIMIT_S", 0.2)
+    monkeypatch.setattr(server, "HANDSHAKE_LIMIT_S", 0.2)
     with socket.create_connection(("127.0.0.1", gate.listener.tls_port), 20) as idle:
         assert idle.recv(10) == b""
     assert eventually(lambda: gate.reasons() == ["the TLS handshake was not finished in time"])

@@ -6,7 +6,7 @@ import io
 import zipfile
 from pathlib import Path
 
-from service.results import clear_folders, write_result
+from service.commands.results import clear_folders, write_result
 
 
 def zipped(**files: bytes) -> bytes:

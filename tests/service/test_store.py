@@ -21,7 +21,7 @@ from pydicom.filewriter import write_dataset
 from service import durable
 from service import store as store_module
 from service.errors import Unavailable
-from service.room import Room
+from service.listener.room import Room
 from service.store import Store, encode_file_meta, series_key
 from tests.service.house import files_of
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import Misconfigured
-from service.sections import DicomTls, Secured
+from service.errors import Misconfigured, Unavailable
+from service.sections import DicomTls, Pacs, Secured
 from service.settings import Settings
-from service.tls import call_context, demand_files, door_context
+from service.tls import call_context, demand_files, door_context, nodes_among, secure_call, web_context
 from tests.certificates import Authority
 
 
@@ -64,6 +64,25 @@ def test_what_is_wrong_with_the_files_of_the_door_is_one_line(files: Path, chang
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("gone.pem", "crl_file .*gone.pem: No such file or directory"),
+        ("rubbish.pem", "crl_file .*rubbish.pem: holds no revocation list in PEM"),
+        ("other.pem", "crl_file .*other.pem: holds a certificate, which would be trusted"),
+    ],
+)
+def test_a_revocation_list_that_is_none_is_one_line_in_either_direction(files: Path, name: str, line: str) -> None:
+    with pytest.raises(Misconfigured, match=rf"^dicom_tls\.{line}"):
+        door_context(door(files).model_copy(update={"crl_file": files / name}))
+    node = Pacs(name="a", ae_title="A", host="h", port=104, tls=True, ca_file=files / "ca.pem", crl_file=files / name, url="https://h")
+    with pytest.raises(Misconfigured, match=f"^source a: {line}"):
+        demand_files(nodes_among("source", [node]))
+    for read in (lambda: secure_call("source a", node), lambda: web_context(node)):
+        with pytest.raises(Unavailable, match=line):
+            read()
+
+
 def test_certificates_of_the_right_kind_are_taken(files: Path) -> None:
     door_context(door(files))
     door_context(door(files, "server.pem", "server.key"))
@@ -94,6 +113,8 @@ TLS = {"certificate_file": "a", "key_file": "b", "client_ca_file": "c"}
         ),
         ({"dicom_tls": TLS, "calling_ae": [{"title": "A", "certificate_sha256": "ab"}]}, "String should match"),
         ({"destinations": [{"name": "p", "ae_title": "P", "host": "h", "port": 104, "tls": True}]}, "tls needs ca_file"),
+        ({"sources": [{"name": "p", "url": "https://h", "crl_file": "c"}]}, "crl_file needs ca_file"),
+        ({"sources": [{"name": "p", "url": "https://h", "user": "u"}]}, "give user and password_file together"),
         (
             {"destinations": [{"name": "p", "ae_title": "P", "host": "h", "port": 104, "key_file": "k", "certificate_file": "c"}]},
             "need tls = true",

@@ -30,8 +30,8 @@ from pydicom.uid import (
 from model.volume import Volume
 from service.admission import examine
 from service.errors import Rejected
-from service.handover import Source
 from service.headers import Unreadable, read_file
+from service.intake.handover import Source
 from tests.service.house import House
 from worker.convert import read_series
 from worker.phantom import write_series

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from service.presence import Counts, present
 from service.queue import DELIVER, DELIVERY_QUEUE, make_app
 from service.records import open_book, writing_audit
 from service.repeating import repeating
 from service.settings import Settings
 from service.store import Store
+from service.tls import renewed_call, tell_of
 from worker.deliver import Sender
 from worker.tasks import make_owner, work_through
 
@@ -17,7 +20,11 @@ def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: 
     app = make_app(settings)
     counts = Counts()
     book = open_book(settings)
+    kept = [renewed_call(f"destination {one.name}", one) for one in settings.destinations]
     sender = Sender(settings, book, Store(settings.data_dir), make_owner(owner), counts)
+
+    def describe() -> dict[str, Any]:
+        return {"destinations": len(settings.destinations), "audit": book.audit_trouble(), "tls": tell_of(kept)}
 
     @app.task(name=DELIVER, acks_late=True, ignore_result=True)
     def deliver(case_id: str) -> None:
@@ -27,7 +34,7 @@ def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: 
     # One thread may wait for each slow destination, and some are left for the others.
     with (
         repeating("outbox", sender.deliver_due, settings.sweep_s, end_limit_s=0.0),
-        present(book, counts, {"delivery": lambda: {"destinations": len(settings.destinations), "audit": book.audit_trouble()}}),
+        present(book, counts, {"delivery": describe}),
         writing_audit(book),
     ):
         return work_through(app, "delivery", DELIVERY_QUEUE, concurrency=concurrency or len(settings.destinations) + 2)

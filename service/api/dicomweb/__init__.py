@@ -12,7 +12,7 @@ from service.api.dicomweb.rendered import add_rendering
 from service.api.dicomweb.retrieve import add_metadata, add_retrieval
 from service.api.dicomweb.search import add_search
 from service.api.dicomweb.store import add_storing
-from service.security import Scope
+from service.api.security import Scope
 
 __all__ = ["dicomweb_routes"]
 

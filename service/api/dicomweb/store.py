@@ -21,10 +21,10 @@ from service.api.dicomweb.addresses import STUDY, Uid, demand_uids, instance_url
 from service.api.dicomweb.attributes import encoded, tag_of
 from service.api.receiving import TooLarge, give_to_intake, receive_part, take_upload
 from service.errors import Rejected, Unavailable
-from service.handover import Receipt, Source
 from service.headers import Unreadable, read_file
 from service.headers.damage import unreadable
 from service.headers.elements import uid
+from service.intake.handover import Receipt, Source
 from service.problems import Problem
 from service.uploads import Part, spool_file, spool_upload
 

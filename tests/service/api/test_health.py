@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import health
-from service.api import make_api, start_api
+from service.api import health, make_api, start_api
+from service.api.health import Health
+from service.api.metrics import SUMS
 from service.errors import Unavailable
-from service.health import Health
-from service.metrics import SUMS
 from service.presence import Counts, Presence
 from service.records import finished, upkeep
 from tests.service.api.conftest import Host, make_series
@@ -103,6 +103,23 @@ def test_an_api_alone_tells_where_the_other_parts_are(make_host: Callable[..., H
     assert (answer.status_code, answer.json()["parts"]["listener"]["ok"]) == (200, False)
 
 
+def test_what_of_tls_is_to_be_renewed_is_told_by_readiness_and_metrics(host: Host) -> None:
+    now = datetime.now(UTC)
+    ends = {"dicom_tls.certificate_file": now + timedelta(days=9.5), "dicom_tls.crl_file": now - timedelta(days=1)}
+    tells = {"ends": {name: end.isoformat() for name, end in ends.items()}, "troubled": True}
+    older = {"ends": {"dicom_tls.certificate_file": (now + timedelta(days=400)).isoformat()}, "troubled": False}
+    for told in (tells, older):
+        Presence(host.book, Counts(), {"listener": lambda told=told: {"port": 1, "associations": 0, "tls": told}}).beat()
+    part = host.client.get("/health/ready").json()["parts"]["listener"]
+    assert part["ok"]
+    for note in ("dicom_tls.certificate_file ends at ", ", in 9 days", "dicom_tls.crl_file ended at ", "new TLS files cannot be used"):
+        assert part["reason"].count(note) == 1
+    seen = metrics_of(host)
+    for name, end in ends.items():
+        assert _of(seen, "leukoscope_tls_file_end_timestamp_seconds", file=name) == pytest.approx(end.timestamp())
+    assert _of(seen, "leukoscope_tls_renewals_failing") == 1
+
+
 def test_a_service_whose_own_listener_is_gone_is_not_ready(host: Host) -> None:
     server = start_api(make_api(host.settings, host.book, host.store, host.intake, own={"listener"}), host.settings)
     answer = httpx.get(server.url + "/health/ready", trust_env=False)
@@ -111,7 +128,7 @@ def test_a_service_whose_own_listener_is_gone_is_not_ready(host: Host) -> None:
 
 
 def test_a_queue_that_nobody_works_on_is_told_but_uploads_still_come_in(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.health.STUCK_AFTER_S", 0.0)
+    monkeypatch.setattr("service.api.health.STUCK_AFTER_S", 0.0)
     Presence(host.book, Counts(), {"inference": dict}).beat()
     case_id = host.send(make_series())
     answer = host.client.get("/health/ready")
@@ -131,8 +148,8 @@ def test_a_part_that_hangs_is_told_in_time_and_asked_once(monkeypatch: pytest.Mo
         gate.wait(30)
         return "late"
 
-    monkeypatch.setattr("service.health.ANSWER_WITHIN_S", 0.2)
-    monkeypatch.setattr("service.health.REMEMBERED_S", 0.0)
+    monkeypatch.setattr("service.api.health.ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr("service.api.health.REMEMBERED_S", 0.0)
     health = Health({"slow": hang, "quick": lambda: "fine", "broken": lambda: str(1 / 0)})
     began = time.monotonic()
     for _ in range(3):

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service import archive, listener
-from service.api import connection, desk, receiving
+from service import listener
+from service.api import archive, connection, desk, receiving
 from service.settings import Settings
 from service.uploads import Limits
 from tests.service.api.conftest import OUTPUTS, Host, make_series

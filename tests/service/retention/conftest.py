@@ -16,9 +16,9 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select, text, update
 
 from service.errors import Unavailable
-from service.handover import Source
 from service.headers import read_file
 from service.intake import Intake
+from service.intake.handover import Source
 from service.presence import Counts
 from service.records import Book, OutputRow, utc_now
 from service.records.schema import cases, instances, outputs

@@ -18,7 +18,7 @@ from sqlalchemy import update
 
 from service import retention
 from service.errors import Unavailable
-from service.handover import Source
+from service.intake.handover import Source
 from service.presence import Counts
 from service.records import Book, utc_now
 from service.records.schema import cases

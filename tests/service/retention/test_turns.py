@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from service import administer, retention
+from service import retention
+from service.commands import administer
 from service.errors import Unavailable
 from service.records import utc_now
 from service.records.schema import turns

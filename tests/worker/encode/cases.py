@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,8 @@ from service.sections import RTStruct, Segmentation
 from worker import measure
 from worker.convert import Series, read_series
 from worker.encode.context import Context
-from worker.encode.identity import identify
-from worker.encode.segments import choose_segments
-from worker.encode.source import read_header
-from worker.encode.structures import draw
 from worker.phantom import write_series
+from worker.pipeline import Found, make_context
 
 CARD = Card(
     name="Leukoscope WMH test",
@@ -37,6 +35,7 @@ CARD = Card(
     limits=("not for use",),
 )
 RELEASE = Release(CARD, Path("nowhere"))
+ENGINE: Any = SimpleNamespace(name="openvino-cpu", precision="f32")
 VENDORS = ("siemens/anatomical/001", "generic/compressed_jpegls/001", "philips_enhanced/anatomical/001", "hyperfine/anatomical/001")
 
 
@@ -92,42 +91,7 @@ def context_of(
 ) -> Context:
     series = source if isinstance(source, Series) else None
     volume = series.volume if series else source
-    header = read_header(series)
     masks = masks_of(labels, probability, brain)
-    findings = measure.measure(masks, volume, CARD)
-    segments = choose_segments(masks, findings, segmentation, CARD.lesion.connectivity) if series else None
-    flags = (*(series.quality if series else ()), *quality, *header.quality)
-    identity = identify(
-        header,
-        volume,
-        labels,
-        RELEASE,
-        engine_name="openvino-cpu",
-        precision="f32",
-        revision=revision,
-        product_version="0.1.0",
-        beside_mask=segments.beside_mask if segments else (),
-        quality=flags,
-        settings=(
-            f"rtstruct {rtstruct.model_dump_json()}",
-            f"segmentation {segmentation.model_dump_json()}",
-            f"series shift {series_shift}",
-        ),
-    )
-    return Context(
-        series=series,
-        header=header,
-        volume=volume,
-        masks=masks,
-        findings=findings,
-        segments=segments,
-        structures=draw(masks, volume, findings, rtstruct, CARD.lesion.connectivity, header.positions_lps) if series else None,
-        release=RELEASE,
-        engine_name="openvino-cpu",
-        precision="f32",
-        quality=flags,
-        revision=revision,
-        series_shift=series_shift,
-        identity=identity,
-        product_version="0.1.0",
-    )
+    found = Found(masks, measure.measure(masks, volume, CARD), ())
+    flags = (*(series.quality if series else ()), *quality)
+    return make_context(series, volume, found, RELEASE, ENGINE, flags, revision, series_shift, segmentation=segmentation, rtstruct=rtstruct)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
+from service.api.rendering import Renderer
 from service.errors import Rejected
-from service.rendering import Renderer
 from tests.service.api.dicomweb.conftest import FLAIR, MASK, RESULTS, RLE, Archive
 
 

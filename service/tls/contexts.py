@@ -3,6 +3,7 @@
 References
 ----------
 PS3.15 B.12 (BCP 195, RFC 8996 and 9325), B.10
+RFC 5280 6.3 (revocation lists)
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from service.errors import Misconfigured
-from service.sections import DicomTls, Secured
+from service.errors import Misconfigured, Unavailable
+from service.sections import Destination, DicomTls, Pacs, Secured, Trusting
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # RFC 9325 4.2, for TLS 1.2; those of TLS 1.3 are all fit
 _ROUNDS: Final = 4
@@ -30,6 +31,7 @@ def door_context(chosen: DicomTls) -> ssl.SSLContext:
     ------
     Misconfigured
         A file is missing or not readable, the key does not fit, the certificate is not valid now or not for a server.
+        A revocation list that has ended is none of this: nobody whom it covers is let in until there is a new one.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -38,6 +40,7 @@ def door_context(chosen: DicomTls) -> ssl.SSLContext:
     context.num_tickets = 0
     _load_own(context, "dicom_tls", chosen.certificate_file, chosen.key_file, serving=True)
     _load_authorities(context, f"dicom_tls.client_ca_file {chosen.client_ca_file}", chosen.client_ca_file)
+    _load_revocations(context, "dicom_tls.", chosen.crl_file)
     return context
 
 
@@ -58,9 +61,37 @@ def call_context(where: str, peer: Secured) -> ssl.SSLContext | None:
         return None
     context = _context(ssl.PROTOCOL_TLS_CLIENT)
     _load_authorities(context, f"{where}: ca_file {peer.ca_file}", peer.ca_file)
+    _load_revocations(context, f"{where}: ", peer.crl_file)
     if peer.certificate_file is not None and peer.key_file is not None:
         _load_own(context, where, peer.certificate_file, peer.key_file, serving=False)
     return context
+
+
+def secure_call(where: str, peer: Secured) -> ssl.SSLContext | None:
+    """Make the context for a call of a service that runs: as `call_context`, and files that cannot be used now are Unavailable."""
+    try:
+        return call_context(where, peer)
+    except Misconfigured as error:
+        raise Unavailable(str(error)) from None
+
+
+def web_context(service: Trusting) -> ssl.SSLContext | None:
+    """Make the context for a web service, None where the authorities of the system are to vouch for it. Raises Unavailable."""
+    if service.ca_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        _load_authorities(context, f"ca_file {service.ca_file}", service.ca_file)
+        _load_revocations(context, "", service.crl_file)
+    except Misconfigured as error:
+        raise Unavailable(str(error)) from None
+    return context
+
+
+def nodes_among(kind: str, nodes: Iterable[Any]) -> list[tuple[str, Secured]]:
+    """Give those that are DICOM nodes, each with what the settings call it."""
+    return [(f"{kind} {node.name}", node) for node in nodes if isinstance(node, Destination | Pacs)]
 
 
 def demand_files(peers: Sequence[tuple[str, Secured]]) -> None:
@@ -118,6 +149,22 @@ def _load_authorities(context: ssl.SSLContext, named: str, path: Path) -> None:
         context.load_verify_locations(path)
     except ssl.SSLError:
         raise Misconfigured(f"{named}: holds no certificate in PEM") from None
+
+
+def _load_revocations(context: ssl.SSLContext, prefix: str, path: Path | None) -> None:
+    """Have every certificate of a chain looked up in the list of its authority, which must be there and not have ended."""
+    if path is None:
+        return
+    named = f"{prefix}crl_file {path}"
+    _demand_readable(named, path)
+    trusted = context.cert_store_stats()["x509"]
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        raise Misconfigured(f"{named}: holds no revocation list in PEM") from None
+    if context.cert_store_stats()["x509"] > trusted:
+        raise Misconfigured(f"{named}: holds a certificate, which would be trusted")
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
 
 
 def _load_own(context: ssl.SSLContext, where: str, certificate: Path, key: Path, *, serving: bool) -> None:

@@ -144,7 +144,7 @@ def _with_bar(rows: Iterable[Row], what: str, total: int) -> list[Row]:
 
 def _chooser(settings: Settings) -> Callable[[Path], tuple[Sequence[Path], Sequence[str]]]:
     """Give what picks the FLAIR of a DICOM folder, by the same rules as for what is sent to the service."""
-    from service.choose import choose_series
+    from service.commands.choose import choose_series
 
     def choose(folder: Path) -> tuple[Sequence[Path], Sequence[str]]:
         choice = choose_series(folder, settings)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pynetdicom import AE
 from pynetdicom.transport import ThreadedAssociationServer
 
-from service.tls import reason_of
+from service.tls.contexts import reason_of
 
 LOG = logging.getLogger(__name__)
 HANDSHAKE_LIMIT_S: Final = 10.0
@@ -27,7 +27,7 @@ class TlsServer(ThreadedAssociationServer):
 
     daemon_threads = True
 
-    def __init__(self, *arguments: Any, secure: ssl.SSLContext, on_failure: Callable[[], None], **named: Any) -> None:
+    def __init__(self, *arguments: Any, secure: Callable[[], ssl.SSLContext], on_failure: Callable[[], None], **named: Any) -> None:
         self._secure = secure
         self._on_failure = on_failure
         self._handshakes = threading.BoundedSemaphore(HANDSHAKES_AT_ONCE)
@@ -49,7 +49,7 @@ class TlsServer(ThreadedAssociationServer):
     def _shake(self, request: socket.socket, client_address: Any) -> ssl.SSLSocket | None:
         try:
             request.settimeout(HANDSHAKE_LIMIT_S)  # of the whole handshake, not of each of its messages
-            return self._secure.wrap_socket(request, server_side=True)
+            return self._secure().wrap_socket(request, server_side=True)
         except OSError as error:
             self._note(client_address, reason_of(error))
             self.shutdown_request(request)
@@ -61,9 +61,12 @@ class TlsServer(ThreadedAssociationServer):
 
 
 def start_tls_server(
-    entity: AE, address: tuple[str, int], secure: ssl.SSLContext, on_failure: Callable[[], None], **named: Any
+    entity: AE, address: tuple[str, int], secure: Callable[[], ssl.SSLContext], on_failure: Callable[[], None], **named: Any
 ) -> ThreadedAssociationServer:
-    """Begin to listen as `AE.start_server` does; the entity's shutdown ends it too. Raises OSError where the port is taken."""
+    """Begin to listen as `AE.start_server` does; the entity's shutdown ends it too. Raises OSError where the port is taken.
+
+    `secure` gives the context of each connection: files may have been renewed.
+    """
     server = entity.make_server(address, server_class=TlsServer, secure=secure, on_failure=on_failure, **named)
     threading.Thread(target=server.serve_forever, name="AcceptorServer-TLS", daemon=True).start()
     entity._servers.append(server)  # noqa: SLF001  # where start_server keeps its own

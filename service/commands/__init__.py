@@ -32,7 +32,7 @@ def migrate(
     new_keys: Annotated[bool, typer.Option("--new-keys", help="Give every patient a new key: installation.key was lost.")] = False,
 ) -> None:
     """Bring the case book's tables up to this version."""
-    from service import administer
+    from service.commands import administer
 
     administer.migrate(_settings(), new_keys=new_keys)
 
@@ -56,7 +56,7 @@ def retention(
     ] = False,
 ) -> None:
     """Show, and with --apply remove, what the settings no longer keep (keep_days, keep_refused_days, keep_free_mb under retention)."""
-    from service import administer
+    from service.commands import administer
 
     administer.clean_up(_settings(), apply=apply, orphans=orphans)
 
@@ -66,7 +66,7 @@ def resend(
     destination: Annotated[str | None, typer.Option(metavar="NAME", help="Only to this destination.")] = None,
 ) -> None:
     """Send again what was given up: of all cases, or of one."""
-    from service import administer
+    from service.commands import administer
 
     administer.resend(_settings(), case_id, destination)
 
@@ -81,7 +81,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show who did what, newest first."""
-    from service import trail
+    from service.commands import trail
 
     trail.print_trail(_settings(), trail.Wanted(since, until, event, actor, case, limit), as_json=as_json)
 
@@ -91,7 +91,7 @@ def corrections_export(
     folder: Annotated[Path, typer.Argument(help="Where they go; made if missing, else empty.")],
 ) -> None:
     """Write what readers corrected (source series, corrected SEG, provenance) for `train data` and `train adapt`. Holds patients' names."""
-    from service import administer
+    from service.commands import administer
 
     raise typer.Exit(administer.export(_settings(), folder))
 
@@ -107,7 +107,7 @@ def identity(
     issuer: Annotated[str | None, typer.Option(help="Issuer of the PatientID.")] = None,
 ) -> None:
     """Correct a patient's identity: every result is made again under new UIDs. An empty text blanks an attribute."""
-    from service import administer
+    from service.commands import administer
 
     given = {"PatientName": name, "PatientBirthDate": birth_date, "PatientSex": sex, "IssuerOfPatientID": issuer}
     values = {"PatientID": patient_id} | {keyword: value for keyword, value in given.items() if value is not None}
@@ -120,7 +120,7 @@ def tokens_new(
     scope: Annotated[list[str] | None, typer.Option(help="read, submit or admin; may be given several times.")] = None,
 ) -> None:
     """Make a token: shown once, with the lines for the settings."""
-    from service import administer
+    from service.commands import administer
 
     administer.new_token(name, scope or ["read", "submit"])
 
@@ -128,7 +128,7 @@ def tokens_new(
 @TOKENS_APP.command("list")
 def tokens_list() -> None:
     """Show the names and scopes in the settings."""
-    from service import administer
+    from service.commands import administer
 
     administer.list_tokens(_settings())
 
@@ -138,7 +138,7 @@ def tokens_check(
     token: Annotated[str | None, typer.Argument(help="Without it, read from standard input: not shown in the list of processes.")] = None,
 ) -> None:
     """Tell what a token may do."""
-    from service import administer
+    from service.commands import administer
 
     administer.check_token(_settings(), token if token is not None else sys.stdin.readline())
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
@@ -23,6 +23,7 @@ from service.errors import Unavailable
 from service.records import Book, Event
 from service.records.finished import finished_after
 from service.store import Store
+from service.tls.renewal import ends_told, is_troubled
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 STAGE_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -185,6 +186,7 @@ class BookCollector(Collector):
         yield GaugeMetricFamily(
             "leukoscope_listeners_refusing", "Listeners that take no association for want of disk space", value=refusing
         )
+        yield from _of_tls([part.detail for part in living])
 
     def _of_store(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("leukoscope_disk_free_bytes", "Room on the disk of the object store", value=self._store.free_bytes())
@@ -206,6 +208,17 @@ class Metrics:
 
 def _age(name: str, text: str, since: datetime | None) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, value=max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0.0)
+
+
+def _of_tls(details: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    text = "When a certificate of ours or the first of the revocation lists in use ends, by what the settings call its file"
+    family = GaugeMetricFamily("leukoscope_tls_file_end_timestamp_seconds", text, labels=["file"])
+    ends = sorted(told for detail in details for told in ends_told(detail).items())
+    for name, end in dict(reversed(ends)).items():  # the first, where processes differ
+        family.add_metric([name], end.timestamp())
+    yield family
+    text = "Listeners and delivery workers whose new TLS files cannot be used"
+    yield GaugeMetricFamily("leukoscope_tls_renewals_failing", text, value=sum(map(is_troubled, details)))
 
 
 def _sums(book: Book) -> Iterator[CounterMetricFamily]:

@@ -10,9 +10,9 @@ from typing import Final
 from service.admission import Hold, Refuse, Run, examine
 from service.errors import Unavailable
 from service.headers import Header
+from service.intake.watches import Watch, Watches
 from service.records import Book, InvalidTransition, UnknownCase
 from service.settings import Settings
-from service.watches import Watch, Watches
 
 LOG = logging.getLogger(__name__)
 

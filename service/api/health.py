@@ -15,6 +15,7 @@ from service.errors import Unavailable
 from service.records import Book, Part, State
 from service.settings import Settings
 from service.store import Store
+from service.tls.renewal import ends_told, is_troubled, notes_of
 
 ANSWER_WITHIN_S: Final = 3.0
 STUCK_AFTER_S: Final = 60.0
@@ -175,7 +176,7 @@ def check_delivery(book: Book, destinations: int) -> Check:
             return f"no destination in the settings; {left}"
         if not living:
             raise Unavailable(f"no delivery worker is alive; {left}")
-        return "; ".join([*map(_alive, living), left])
+        return "; ".join([*(_alive(part) + _describe_tls(part) for part in living), left])
 
     return check
 
@@ -203,7 +204,15 @@ def _alive(part: Part) -> str:
 def _describe_listener(part: Part) -> str:
     detail = part.detail
     refuses = f", takes none: {detail['refuses']}" if detail.get("refuses") else ""
-    return f"{_alive(part)}, port {detail.get('port')}, {detail.get('associations')} associations{refuses}"
+    return f"{_alive(part)}, port {detail.get('port')}, {detail.get('associations')} associations{refuses}{_describe_tls(part)}"
+
+
+def _describe_tls(part: Part) -> str:
+    """What is to be renewed, and what was and cannot be used."""
+    notes = [note for _, note in notes_of(ends_told(part.detail))]
+    if is_troubled(part.detail):
+        notes.append("new TLS files cannot be used (the log says why)")
+    return "".join(f"; {note}" for note in notes)
 
 
 def _describe_worker(part: Part) -> str:

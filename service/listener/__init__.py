@@ -21,17 +21,16 @@ from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import build_context
 
 from service.answering import Answer, answering
-from service.callers import REASONS, Caller, find_rule
 from service.commitment import Reports
 from service.contexts import VERIFICATION, private_as_storage, supported_contexts
-from service.handover import Announced, Asked, Source
 from service.intake import Intake
-from service.patience import PatientReader, acknowledge_at_once
+from service.intake.handover import Announced, Asked, Source
+from service.listener.callers import REASONS, Caller, find_rule
+from service.listener.patience import PatientReader, acknowledge_at_once
+from service.listener.room import Room
 from service.presence import Counts
-from service.room import Room
 from service.settings import HEADER_BYTES, Settings
-from service.tls import door_context, fingerprint_of
-from service.tls_server import start_tls_server
+from service.tls import fingerprint_of, renewed_door, start_tls_server
 
 LOG = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class _Line:
 
 
 class Listener:
-    """A running provider; `port` is where it listens, `tls_port` where it does with TLS, if at all; `stop` ends it."""
+    """A running provider; `port` is where it listens, `tls_port` where with the TLS files `tls`, if at all; `stop` ends it."""
 
     def __init__(self, settings: Settings, intake: Intake, counts: Counts | None = None, reports: Reports | None = None) -> None:
         self._settings = settings
@@ -85,6 +84,7 @@ class Listener:
         self._entity.acse_timeout = ACSE_TIMEOUT_S
         self._entity.dimse_timeout = NETWORK_TIMEOUT_S
         self._entity.network_timeout = NETWORK_TIMEOUT_S
+        self.tls = None if settings.dicom_tls is None else renewed_door(settings.dicom_tls)
         self._servers: list[Any] = []
         try:
             self._listen()
@@ -96,11 +96,10 @@ class Listener:
     def _listen(self) -> None:
         """Open the port, and the one for TLS: one entity with one limit of associations, one intake, one end."""
         settings = self._settings
-        secure = None if settings.dicom_tls is None else door_context(settings.dicom_tls)
         common: dict[str, Any] = {"evt_handlers": self._handlers(), "contexts": [build_context(VERIFICATION)]}
         self._servers.append(self._entity.start_server((settings.dicom_host, settings.dicom_port), block=False, **common))
-        if settings.dicom_tls is not None and secure is not None:
-            address = (settings.dicom_tls_host, settings.dicom_tls.port)
+        if settings.dicom_tls is not None and self.tls is not None:
+            address, secure = (settings.dicom_tls_host, settings.dicom_tls.port), self.tls.get
             self._servers.append(start_tls_server(self._entity, address, secure, lambda: self._counts.add("associations", "tls"), **common))
 
     def describe(self) -> dict[str, Any]:

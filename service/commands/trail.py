@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from service.commands.tables import open_existing_book
 from service.errors import Rejected
 from service.records import Actor, AuditEntry, AuditEvent, Book
 from service.settings import Settings
-from service.tables import open_existing_book
 
 _PAGE: Final = 500
 

@@ -24,20 +24,20 @@ from typing import Any, BinaryIO, Final
 
 from service import queue
 from service.admission.refusals import MR_IMAGE_CLASSES
-from service.commit import GroupCommit
 from service.comparisons import Comparisons
 from service.corrections import Corrections
 from service.errors import Unavailable
-from service.handover import Announced, Asked, Receipt, Source, demand_announced
 from service.headers import Header, read_file, read_header
-from service.judge import SHORTEST_GAP_WAIT_S, Judge
+from service.intake.commit import GroupCommit
+from service.intake.handover import Announced, Asked, Receipt, Source, demand_announced
+from service.intake.judge import SHORTEST_GAP_WAIT_S, Judge
+from service.intake.transfers import Transfers
+from service.intake.watches import Watches
 from service.presence import Counts
 from service.records import AuditEvent, Book, Case, InstanceRow, Noted, Outcome, State, utc_now
 from service.rejecting import KEY_OBJECTS, Rejection, read_rejection
 from service.settings import Settings
 from service.store import Store, StoredInstance, encode_file_meta
-from service.transfers import Transfers
-from service.watches import Watches
 
 LOG = logging.getLogger(__name__)
 

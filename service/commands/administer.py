@@ -19,6 +19,7 @@ from rich.table import Table
 
 from service import orphans as strays
 from service import retention
+from service.commands.tables import open_existing_book
 from service.errors import Rejected, Unavailable
 from service.export import export_corrections
 from service.identity import correct_identity
@@ -26,7 +27,6 @@ from service.presence import Counts
 from service.records import Actor, AuditEvent, Book, open_book, upgrade_book
 from service.settings import Settings
 from service.store import Store
-from service.tables import open_existing_book
 
 _SHOWN: Final = 50
 _MOST_SERIES: Final = 500

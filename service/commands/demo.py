@@ -25,8 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from service.children import PARENT_VARIABLE
+from service.commands.results import clear_folders, write_result
 from service.errors import Unavailable
-from service.results import clear_folders, write_result
 
 _START_LIMIT_S = 120.0
 _CASE_LIMIT_S = 300.0
