@@ -1,17 +1,18 @@
-import { button, element, ml, moment, put, tell } from "./elements.js";
+import { button, cell, element, ml, moment, put, row, tell } from "./elements.js";
 import { fetchFile, needsToken, post, read, Refusal } from "./calls.js";
 import { identityForm } from "./identity.js";
 import { state, total } from "./list.js";
 import { saidOf, verdictForm } from "./reader.js";
 
 const place = document.getElementById("case");
+// In the order in which they are offered.
 const NAMES = {
-  "segmentation": "DICOM SEG", "segmentation.nii.gz": "NIfTI", "report.pdf": "Report (PDF)", "report.json": "Report (JSON)",
-  "structured-report": "DICOM SR", "rtstruct": "RTSTRUCT", "resampled.zip": "Axial MR (zip)",
-  "report.dcm": "Report (DICOM)", "preview.dcm": "Preview (DICOM)",
+  "report.pdf": "Report (PDF)", "segmentation": "DICOM SEG", "structured-report": "DICOM SR", "rtstruct": "RTSTRUCT",
+  "segmentation.nii.gz": "NIfTI", "report.json": "Report (JSON)", "report.dcm": "Report (DICOM)", "preview.dcm": "Preview (DICOM)",
+  "resampled.zip": "Axial MR (zip)",
 };
 const SENT = {
-  pending: "waits", sent: "sent", committed: "sent, and the destination keeps it", dead: "given up", withheld: "is not sent",
+  pending: "waits", sent: "sent", committed: "sent, and the destination keeps it", dead: "given up", withheld: "withheld",
 };
 let shown = null; // { id, text, facts, forms, about, judged, picture }
 
@@ -42,7 +43,7 @@ function facts(item) {
 
 function link(name, address) {
   const opened = name === "report.pdf" || name === "report.json";
-  const made = element("a", { id: `output-${name}`, href: address, text: NAMES[name] || name, target: opened ? "_blank" : null, rel: "noopener" });
+  const made = element("a", { id: `output-${name}`, href: address, text: NAMES[name], target: opened ? "_blank" : null, rel: "noopener" });
   made.addEventListener("click", async (event) => {
     if (!needsToken()) return;
     event.preventDefault();
@@ -68,26 +69,29 @@ function picture(item) {
 }
 
 function results(item) {
-  const links = Object.entries(item.outputs).filter(([name]) => name !== "preview.png").map(([name, address]) => link(name, address));
+  const links = Object.keys(NAMES).filter((name) => item.outputs[name]).map((name) => link(name, item.outputs[name]));
   return links.length ? [element("h3", { text: "Results" }), element("ul", { class: "results" }, ...links)] : [];
 }
 
 function delivery(one) {
   const next = one.state === "pending" && one.next_attempt_at ? `, next try ${moment(one.next_attempt_at)}` : "";
-  return element("tr", { class: one.state },
-    element("td", { text: one.destination }), element("td", { text: NAMES[one.output] || one.output }),
-    element("td", {}, element("b", { text: `${SENT[one.state] || one.state}${next}` })),
-    element("td", { class: "number", text: one.attempts }), element("td", { class: "long", text: one.last_error }));
+  return row({ class: one.state },
+    cell("Destination", { text: one.destination }),
+    cell("Result", { text: NAMES[one.output] || one.output }),
+    cell("State", {}, element("b", { text: `${SENT[one.state] || one.state}${next}` })),
+    cell("Tries", { class: "number", text: one.attempts }),
+    cell("Trouble", { class: "long", text: one.last_error }));
 }
 
 function deliveries(item, may) {
   if (!item.deliveries.length) return [];
   const heads = ["Destination", "Result", "State", "Tries", "Trouble"];
+  const head = (text) => element("th", { role: "columnheader", scope: "col", text, class: text === "Tries" ? "number" : null });
   const made = [
-    element("h3", { text: "Deliveries" }),
-    element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Deliveries" }, element("table", {},
-      element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col", text, class: text === "Tries" ? "number" : null })))),
-      element("tbody", {}, ...item.deliveries.map(delivery)))),
+    element("h3", { id: "deliveries", text: "Deliveries" }),
+    element("table", { class: "cards", role: "table", "aria-labelledby": "deliveries" },
+      element("thead", { role: "rowgroup" }, row({}, ...heads.map(head))),
+      element("tbody", { role: "rowgroup" }, ...item.deliveries.map(delivery))),
   ];
   if (may.includes("submit") && item.deliveries.some((one) => one.state === "dead")) {
     made.push(element("p", {}, button("Send again", { id: "resend" }, (event) => doing(event.target, async () => {
@@ -123,10 +127,12 @@ async function doing(control, act) {
   }
 }
 
+const isRejected = ({ verdict, revision }) => verdict?.verdict === "reject" && verdict.revision === revision;
+
 function head(item) {
   return [
     element("p", {}, state(item), item.reason ? ` ${item.reason}` : ""),
-    ...saidOf(item).map((text) => element("p", { class: "verdict", text })),
+    ...saidOf(item).map((text) => element("p", { class: `verdict ${isRejected(item) ? "reject" : ""}`, text })),
   ];
 }
 
@@ -161,7 +167,7 @@ export async function refreshCase(id, may) {
 
 // A form that somebody types in stays as it is while what it is about does.
 function showForms(item, may) {
-  const rejected = item.verdict?.verdict === "reject" && item.verdict.revision === item.revision;
+  const rejected = isRejected(item);
   const about = JSON.stringify([item.state, item.revision, rejected, may]);
   if (about === shown.about) return;
   shown.about = about;

@@ -18,8 +18,12 @@ export function field(text, name, attributes = {}) {
   return element("label", { text: `${text} ` }, element("input", { name, autocomplete: "off", ...attributes }));
 }
 
+// A row of a table that is a card on a telephone; the roles are said because CSS takes them away there.
+export const row = (attributes, ...cells) => element("tr", { role: "row", ...attributes }, ...cells);
+export const cell = (label, attributes, ...children) => element("td", { role: "cell", "data-label": label, ...attributes }, ...children);
+
 export const ml = (value) => (typeof value === "number" ? value.toFixed(2) : "");
-export const moment = (text) => (text ? new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "");
+export const moment = (text, timeStyle = "medium") => (text ? new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle }) : "");
 
 // Put other children in; what had the focus keeps it, by its id, or the title has it where that is gone.
 export function put(container, ...children) {

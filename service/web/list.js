@@ -1,4 +1,4 @@
-import { element, ml, moment, put } from "./elements.js";
+import { cell, element, ml, moment, put, row } from "./elements.js";
 import { read } from "./calls.js";
 
 const form = document.getElementById("filters");
@@ -30,20 +30,16 @@ function marks(item) {
   ].filter(Boolean);
 }
 
-function cell(label, attributes, ...children) {
-  return element("td", { role: "cell", "data-label": label, ...attributes }, ...children);
-}
-
-function row(item) {
+function rowOf(item) {
   const findings = item.findings || {};
   const number = { class: "number" };
   const series = element("a", { id: `case-${item.id}`, href: `#case/${item.id}`, text: item.series_description || "(no description)" });
   const about = `${item.instances} instances${item.revision > 1 ? `, revision ${item.revision}` : ""}${item.primary ? ", primary" : ""}`;
   const found = cell("State", {}, state(item), ...marks(item).map((text) => element("span", { class: "mark", text })));
   if (item.reason) found.append(element("div", { class: "soft", text: item.reason }));
-  return element("tr", { role: "row" },
-    cell("Received", { class: "moment", text: moment(item.received_at) }),
-    cell("Patient ID", { class: "long", text: item.patient_id }),
+  return row({},
+    cell("Received", { class: "moment", text: moment(item.received_at, "short") }),
+    cell("Patient ID", { class: "long patient", text: item.patient_id }),
     cell("Series", { class: "long" }, series, element("div", { class: "soft", text: about })),
     found,
     cell("Lesions", { ...number, text: total(item) }),
@@ -55,7 +51,7 @@ function row(item) {
 function show(items) {
   for (const item of items) {
     const text = JSON.stringify(item);
-    if (shown.get(item.id)?.text !== text) shown.set(item.id, { text, row: row(item), at: item.received_at });
+    if (shown.get(item.id)?.text !== text) shown.set(item.id, { text, row: rowOf(item), at: item.received_at });
   }
   const rows = [...shown.values()].sort((a, b) => (a.at < b.at ? 1 : -1)).map((one) => one.row);
   if (rows.length !== table.children.length || rows.some((one, index) => table.children[index] !== one)) put(table, ...rows);

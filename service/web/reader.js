@@ -3,7 +3,7 @@
 import { ask, element, field, ml, moment, tell } from "./elements.js";
 import { post, Refusal, upload } from "./calls.js";
 
-const VERDICTS = { accept: "Result accepted", reject: "Result rejected, and not delivered any more", correct: "Mask replaced" };
+const VERDICTS = { accept: "Result accepted", reject: "Result rejected", correct: "Mask replaced" };
 const MOST_LETTERS = { reader: 60, comment: 2000 };
 
 export function saidOf(item) {

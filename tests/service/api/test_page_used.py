@@ -85,7 +85,7 @@ def test_a_reader_accepts_and_rejects(page: Browser, served: Host) -> None:
     assert [one.kind for one in served.book.verdicts_of([case_id])[case_id]] == ["accept"]
     page.click("#verdict button", "Reject")
     page.click("#ask button", "Reject")
-    page.find("#case .verdict", "Result rejected, and not delivered any more by A. Reader")
+    page.find("#case .verdict.reject", "Result rejected by A. Reader")
     assert "Accept" not in "".join(page.sees("#verdict button"))
     page.click("#case a", "All cases")
     page.find("#cases .mark", "result rejected")
@@ -265,3 +265,55 @@ def test_a_service_that_is_away_is_told_and_looked_for(browser: Browser, tmp_pat
         make(http_port=port)
         look(browser)
         browser.until(lambda: not browser.sees("#news"))
+
+
+# Of every visible text the contrast to what is behind it (WCAG 2.2, 1.4.3), of every field that it has a label.
+FAINT = """
+const light = rgb => { const [r, g, b] = rgb.match(/[\\d.]+/g).map(Number).map(v => v / 255)
+    .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
+const behind = one => { while (one && /, 0\\)$/.test(getComputedStyle(one).backgroundColor)) one = one.parentElement;
+    return getComputedStyle(one || document.body).backgroundColor; };
+return [...document.body.querySelectorAll("*")]
+    .filter(one => one.checkVisibility() && [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim()))
+    .filter(one => { const [a, b] = [light(getComputedStyle(one).color), light(behind(one))].sort((x, y) => y - x);
+        return (a + .05) / (b + .05) < 4.5; }).map(one => one.outerHTML.slice(0, 120));
+"""
+NAMELESS = """return [...document.querySelectorAll("input, select")].filter(one => !(one.labels || []).length).map(one => one.name)"""
+TOO_WIDE = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+def test_it_can_be_read_by_day_and_night_on_a_desk_and_on_a_telephone(page: Browser, served: Host, scheme: str, width: int) -> None:
+    case_id = done_case(served.book, served.settings.data_dir, next(NUMBERS))
+    served.book.delivery_dead(served.book.deliveries(case_id)[0].id, "no connection for a week" * 5)
+    says = {"verdict": "reject", "reader": "A. Reader", "comment": "motion"}
+    served.client.post(f"/cases/{case_id}/verdict", json=says).raise_for_status()
+    page.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    page.devtools("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
+    try:
+        look(page)
+        page.click("#send summary")
+        page.find(f"#case-{case_id}")
+        faint = page.run(FAINT)
+        assert page.run(TOO_WIDE) == 0
+        open_case(page, case_id)
+        page.click("#case summary")
+        assert faint + page.run(FAINT) + page.run(NAMELESS) == []
+        assert page.run(TOO_WIDE) == 0
+    finally:
+        page.devtools("Emulation.clearDeviceMetricsOverride")
+        page.devtools("Emulation.setEmulatedMedia", features=[])
+
+
+def test_a_case_is_opened_and_left_by_the_keyboard(page: Browser, served: Host) -> None:
+    case_id = done(served)
+    look(page)
+    page.find(f"#case-{case_id}")
+    page.run("document.querySelector('#filters button').focus()")
+    page.press("tab", "enter")
+    page.find("#case h2")
+    page.until(lambda: page.run("return document.activeElement.id") == "title")
+    look(page)
+    page.run("document.querySelector('#case a').focus()")
+    page.press("enter")
+    page.find(f"#case-{case_id}")
