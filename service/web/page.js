@@ -31,8 +31,7 @@ async function unlock() {
   tokenForm.hidden = !offer.locked || may("read");
   who.hidden = !offer.locked || !offer.token;
   who.firstElementChild.textContent = offer.token ? `Token ${offer.token}: may ${offer.scopes.join(", ")}.` : "";
-  const known = may("read") ? "" : "This service shows cases to those with an API token that has the scope read.";
-  say(kept.token && !offer.token ? "The service does not know this token." : known);
+  say(kept.token && offer.locked && !offer.token ? "The service does not know this token." : "");
   openSending(offer);
 }
 

@@ -212,7 +212,7 @@ def test_a_token_sees_what_it_may_do_and_nothing_is_asked_without_one(browser: B
         host.client.headers["Authorization"] = "Bearer boss"
         case_id = done(host)
         browser.open(host.server.url)
-        browser.find("#news", "an API token that has the scope read")
+        browser.find("#token", "an API token with the scope read")
         assert browser.sees("#list, #send") == []
         for _ in range(3):
             look(browser)
