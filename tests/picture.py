@@ -20,7 +20,7 @@ def main(file: Path) -> None:
         service = Running(Path(folder) / "data", dicom_port=find_port(), http_port=find_port()).start()
         browser = Browser(program("chromedriver"), Path(folder))
         try:
-            files = write_series(make_phantom().flair, Path(folder) / "series", patient_id="ANON-0042", description="FLAIR 3D sag (phantom)")
+            files = write_series(make_phantom().flair, Path(folder) / "series", patient_id="ANON-0042")
             service.push(files)
             case = service.wait_until(series_uid(files), "done")
             browser.open(f"{service.ports['http']}#case/{case['id']}")
