@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 from model.phantom import make_phantom
 from tests.browser import Browser
 from tests.installed import program
@@ -27,6 +29,7 @@ def main(file: Path) -> None:
             browser.find("#verdict")
             browser.until(lambda: browser.run("return document.querySelector('figure img').naturalWidth"))
             browser.picture(file)
+            Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)
         finally:
             browser.stop()
             service.stop()

@@ -152,6 +152,18 @@ def test_a_case_that_is_held_is_looked_at_again(page: Browser, served: Host) -> 
     page.find("#case p", "gap after slice 9")
 
 
+def test_a_case_leaves_the_list_when_it_is_not_like_that_any_more(page: Browser, served: Host) -> None:
+    case_id = served.send(make_series(f"1.2.3.{next(NUMBERS)}", slices=12, size=16, PatientID="LEAVES"))
+    page.type("[name=patient_id]", "LEAVES")
+    page.run("document.querySelector('[name=state]').value = 'queued'")
+    page.click("#filters button")
+    page.find(f"#case-{case_id}")
+    served.finish(case_id)
+    look(page)
+    page.find("#empty", "No case is like that.")
+    assert page.sees("#cases tr") == []
+
+
 def test_an_identity_is_corrected_after_a_question(page: Browser, served: Host) -> None:
     case_id = done(served)
     open_case(page, case_id)
