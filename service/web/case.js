@@ -47,7 +47,7 @@ function link(name, address) {
   made.addEventListener("click", async (event) => {
     if (!needsToken()) return;
     event.preventDefault();
-    await doing(made, async () => { element("a", { href: await fetchFile(address), download: name }).click(); });
+    await doing(made, async () => { element("a", { href: await fetchFile(address), download: name.includes(".") ? name : `${name}.dcm` }).click(); });
   });
   return element("li", {}, made);
 }

@@ -202,6 +202,23 @@ def test_a_folder_is_dropped_and_a_zip_is_chosen(page: Browser, served: Host, tm
     page.find("#upload .told.bad", "None of its files is a DICOM instance that can be taken.")
 
 
+def test_an_upload_shows_how_far_it_is_and_can_be_stopped(page: Browser, served: Host, tmp_path: Path) -> None:
+    (tmp_path / "slow.zip").write_bytes(bytes(4 << 20))
+    page.devtools("Network.enable")
+    slow = {"offline": False, "latency": 1, "downloadThroughput": -1, "uploadThroughput": 500_000}
+    page.devtools("Network.emulateNetworkConditions", **slow)
+    try:
+        page.click("#send summary")
+        page.type("[name=files]", str(tmp_path / "slow.zip"))
+        page.find("#upload .told", "of 4.2 MB")
+        page.until(lambda: 0 < page.run("return document.querySelector('progress').value") < 1)
+        page.click("#upload button", "Stop")
+        page.find("#upload .told.bad", "Stopped.")
+    finally:
+        page.devtools("Network.emulateNetworkConditions", **slow | {"latency": 0, "uploadThroughput": -1})
+    assert page.run("return document.querySelector('[name=files]').disabled") is False
+
+
 def test_a_series_is_asked_for_by_name(page: Browser, served: Host) -> None:
     page.click("#send summary")
     page.type("[name=series_uid]", "1.2.5.1")
@@ -238,6 +255,9 @@ def test_a_token_sees_what_it_may_do_and_nothing_is_asked_without_one(browser: B
             browser.find(f"#case-{case_id}")
             assert bool(browser.sees("#send")) is offered[0]
             open_case(browser, case_id)
+            browser.click("#output-segmentation")
+            browser.until((browser.downloads / "segmentation.dcm").is_file)
+            (browser.downloads / "segmentation.dcm").unlink()
             assert [bool(browser.sees("#verdict")), bool(browser.sees("#identity, #case summary"))] == offered
             browser.click("#case a", "All cases")
             browser.find("#list")
