@@ -143,6 +143,12 @@ function open(id) {
     element("div", { class: "told", role: "status" }), shown.facts, shown.forms);
 }
 
+function gone(words) {
+  put(shown.facts, element("h2", { tabindex: "-1", text: "No such case" }), element("p", { text: words }));
+  put(shown.forms);
+  shown.text = shown.about = "";
+}
+
 export async function refreshCase(id, may) {
   if (shown?.id !== id) open(id);
   const current = shown;
@@ -150,9 +156,9 @@ export async function refreshCase(id, may) {
   try {
     item = await read(`/cases/${id}`);
   } catch (error) {
-    if (error.status === 404 && current === shown) put(shown.facts, element("h2", { tabindex: "-1", text: "No such case" }), element("p", { text: error.message }));
-    if (error.status === 404) return;
-    throw error;
+    if (error.status !== 404) throw error;
+    if (current === shown) gone(error.message);
+    return;
   }
   const text = JSON.stringify([item, may]);
   if (current !== shown || text === shown.text) return;
