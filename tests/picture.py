@@ -6,8 +6,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
-
 from model.phantom import make_phantom
 from tests.browser import Browser
 from tests.installed import program
@@ -22,14 +20,14 @@ def main(file: Path) -> None:
         service = Running(Path(folder) / "data", dicom_port=find_port(), http_port=find_port()).start()
         browser = Browser(program("chromedriver"), Path(folder))
         try:
-            files = write_series(make_phantom().flair, Path(folder) / "series", patient_id="ANON-0042")
-            service.push(files)
-            case = service.wait_until(series_uid(files), "done")
+            for patient_id in ("WARM-UP", "ANON-0042"):  # the first case of a worker is slow
+                files = write_series(make_phantom().flair, Path(folder) / patient_id, patient_id=patient_id, uid_seed=patient_id)
+                service.push(files)
+                case = service.wait_until(series_uid(files), "done")
             browser.open(f"{service.ports['http']}#case/{case['id']}")
             browser.find("#verdict")
             browser.until(lambda: browser.run("return document.querySelector('figure img').naturalWidth"))
             browser.picture(file)
-            Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)
         finally:
             browser.stop()
             service.stop()
