@@ -9,9 +9,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Real programs the tests talk to: a PACS, a toolkit, a broker, a database, a checker, a PDF renderer.
-PEERS := orthanc orthanc-dicomweb dcmtk openssl redis-server postgresql dicom3tools poppler-utils rsync sqlite3
-PEER_PROGRAMS := Orthanc storescu openssl redis-server dciodvfy pdftoppm rsync sqlite3
+# Real programs the tests talk to: a PACS, a toolkit, a broker, a database, a checker, a PDF renderer, a browser.
+PEERS := orthanc orthanc-dicomweb dcmtk openssl redis-server postgresql dicom3tools poppler-utils rsync sqlite3 chromium chromium-driver
+PEER_PROGRAMS := Orthanc storescu openssl redis-server dciodvfy pdftoppm rsync sqlite3 chromium chromedriver
 
 help:
 	@echo "make demo | serve | test | check | bench | soak"

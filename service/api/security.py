@@ -77,6 +77,19 @@ class Guard:
 
         return check
 
+    def scopes_of(self, request: Request) -> frozenset[Scope]:
+        """What the caller may do: everything where there are no tokens, nothing without one of them."""
+        if self.open:
+            return frozenset(Scope)
+        authorization = request.headers.get("authorization", "")
+        token = self._find(authorization)
+        if token is None:
+            if authorization:
+                self._refuse(request, AuditEvent.USER_AUTHENTICATION, "no valid token")
+            return frozenset()
+        request.state.token = token.name
+        return frozenset(Scope) if Scope.ADMIN.value in token.scopes else frozenset(map(Scope, token.scopes))
+
     def _refuse(self, request: Request, event: AuditEvent, what: str) -> None:
         self._book.audit(event, what, caller(request), outcome=Outcome.FAILURE)
 

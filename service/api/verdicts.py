@@ -151,4 +151,4 @@ def _field(part: Part) -> str:
         value = file.read(LARGEST_FIELD + 1)
     if len(value) > LARGEST_FIELD:
         raise Problem("upload-too-large", f"At most {LARGEST_FIELD} bytes are taken in a field of the form.", limit_bytes=LARGEST_FIELD)
-    return value.decode("utf-8", "replace")
+    return value.decode("utf-8", "replace").replace("\r\n", "\n")  # as browsers end the lines of a field

@@ -25,6 +25,7 @@ from service.log import JsonFormatter
 from service.records import Book, OutputRow, State
 from service.settings import Settings
 from service.store import Store
+from tests.browser import Browser
 
 MR = UID("1.2.840.10008.5.1.4.1.1.4")
 PATIENT = "Zz^Poirot^Hercule"
@@ -186,3 +187,12 @@ def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """One service for all the tests of a module that leave nothing behind."""
     with hosts_in(tmp_path_factory.mktemp("shared")) as make:
         yield make()
+
+
+@pytest.fixture(scope="session")
+def browser(peer: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Open one Chromium for all tests of the page."""
+    peer("chromium")
+    made = Browser(peer("chromedriver"), tmp_path_factory.mktemp("browser"))
+    yield made
+    made.stop()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 
+from service.api.page import WEB
 from service.presence import Counts, Presence
 from tests.service.api.conftest import Host
 
@@ -46,6 +48,40 @@ def test_the_page_says_what_the_serving_releases_say_of_irradiated_patients(make
     assert "not known" in host.client.get("/").text and host.client.get("/").status_code == 200
 
 
-def test_the_page_puts_nothing_in_as_markup(shared_host: Host) -> None:
-    script = shared_host.client.get("/page.js").text
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+def test_the_page_puts_nothing_in_as_markup_and_its_files_are_open(shared_host: Host) -> None:
+    scripts = sorted(WEB.glob("*.js"))
+    assert len(scripts) > 1
+    for file in scripts:
+        script = shared_host.client.get(f"/{file.name}")
+        assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", script.text)
+        assert "://" not in script.text
+
+
+def test_the_page_is_told_what_a_token_may_do(make_host: Callable[..., Host]) -> None:
+    scopes = {"viewer": ["read"], "console": ["submit", "read"], "boss": ["admin"]}
+    tokens = [{"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), "scopes": given} for name, given in scopes.items()]
+    host = make_host(tokens=tokens, sources=[{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}])
+
+    def offered(token: str | None) -> object:
+        return host.client.get("/page.json", headers={"Authorization": f"Bearer {token}"} if token else {}).json()
+
+    nothing = {"locked": True, "token": None, "scopes": [], "sources": []}
+    assert offered(None) == nothing
+    host.book.write_audit(all_of_it=True)
+    assert host.book.audit_trail(limit=10).items == (), "nobody tried anything"
+    assert offered("wrong") == nothing
+    assert offered("viewer") == {"locked": True, "token": "viewer", "scopes": ["read"], "sources": []}
+    assert offered("console") == {"locked": True, "token": "console", "scopes": ["read", "submit"], "sources": ["pacs"]}
+    assert offered("boss") == {"locked": True, "token": "boss", "scopes": ["admin", "read", "submit"], "sources": ["pacs"]}
+    host.book.write_audit(all_of_it=True)
+    assert [(one.what, one.outcome) for one in host.book.audit_trail(limit=10).items] == [("no valid token", "failure")]
+
+
+def test_a_service_without_tokens_offers_everything(shared_host: Host) -> None:
+    assert shared_host.client.get("/page.json").json() == {
+        "locked": False,
+        "token": None,
+        "scopes": ["admin", "read", "submit"],
+        "sources": [],
+    }

@@ -122,6 +122,12 @@ def test_a_mask_waits_for_a_worker_and_is_kept_once(served: Host, case_id: str) 
     assert served.store.path_of(kept.path).read_bytes() == SEG
 
 
+def test_a_comment_of_several_lines_is_taken_as_a_form_sends_it(served: Host, case_id: str) -> None:
+    answer = send_mask(served, case_id, comment="two were vessels,\r\none an artefact")
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["correction"]["comment"] == "two were vessels,\none an artefact"
+
+
 def test_large_masks_are_in_memory_one_at_a_time(served: Host, case_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.api.receiving.LARGE_BYTES", len(SEG) - 1)
     held, most, take = [0], [0], Corrections.take
