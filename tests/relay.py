@@ -20,14 +20,14 @@ class Relay:
 
     def __init__(self, target):
         self.target, self.pause_s, self.mute = target, 0.0, False
-        self._left, self._strike = None, None
+        self._left, self._strike, self._way = None, None, False
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
         threading.Thread(target=self._accept, name="relay", daemon=True).start()
 
-    def at(self, count, strike):
-        """Call once, between two bytes, when `count` more have gone towards the port."""
-        self._strike, self._left = strike, count
+    def at(self, count, strike, *, back=False):
+        """Call once, between two bytes, when `count` more have gone towards the port, or have come back; what else comes is lost."""
+        self._strike, self._left, self._way = strike, count, back
 
     def _accept(self):
         with suppress(OSError):  # the server is closed
@@ -40,34 +40,34 @@ class Relay:
                     continue
                 for side in (near, far):
                     side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                for carry, *ends in ((self._there, near, far), (self._back, far, near)):
-                    threading.Thread(target=_until_one_ends, args=(carry, *ends), name="relay", daemon=True).start()
+                for one, other, back in ((near, far, False), (far, near, True)):
+                    threading.Thread(target=self._carry, args=(one, other, back), name="relay", daemon=True).start()
 
-    def _there(self, near, far):
-        while piece := near.recv(PIECE):
-            time.sleep(self.pause_s)
-            if self._left is not None and len(piece) >= self._left:
-                far.sendall(piece[: self._left])
-                piece, self._left = piece[self._left :], None
-                self._strike()
-            elif self._left is not None:
-                self._left -= len(piece)
-            far.sendall(piece)
-
-    def _back(self, far, near):
-        lost = False
-        while piece := far.recv(PIECE):
-            lost = lost or self.mute  # to the end, or half an answer would come
-            if not lost:
-                near.sendall(piece)
-
-
-def _until_one_ends(carry, one, other):
-    with suppress(OSError):
-        carry(one, other)
-    for side in (one, other):
+    def _carry(self, one, other, back):
         with suppress(OSError):
-            side.shutdown(socket.SHUT_RDWR)
+            lost = False
+            while piece := one.recv(PIECE):
+                time.sleep(0.0 if back else self.pause_s)
+                lost = lost or (back and self.mute)  # to the end, or half an answer would come
+                if not lost:
+                    other.sendall(self._count(piece, other) if back == self._way else piece)
+        for side in (one, other):
+            with suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+
+    def _count(self, piece, other):
+        """Give what is still to be passed on of a piece."""
+        if self._left is None:
+            return piece
+        if len(piece) < self._left:
+            self._left -= len(piece)
+            return piece
+        other.sendall(piece[: self._left])
+        rest, self._left = piece[self._left :], None
+        self._strike()
+        if self._way:
+            raise ConnectionAbortedError
+        return rest
 
 
 @contextmanager
