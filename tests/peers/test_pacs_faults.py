@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pydicom
@@ -20,7 +21,7 @@ from tests.flow.test_commitment import later
 from tests.peers.conftest import WEB_PLUGIN, Orthanc
 from tests.provider import CLASSES, MR, SEGMENTATION, Provider, provider
 from tests.relay import Relay, relay
-from tests.sending import Sending, part10, sending, states
+from tests.sending import Sending, done_case, part10, sending, states
 from tests.servers import find_port
 from tests.service.house import eventually
 from worker import commitment
@@ -32,36 +33,41 @@ SIZE = 200_000
 
 
 @dataclass(frozen=True)
-class Site:
-    """Orthanc behind a relay and a good node are sent a case of three results, one of them with a series beside it."""
+class Stand:
+    """Orthanc behind a relay, and a good node, as the destinations of one sender."""
 
+    way: str
     orthanc: Orthanc
     script: Path
     relay: Relay
     good: Provider
     made: Sending
-    images: list[str]
-    way: str
-    patch: pytest.MonkeyPatch
 
     def start(self):
+        """Let it know whom it reports to, which it forgets when it ends."""
         self.orthanc.start()
-        self.introduce()
+        modality = {"AET": "LEUKOSCOPE", "Host": "127.0.0.1", "Port": self.made.port}
+        self.orthanc.client.put("/modalities/leukoscope", json=modality).raise_for_status()
 
-    def start_with(self, script):
+    def start_with(self, script=""):
         """What decides which instances it takes is read at its start."""
         self.orthanc.kill()
         self.script.write_text(script)
         self.start()
 
-    def introduce(self):
-        """Let Orthanc know whom it reports to; it forgets that when it ends."""
-        modality = {"AET": "LEUKOSCOPE", "Host": "127.0.0.1", "Port": self.made.port}
-        self.orthanc.client.put("/modalities/leukoscope", json=modality).raise_for_status()
+
+@dataclass(frozen=True)
+class Site:
+    """A stand with a case of three results, one of them with a series beside it."""
+
+    stand: Stand
+    case_id: str
+    images: list[str]
+    patch: pytest.MonkeyPatch
 
     @property
     def deliveries(self):
-        return [one for one in self.made.book.deliveries(self.made.case_id) if one.destination == "pacs"]
+        return [one for one in self.stand.made.book.deliveries(self.case_id) if one.destination == "pacs"]
 
     @property
     def states(self):
@@ -69,51 +75,74 @@ class Site:
 
     @property
     def all_of_it(self):
-        return sorted([one.sop_instance_uid for one in self.deliveries if one.sop_instance_uid] + self.images)
+        return sorted(uid for one in self.deliveries for uid in self.uids_of(one))
+
+    def uids_of(self, delivery):
+        return self.images if delivery.output == "resampled.zip" else [delivery.sop_instance_uid]
+
+    @property
+    def held(self):
+        """What Orthanc has of it, each as often as it has it."""
+        return [uid for uid in self.stand.orthanc.held() if uid in self.all_of_it]
+
+    def send(self):
+        """What is due later is due now."""
+        with self.stand.made.book._writing() as connection:
+            connection.exec_driver_sql("UPDATE deliveries SET next_attempt_at = created_at WHERE next_attempt_at IS NOT NULL")
+        self.stand.made.sender.deliver_due()
 
     def tried(self):
         """Wait until each was, and give what failed."""
         assert eventually(lambda: all(one.attempts for one in self.deliveries), 30.0), self.deliveries
         return [one for one in self.deliveries if one.state is DeliveryState.PENDING]
 
-    def uids_of(self, delivery):
-        return self.images if delivery.output == "resampled.zip" else [delivery.sop_instance_uid]
-
-    def send_again(self):
-        """What is due later is due now."""
-        with self.made.book._writing() as connection:
-            connection.exec_driver_sql("UPDATE deliveries SET next_attempt_at = created_at WHERE next_attempt_at IS NOT NULL")
-        self.made.sender.deliver_due()
+    def good_has_all(self):
+        return eventually(lambda: [uid for uid in sorted(self.stand.good.got) if uid in self.all_of_it] == self.all_of_it, 30.0)
 
     def assert_it_ends_well(self):
         """Judged by what Orthanc says it has."""
-        end = "committed" if self.way == "C-STORE" else "sent"
+        end = "committed" if self.stand.way == "C-STORE" else "sent"
         assert eventually(lambda: self.states == dict.fromkeys(OUTPUTS, end), 60.0), self.deliveries
-        assert self.orthanc.held() == self.all_of_it
-        assert self.orthanc.client.get("/statistics").json()["CountInstances"] == len(self.all_of_it)
+        assert self.held == self.all_of_it
+        count = self.stand.orthanc.client.get("/statistics").json()["CountInstances"]
+        assert count == len(self.stand.orthanc.held())
 
 
-@pytest.fixture
-def site(request, peer, tmp_path, monkeypatch):
-    way = getattr(request, "param", "C-STORE")
-    if way == "STOW-RS" and not WEB_PLUGIN.exists():
-        pytest.skip("orthanc-dicomweb is not installed (make peers installs it where apt-get is there)")
-    monkeypatch.setattr(commitment, "STAY_S", 0.05)
-    script = tmp_path / "filter.lua"
+@pytest.fixture(scope="module")
+def stands(peer, tmp_path_factory):
+    """One for each way, made when it is asked for."""
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commitment, "STAY_S", 0.05)
+        yield cache(lambda way: stack.enter_context(stand_of(way, peer("Orthanc"), tmp_path_factory.mktemp("stand"))))
+
+
+@contextmanager
+def stand_of(way, program, folder):
+    script = folder / "filter.lua"
     script.touch()
-    orthanc = Orthanc(peer("Orthanc"), tmp_path / "orthanc", find_port(), find_port(), LuaScripts=[str(script)])
-    images = [generate_uid() for _ in range(3)]
-    common = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "EncapsulatedDocument": bytes(SIZE)}
-    series = [part10(uid, MR, **common) for uid in images]
+    orthanc = Orthanc(program, folder / "orthanc", find_port(), find_port(), LuaScripts=[str(script)])
     target = orthanc.dicom_port if way == "C-STORE" else orthanc.client.base_url.port
     with relay(target) as between, provider(classes=(*CLASSES.values(), MR)) as good:
         nodes = (pacs(way, between.port), Destination(name="good", ae_title="PACS", host="127.0.0.1", port=good.port, outputs=KINDS))
-        with sending(tmp_path / "data", *nodes, listening=True, kinds=KINDS, images=series, **common) as made:
-            one = Site(orthanc, script, between, good, made, images, way, monkeypatch)
-            one.introduce()
-            yield one
+        with sending(folder / "data", *nodes, listening=True, kinds=()) as made:
+            yield Stand(way, orthanc, script, between, good, made)
             orthanc.kill()
             orthanc.client.close()
+
+
+@pytest.fixture
+def site(request, stands, monkeypatch):
+    way = getattr(request, "param", "C-STORE")
+    if way == "STOW-RS" and not WEB_PLUGIN.exists():
+        pytest.skip("orthanc-dicomweb is not installed (make peers installs it where apt-get is there)")
+    stand = stands(way)
+    stand.start_with()
+    stand.relay.pause_s, stand.relay.mute = 0.0, False
+    images = [generate_uid() for _ in range(3)]
+    common = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "EncapsulatedDocument": bytes(SIZE)}
+    series = [part10(uid, MR, **common) for uid in images]
+    case_id = done_case(stand.made.book, stand.made.folder, 10 + next(stand.made.numbers), KINDS, series, **common)
+    return Site(stand, case_id, images, monkeypatch)
 
 
 def pacs(way, port):
@@ -124,33 +153,36 @@ def pacs(way, port):
 
 def kill_once_it_has_one(site):
     """Its answers are lost from now on."""
-    site.relay.mute = True
+    site.stand.relay.mute = True
 
     def kill():
-        assert eventually(lambda: site.orthanc.find("Instance", {}), 30.0)
-        site.orthanc.kill()
-        site.relay.mute = False
+        assert eventually(lambda: site.held, 30.0)
+        site.stand.orthanc.kill()
+        site.stand.relay.mute = False
 
     threading.Thread(target=kill, daemon=True).start()
 
 
 def freeze(site):
-    site.orthanc.freeze()
+    site.stand.orthanc.freeze()
     site.patch.setattr(calling, "_CONNECT_S", 1.0)
 
 
 def thaw(site):
     site.patch.undo()
-    site.patch.setattr(commitment, "STAY_S", 0.05)
-    site.orthanc.freeze(frozen=False)
+    site.stand.orthanc.freeze(frozen=False)
+
+
+def start(site):
+    site.stand.start()
 
 
 # After how many bytes what happens, and what mends it
 FAULTS = {
-    "out of room": (SIZE * 3 // 2, lambda site: site.orthanc.fill(), lambda site: site.orthanc.fill(full=False)),
-    "killed while it is asked": (40, lambda site: site.orthanc.kill(), Site.start),
-    "killed in the second object": (SIZE * 3 // 2, lambda site: site.orthanc.kill(), Site.start),
-    "killed before its answer": (SIZE // 2, kill_once_it_has_one, Site.start),
+    "out of room": (SIZE * 3 // 2, lambda site: site.stand.orthanc.fill(), lambda site: site.stand.orthanc.fill(full=False)),
+    "killed while it is asked": (40, lambda site: site.stand.orthanc.kill(), start),
+    "killed in the second object": (SIZE * 3 // 2, lambda site: site.stand.orthanc.kill(), start),
+    "killed before its answer": (SIZE // 2, kill_once_it_has_one, start),
     "stands still": (SIZE * 3 // 2, freeze, thaw),
 }
 OVER_THE_WEB = ("out of room", "killed in the second object", "killed before its answer")
@@ -160,18 +192,18 @@ STRUCK = [("C-STORE", fault) for fault in FAULTS] + [("STOW-RS", fault) for faul
 @pytest.mark.parametrize(("site", "fault"), STRUCK, indirect=["site"])
 def test_everything_is_there_once_when_it_is_well_again(site, fault):
     after, strike, mend = FAULTS[fault]
-    site.relay.at(after, lambda: strike(site))
+    site.stand.relay.at(after, lambda: strike(site))
     if fault == "stands still":
         site.patch.setattr(sending_module, "associate", impatient)
-    site.made.sender.deliver_due()
-    assert eventually(lambda: sorted(site.good.got) == site.all_of_it, 30.0), "another destination waited"
+    site.send()
+    assert site.good_has_all(), "another destination waited"
     failed = site.tried()
     assert failed, "nothing was struck"
     assert all(one.last_error for one in failed)
     mend(site)
     claimed = {uid for one in site.deliveries if one not in failed for uid in site.uids_of(one)}
-    assert claimed <= set(site.orthanc.held())
-    site.send_again()
+    assert claimed <= set(site.held)
+    site.send()
     site.assert_it_ends_well()
 
 
@@ -180,43 +212,43 @@ def impatient(peer, contexts):
 
 
 def test_a_slow_way_to_it_keeps_no_other_destination_waiting(site):
-    site.relay.pause_s = 0.5  # as if it took a minute
-    site.made.sender.deliver_due()
-    assert eventually(lambda: sorted(site.good.got) == site.all_of_it, 30.0)
-    assert len(site.orthanc.held()) < len(site.all_of_it)
-    site.relay.pause_s = 0.0
+    site.stand.relay.pause_s = 0.5  # as if it took a minute
+    site.send()
+    assert site.good_has_all()
+    assert len(site.held) < len(site.all_of_it)
+    site.stand.relay.pause_s = 0.0
     site.assert_it_ends_well()
     assert {one.attempts for one in site.deliveries} == {1}
 
 
 def test_what_it_drops_without_a_word_is_dead_after_a_week_and_everything_else_is_committed(site, monkeypatch):
     """Orthanc answers what its filter takes out with success; only the commitment tells."""
-    site.start_with(f"function ReceivedInstanceFilter(dicom) return dicom.SOPClassUID ~= '{SEGMENTATION}' end")
-    site.made.sender.deliver_due()
+    site.stand.start_with(f"function ReceivedInstanceFilter(dicom) return dicom.SOPClassUID ~= '{SEGMENTATION}' end")
+    site.send()
     rest = dict.fromkeys(OUTPUTS, "committed")
     assert eventually(lambda: site.states == rest | {"segmentation": "pending"}, 60.0), site.deliveries
     (dropped,) = site.tried()
     assert dropped.last_error == "not committed: failure reason 0x0112 (no such object instance)"
     with monkeypatch.context() as after_a_week:
         later(after_a_week, days=8)
-        site.made.sender.deliver_due()
+        site.stand.made.sender.deliver_due()
         assert eventually(lambda: site.states == rest | {"segmentation": "dead"}, 60.0), site.deliveries
-    assert site.orthanc.held() == [uid for uid in site.all_of_it if uid != dropped.sop_instance_uid]
-    site.start_with("")
-    assert site.made.book.resend(site.made.case_id) == 1
-    site.made.sender.deliver_due()
+    assert site.held == [uid for uid in site.all_of_it if uid != dropped.sop_instance_uid]
+    site.stand.start_with()
+    assert site.stand.made.book.resend(site.case_id) == 1
+    site.send()
     site.assert_it_ends_well()
 
 
 def test_what_it_did_not_report_on_before_it_was_killed_is_asked_for_again(site, monkeypatch):
-    site.orthanc.client.delete("/modalities/leukoscope").raise_for_status()
-    site.made.sender.deliver_due()
+    site.stand.orthanc.client.delete("/modalities/leukoscope").raise_for_status()
+    site.send()
     assert eventually(lambda: {one.last_error for one in site.deliveries} == {None} and site.tried() == [], 60.0)
-    site.orthanc.kill()
-    site.start()
+    site.stand.orthanc.kill()
+    site.stand.start()
     with monkeypatch.context() as the_next_day:
         later(the_next_day, hours=25)
-        site.made.sender.deliver_due()
+        site.stand.made.sender.deliver_due()
         site.assert_it_ends_well()
     assert {one.attempts for one in site.deliveries} == {1}
 
