@@ -92,14 +92,19 @@ class Orthanc:
         self.process.wait(20)
 
 
-@pytest.fixture
-def dicom_web(orthanc):
-    """Give the address of Orthanc's DICOM web services; without the plugin the test skips with the reason, and with CI=true it fails."""
+def demand_web_plugin():
+    """Without Orthanc's DICOM web services the test skips with the reason, and with CI=true it fails."""
     if not WEB_PLUGIN.exists():
         reason = "orthanc-dicomweb is not installed (make peers installs it where apt-get is there)"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture
+def dicom_web(orthanc):
+    """Give the address of Orthanc's DICOM web services."""
+    demand_web_plugin()
     return f"{orthanc.client.base_url}/dicom-web"
 
 

@@ -18,7 +18,7 @@ from service import calling
 from service.records import DeliveryState
 from service.sections import Destination, WebDestination
 from tests.flow.test_commitment import later
-from tests.peers.conftest import WEB_PLUGIN, Orthanc
+from tests.peers.conftest import Orthanc, demand_web_plugin
 from tests.provider import CLASSES, MR, SEGMENTATION, Provider, provider
 from tests.relay import Relay, relay
 from tests.sending import Sending, done_case, part10, sending, states
@@ -133,8 +133,8 @@ def stand_of(way, program, folder):
 @pytest.fixture
 def site(request, stands, monkeypatch):
     way = getattr(request, "param", "C-STORE")
-    if way == "STOW-RS" and not WEB_PLUGIN.exists():
-        pytest.skip("orthanc-dicomweb is not installed (make peers installs it where apt-get is there)")
+    if way == "STOW-RS":
+        demand_web_plugin()
     stand = stands(way)
     stand.start_with()
     stand.relay.pause_s, stand.relay.mute = 0.0, False
