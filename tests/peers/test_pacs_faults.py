@@ -122,12 +122,14 @@ def stand_of(way, program, folder):
     script.touch()
     orthanc = Orthanc(program, folder / "orthanc", find_port(), find_port(), LuaScripts=[str(script)])
     target = orthanc.dicom_port if way == "C-STORE" else orthanc.client.base_url.port
-    with relay(target) as between, provider(classes=(*CLASSES.values(), MR)) as good:
-        nodes = (pacs(way, between.port), Destination(name="good", ae_title="PACS", host="127.0.0.1", port=good.port, outputs=KINDS))
-        with sending(folder / "data", *nodes, listening=True, kinds=()) as made:
-            yield Stand(way, orthanc, script, between, good, made)
-            orthanc.kill()
-            orthanc.client.close()
+    try:
+        with relay(target) as between, provider(classes=(*CLASSES.values(), MR)) as good:
+            nodes = (pacs(way, between.port), Destination(name="good", ae_title="PACS", host="127.0.0.1", port=good.port, outputs=KINDS))
+            with sending(folder / "data", *nodes, listening=True, kinds=()) as made:
+                yield Stand(way, orthanc, script, between, good, made)
+    finally:
+        orthanc.kill()
+        orthanc.client.close()
 
 
 @pytest.fixture
