@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from service.api.desk import Desk
 from service.api.outputs import RangedFile
+from service.api.security import Scope
 from service.errors import Unavailable
 from service.records import Book
-from service.security import Scope
 
 WEB: Final = Path(__file__).resolve().parent.parent / "web"
 MEDIA: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".png": "image/png"}

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
@@ -94,7 +95,7 @@ def _ask(
     if peer.tls is not None:
         watch_handshakes(peer.tls, troubles.append)
         tls = (peer.tls, peer.host)
-    noting = [(evt.EVT_CONN_OPEN, note_open), *handlers]
+    noting = [(evt.EVT_CONN_OPEN, note_open), (evt.EVT_PDU_SENT, _end_waiting), *handlers]
     association = entity.associate(
         peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=noting, ext_neg=list(roles) or None, tls_args=tls
     )
@@ -132,6 +133,12 @@ class _Gate(threading.Event):
         """Be an ordinary event from now on."""
         self._closed = False
         super().set()
+
+
+def _end_waiting(event: evt.Event) -> None:
+    """Wake who waits for a message once we abort, also because of what is no PDU (PS3.8 AA-8): pynetdicom lets it wait for the time-out."""
+    if isinstance(event.pdu, A_ABORT_RQ):
+        event.assoc.dimse.msg_queue.put((None, None))
 
 
 def _prepare(event: evt.Event, answer_s: float) -> None:

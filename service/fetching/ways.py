@@ -142,7 +142,6 @@ class _Incoming:
             self._taking.check_instance(self._bytes)
         except TooMuch:
             event.assoc.abort(block=False)
-            event.assoc.dimse.msg_queue.put((None, None))  # else who waits for the next message waits for the time-out
 
     def store(self, event: Any) -> int | Dataset:
         """Take an instance, and answer."""

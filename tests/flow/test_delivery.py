@@ -18,10 +18,10 @@ from service.records import DeliveryState, open_book, outbox, upgrade
 from service.sections import Destination
 from service.settings import Settings
 from service.store import Store
-from tests.provider import CLASSES, SEGMENTATION, provider
+from tests.provider import CLASSES, SEGMENTATION, Provider, provider
 from tests.sending import done_case, part10
 from worker.deliver import LONGEST_PAUSE_S, Sender, pause_after
-from worker.send import Peer, read_outgoing, send
+from worker.send import Broken, Peer, read_outgoing, send
 
 
 @pytest.fixture
@@ -258,4 +258,21 @@ def test_a_peer_that_dies_in_the_middle_is_noticed_at_once(tmp_path):
         began = time.monotonic()
         with pytest.raises(Unavailable, match=r"of 5 were answered|after 1 of 5"):
             send(Peer("PACS", "127.0.0.1", pacs.port), read_outgoing(paths), hang_up)
+        assert time.monotonic() - began < 20
+
+
+class Garbling(Provider):
+    """Sends what is no PDU before it answers."""
+
+    def _store(self, event):
+        event.assoc.dul.socket.socket.sendall(bytes(16))
+        return super()._store(event)
+
+
+def test_what_is_no_pdu_ends_the_wait_for_an_answer(tmp_path):
+    with provider(Garbling) as pacs:
+        (tmp_path / "1.dcm").write_bytes(part10("2.25.1"))
+        began = time.monotonic()
+        with pytest.raises(Broken, match="0 of 1 were answered"):
+            send(Peer("PACS", "127.0.0.1", pacs.port), read_outgoing([tmp_path / "1.dcm"]))
         assert time.monotonic() - began < 20

@@ -9,34 +9,35 @@ from service.fetching import Fetcher
 from service.fetching.finding import find_study
 from service.fetching.node import NotThere
 from service.records import State
-from tests.peers.conftest import WEB_PLUGIN, Orthanc
+from tests.peers.conftest import Orthanc, demand_web_plugin
+from tests.relay import relay
 from tests.servers import find_port
 from tests.service.house import House, join_network_threads, listening
 from tests.service.series import flair_series, part10
 
 WAYS = ("C-GET", "C-MOVE", "WADO-RS")
+WILLING = {"DicomAlwaysAllowGet": True, "DicomAlwaysAllowMove": True, "DicomAlwaysAllowFind": True, "HttpCompressionEnabled": False}
 
 
 @pytest.fixture(scope="module")
 def archive(peer, tmp_path_factory):
-    """One Orthanc for all tests that do not break it, with DICOMweb where the plugin is there."""
-    more = {"DicomAlwaysAllowGet": True, "DicomAlwaysAllowMove": True, "DicomAlwaysAllowFind": True}
-    pacs = Orthanc(peer("Orthanc"), tmp_path_factory.mktemp("archive"), find_port(), find_port(), **more)
+    """One Orthanc for all tests, with DICOMweb where the plugin is there; answers as long as what is in them."""
+    pacs = Orthanc(peer("Orthanc"), tmp_path_factory.mktemp("archive"), find_port(), find_port(), **WILLING)
     yield pacs
     pacs.stop()
 
 
 @pytest.fixture
 def house(archive, tmp_path, monkeypatch):
-    """Everything that takes in, with Orthanc as the only source."""
+    """Everything that takes in, with Orthanc as the only source, by way of `port` where one is given."""
     monkeypatch.setattr(fetching, "PAUSES_S", (0.0, 0.0))
     houses = []
 
-    def make(way):
-        if way == "WADO-RS" and not WEB_PLUGIN.exists():
-            pytest.skip("orthanc-dicomweb is not installed (make peers installs it where apt-get is there)")
-        source = {"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": archive.dicom_port, "ways": [way]}
-        source |= {"url": f"{archive.client.base_url}/dicom-web"}
+    def make(way, port=None):
+        if way == "WADO-RS":
+            demand_web_plugin()
+        source = {"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": port or archive.dicom_port, "ways": [way]}
+        source |= {"url": f"http://127.0.0.1:{port or archive.client.base_url.port}/dicom-web"}
         house = House(tmp_path / f"data-{len(houses)}", sources=[source], minimum_slices=2)
         houses.append(house)
         return house
@@ -94,3 +95,34 @@ def test_orthanc_finds_the_study_of_a_series(archive, house, way):
     assert find_study(one.settings, source, series[0].SeriesInstanceUID) == series[0].StudyInstanceUID
     with pytest.raises(NotThere):
         find_study(one.settings, source, "1.2.3.4")
+
+
+@pytest.mark.parametrize("way", ["C-GET", "WADO-RS"])
+def test_a_fetch_from_an_orthanc_that_is_killed_is_taken_up_again_or_says_why_not(archive, house, way):
+    series = stored(archive)
+    size = sum(len(part10(dataset)) for dataset in series)
+    killed = []
+
+    def kill():
+        killed.append(True)
+        archive.kill()
+
+    def kill_and_start():
+        kill()
+        archive.start()
+
+    with relay(archive.dicom_port if way == "C-GET" else archive.client.base_url.port) as between:
+        one = house(way, between.port)
+        between.at(size // 2, kill, back=True)
+        case_id = one.book.ask_fetch(series[0].StudyInstanceUID, series[0].SeriesInstanceUID, "pacs")
+        fetch(one)
+        assert len(killed) == 1
+        assert one.case.state is State.HELD
+        assert 0 < one.case.instances < len(series) if way == "C-GET" else one.case.instances == 0
+        assert f"{way}: " in one.case.reason
+        archive.start()
+        between.at(size // 2, kill_and_start, back=True)
+        one.intake.retry(case_id)
+        fetch(one)
+        assert len(killed) == 2
+        assert (one.case.state, one.case.instances) == (State.QUEUED, len(series)), one.case.reason
