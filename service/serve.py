@@ -46,15 +46,23 @@ _ROUND_S = 0.1
 _STOP_LIMIT_S = 30.0
 
 
-class _Stop(threading.Event):
-    """Set when the service is to end; `failed` when that is because a part of it met a defect."""
+class _Stop:
+    """Whether the service is to end; `failed` when that is because a part of it met a defect.
 
+    Plain flags: an event's lock may be held by the very thread that a signal interrupts, which then waits for itself for ever.
+    """
+
+    asked = False
     failed = False
+
+    def ask(self) -> None:
+        """End the service in good order."""
+        self.asked = True
 
     def fail(self) -> None:
         """End the whole service after a defect in one of its parts: half a service would look alive."""
         self.failed = True
-        self.set()
+        self.asked = True
 
 
 @dataclass
@@ -78,7 +86,7 @@ def run(settings: Settings, parts: Sequence[str] = ALL_PARTS) -> int:
     """
     stop = _Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: stop.ask())
     faulthandler.register(signal.SIGUSR1)  # kill -USR1 shows where every thread is, and no value of any variable
     workers = [name for name in parts if name in {"inference", "delivery"}]
     with ExitStack() as stack:
@@ -153,7 +161,7 @@ def _supervise(settings: Settings, doors: _Doors, children: Sequence[Child], wat
     written = ""
     announced = False
     try:
-        while not stop.is_set():
+        while not stop.asked:
             for child in children:
                 child.check()
             watchdog.look(children)
@@ -164,7 +172,7 @@ def _supervise(settings: Settings, doors: _Doors, children: Sequence[Child], wat
             if not announced:
                 LOG.info("ready on DICOM port %s, HTTP port %s", doors.dicom_port, doors.http_port)
                 announced = True
-            stop.wait(_ROUND_S)
+            time.sleep(_ROUND_S)
     finally:
         ports.unlink(missing_ok=True)
 

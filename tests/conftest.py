@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests out file by file, those that share a running service to one process."""
+    from tests.together import Together
+
+    return Together(config, log)
+
+
 @pytest.fixture(scope="session")
 def peer() -> Callable[[str], str]:
     """Give the path of a real program; without it the test skips with the reason, and with CI=true it fails."""
@@ -67,6 +75,33 @@ def write_phantom(phantom: Phantom, tmp_path: Path) -> Callable[..., list[Path]]
         return write_series(phantom.flair, tmp_path / f"series-{seed}", uid_seed=seed, patient_id=f"P-{seed}", **arguments)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def small_head() -> Phantom:
+    """Make a head of 20 slices, as coarse as may be, for tests of what is done with a series and not of what is found in it."""
+    from model.phantom import make_phantom
+
+    return make_phantom(3, shape=(80, 100, 20), spacing_mm=(2.4, 2.4, 8.0), plane="axial")
+
+
+@pytest.fixture
+def write_head(small_head: Phantom, tmp_path: Path) -> Callable[..., list[Path]]:
+    """Write the small head as a series of its own (by `seed`); other arguments are `write_series`'s."""
+    from worker.phantom import write_series
+
+    def write(seed: str, **arguments: Any) -> list[Path]:
+        return write_series(small_head.flair, tmp_path / f"head-{seed}", uid_seed=seed, patient_id=f"P-{seed}", **arguments)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a release that takes no time."""
+    from tests.tiny import write_release
+
+    return write_release(tmp_path_factory.mktemp("release") / "tiny").folder
 
 
 @pytest.fixture(scope="session")

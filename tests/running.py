@@ -147,7 +147,7 @@ class Service:
             if case.get("state") in states and right:
                 return case
             assert not right or case.get("state") not in {"failed", "rejected"}, (case, self.last_words())
-            time.sleep(0.02)
+            time.sleep(0.05)
         raise AssertionError((case, self.last_words()))
 
     def output(self, case: dict[str, Any], name: str) -> bytes:

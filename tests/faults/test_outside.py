@@ -50,10 +50,16 @@ def standing(tmp_path_factory, peer, tiny_release, flags):
         yield made
 
 
+@pytest.fixture(scope="module")
+def standing_alone(tmp_path_factory, tiny_release):
+    """One `serve` for what strikes its own files: each test leaves it well."""
+    with installed("embedded", tmp_path_factory.mktemp("alone"), **(SHORT | {"release": tiny_release})) as made:
+        yield made.service
+
+
 @LONG
-@on("embedded")
-def test_a_flushed_embedded_broker_loses_no_case(make_fragile, write_small):
-    service = make_fragile().start()
+def test_a_flushed_embedded_broker_loses_no_case(standing_alone, write_small):
+    service = standing_alone
     with queued(service, write_small(3)), closing(sqlite3.connect(service.data / "broker.sqlite", timeout=10)) as broker, broker:
         broker.execute("DELETE FROM message")
 
@@ -107,16 +113,15 @@ def test_a_database_that_is_away_is_answered_with_out_of_resources_and_waited_fo
 
 
 @LONG
-@on("embedded")
-def test_a_database_locked_by_somebody_else_is_waited_for(make_fragile, write_small):
-    service = make_fragile().start()
-    series = write_small(2)
+def test_a_database_locked_by_somebody_else_is_waited_for(standing_alone, write_small):
+    service, series = standing_alone, write_small(2)
     modality = Modality(service)
     modality.push(series[0])
     other = sqlite3.connect(service.data / "leukoscope.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     senders = modality.push_all(series[1:], senders=1)
-    time.sleep(4)
+    time.sleep(2)
+    assert len(modality.acknowledged) == len(series[0]), "what is not indexed is not acknowledged"
     other.execute("ROLLBACK")
     other.close()
     modality.finish(senders)
@@ -210,10 +215,15 @@ def test_a_worker_that_stood_still_finds_its_case_taken_and_its_writes_void(stan
     book = book_of(service)
     lease = book.lease_of(case_id)
     owner = next(one for one in service.workers("inference") if f":{one.pid}:" in lease.owner)
+    said = "lease lost, work thrown away"
+    before = service.log.read_text().count(said)
     with still(owner, *owner.children()):
         wait_for_all(service, [files])  # the other worker, once the lease ran out
         taken = book.case(case_id).history
-    time.sleep(5)  # the first one wakes up, finishes its work and is turned away
+    deadline = time.monotonic() + 60
+    while service.log.read_text().count(said) == before:  # the first one wakes up and is turned away
+        assert time.monotonic() < deadline, service.last_words()
+        time.sleep(0.1)
     assert book.case(case_id).history == taken
     book.close()
     assert history(service, case_id).count("lapse") == 1

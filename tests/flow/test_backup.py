@@ -13,7 +13,6 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.running import Running, series_uid
-from tests.tiny import write_release
 
 PAGE = (ROOT / "deploy" / "back-up.md").read_text(encoding="utf-8")
 STEPS = dict(re.findall(r"^```sh ([a-z -]+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
@@ -57,13 +56,11 @@ class Sending:
 
 
 @pytest.fixture
-def make_running(tmp_path):
-    release = tmp_path / "release"
-    write_release(release)
+def make_running(tmp_path, tiny_release):
     made = []
 
     def make(name, **settings):
-        service = Running(tmp_path / name, release=release, engine="onnxruntime-cpu", quiet_time_s=1, sweep_s=0.5, **settings)
+        service = Running(tmp_path / name, release=tiny_release, engine="onnxruntime-cpu", quiet_time_s=1, sweep_s=0.5, **settings)
         made.append(service)
         return service
 
@@ -78,7 +75,7 @@ def facts(case):
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_back_up_taken_while_receiving_is_restored_elsewhere_and_completed(kind, request, peer, tmp_path, make_running, write_phantom):
+def test_a_back_up_taken_while_receiving_is_restored_elsewhere_and_completed(kind, request, peer, tmp_path, make_running, write_head):
     for program in ("rsync", "sqlite3") if kind == "sqlite" else ("rsync", "pg_dump", "pg_restore"):
         peer(program)
     server = request.getfixturevalue("postgresql") if kind == "postgresql" else None
@@ -89,7 +86,7 @@ def test_a_back_up_taken_while_receiving_is_restored_elsewhere_and_completed(kin
     if database:
         subprocess.run([sys.executable, "-m", "service", "migrate"], env=old.environ, check=True, timeout=60, stdout=subprocess.DEVNULL)
     old.start()
-    series = [write_phantom(f"backup-{kind}-{n}") for n in range(4)]
+    series = [write_head(f"backup-{kind}-{n}") for n in range(4)]
     old.push(series[0])
     first = old.wait_until(series_uid(series[0]), "done")
     outputs = old.outputs(first)
@@ -144,10 +141,10 @@ def test_a_file_that_is_written_anew_is_copied_anew(peer, tmp_path):
     assert (backup / "instances" / "x.dcm").read_bytes() == b"whole again"
 
 
-def test_a_lost_database_is_made_anew_and_nothing_runs_again(tmp_path, make_running, write_phantom):
+def test_a_lost_database_is_made_anew_and_nothing_runs_again(tmp_path, make_running, write_head):
     service = make_running("data")
     service.start()
-    done, late = write_phantom("rebuild-done"), write_phantom("rebuild-late")
+    done, late = write_head("rebuild-done"), write_head("rebuild-late")
     service.push(done)
     case = service.wait_until(series_uid(done), "done")
     outputs = service.outputs(case)

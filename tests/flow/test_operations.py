@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.errors import Unavailable
 from service.presence import BEAT_S
 from tests.running import Running, series_uid
-from tests.tiny import write_release
 from worker.send import read_outgoing, send
 
 Seen = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -126,11 +125,10 @@ def test_readiness_names_the_release_the_engine_and_the_case_in_hand(running, wr
     running.wait_until(series_uid(files), "done")
 
 
-def test_a_full_disk_is_told_at_every_door(tmp_path, write_phantom):
-    write_release(tmp_path / "release")
-    service = Running(tmp_path / "data", minimum_free_mb=1 << 40, release=tmp_path / "release").start()
+def test_a_full_disk_is_told_at_every_door(tmp_path, write_head, tiny_release):
+    service = Running(tmp_path / "data", minimum_free_mb=1 << 40, release=tiny_release, engine="onnxruntime-cpu").start()
     try:
-        files = write_phantom("full-disk")
+        files = write_head("full-disk")
         with pytest.raises(Unavailable, match="rejected"):
             send(service.node, read_outgoing(files))
         upload = service.client.post("/cases", files=[("files", ("x", files[0].read_bytes()))])

@@ -10,12 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import ANY
 
-import highdicom
 import nibabel
 import numpy as np
 import pydicom
 import pytest
-from highdicom.seg import SegmentationTypeValues, SegmentDescription
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
@@ -32,6 +30,7 @@ from tests.running import series_uid
 from tests.service.house import House
 from tests.tiny import SMALL
 from tests.worker.test_pipeline import HEAD, Bright, head
+from tests.workstation import described, drawn
 from worker import encode
 from worker.corrections import read_corrections
 from worker.phantom import write_series
@@ -121,27 +120,12 @@ def nifti(labels, place) -> bytes:
     return gzip.compress(image.to_bytes(), mtime=0)
 
 
-def drawn(files, labels, *, creator: str | None = "Reader^Ada") -> bytes:
-    """A SEG as a workstation makes it: empty frames left out."""
+def by_hand(files, labels, *, creator: str | None = "Reader^Ada") -> bytes:
+    """A SEG that a reader drew on the series at a workstation."""
     sources = sorted((pydicom.dcmread(path) for path in files), key=lambda one: float(one.ImagePositionPatient[2]))
-    code = codes.DCM.WhiteMatterT2Hyperintensity
-    made = highdicom.seg.Segmentation(
-        source_images=sources,
-        pixel_array=np.ascontiguousarray(labels.transpose(2, 1, 0)),
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[SegmentDescription(1, "WMH", codes.SCT.MorphologicallyAbnormalStructure, code, "MANUAL")],
-        series_instance_uid=generate_uid(),
-        series_number=77,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="Workstation",
-        manufacturer_model_name="W",
-        software_versions="1",
-        device_serial_number="1",
-        content_creator_name=creator,
-    )
+    lesion = described(1, "WMH", codes.DCM.WhiteMatterT2Hyperintensity)
     buffer = io.BytesIO()
-    made.save_as(buffer)
+    drawn(sources, labels, [lesion], content_creator_name=creator).save_as(buffer)
     return buffer.getvalue()
 
 
@@ -200,7 +184,7 @@ def test_corrections_are_exported_as_training_reads_them(tmp_path, ward, files):
     sent[15:17, 20:22, 10:12] = 1
     case_id, other = ward.receive(files), ward.receive(write_series(coarse(1.0), tmp_path / "other", uid_seed="other", patient_id="Q"))
     labels, place = ward.mask(other)
-    ward.intake.corrections.take(case_id, drawn(files, sent), "Ada Reader")
+    ward.intake.corrections.take(case_id, by_hand(files, sent), "Ada Reader")
     ward.intake.corrections.take(other, nifti(labels * _left(labels), place), "Bob", "right side only")
     ward.work()
     found = {one.case_id: one.why_not for one in export_corrections(ward.book, ward.store, tmp_path / "out")}
@@ -234,7 +218,7 @@ def test_a_segmentation_sent_back_is_a_correction_and_our_own_is_not(ward, files
     assert ward.take(ours, WORKSTATION).outcome == "discarded", "a PACS may route it back"
     labels = np.zeros(SCAN.shape, np.uint8)
     labels[15:17, 20:22, 10:12] = 1
-    sent = drawn(files, labels)
+    sent = by_hand(files, labels)
     assert ward.take(sent).outcome == "discarded", "not wanted from there"
     receipt = ward.take(sent, WORKSTATION)
     assert (receipt.outcome, receipt.case_id) == ("correction", case_id)
@@ -247,7 +231,7 @@ def test_a_segmentation_sent_back_is_a_correction_and_our_own_is_not(ward, files
     assert pydicom.dcmread(io.BytesIO(ward.output(case_id, "segmentation"))).SegmentSequence[0].SegmentAlgorithmType == "MANUAL"
 
     # Nobody named, and no lesion at all.
-    assert ward.take(drawn(files, np.zeros_like(labels), creator=None), WORKSTATION).outcome == "correction"
+    assert ward.take(by_hand(files, np.zeros_like(labels), creator=None), WORKSTATION).outcome == "correction"
     ward.work()
     report = ward.report(case_id)
     assert (report["revision"], report["findings"]["lesion_count"]) == (3, 0)
@@ -276,7 +260,7 @@ def test_what_cannot_be_used_changes_nothing_and_says_why(ward, files):
 
 
 def test_a_segmentation_about_a_series_that_is_not_here_is_recorded_and_refused(ward, files):
-    sent = drawn(files, np.ones(SCAN.shape, np.uint8))
+    sent = by_hand(files, np.ones(SCAN.shape, np.uint8))
     receipt = ward.take(sent, WORKSTATION)
     assert receipt.outcome == "discarded"
     case = ward.book.case(receipt.case_id)
@@ -286,7 +270,7 @@ def test_a_segmentation_about_a_series_that_is_not_here_is_recorded_and_refused(
 
 def test_a_segmentation_about_a_case_that_is_not_done_is_recorded_with_the_reason(ward, files):
     ward.take(files[0].read_bytes())
-    sent = drawn(files, np.ones(SCAN.shape, np.uint8))
+    sent = by_hand(files, np.ones(SCAN.shape, np.uint8))
     (case_id,) = {ward.take(sent, WORKSTATION).case_id for _ in range(2)}
     said = ward.last(case_id)
     assert (said.kind, said.state) == (VerdictKind.CORRECT, VerdictState.REFUSED)

@@ -119,23 +119,24 @@ def test_transcoded_and_other_pixels_ten_times_in_any_order_change_no_result(run
     assert running.outputs(flagged) == before
 
 
-def test_a_correction_in_two_parts_with_a_kill_between_gives_one_revision_under_new_uids(write_phantom, tmp_path):
-    service = Running(tmp_path / "data", quiet_time_s=1.0, sweep_s=0.3).start()
+def test_a_correction_in_two_parts_with_a_kill_between_gives_one_revision_under_new_uids(write_head, tiny_release, tmp_path):
+    settings = {"quiet_time_s": 1.0, "sweep_s": 0.3, "release": tiny_release, "engine": "onnxruntime-cpu"}
+    service = Running(tmp_path / "data", **settings).start()
     try:
-        files = write_phantom("corrected")
+        files = write_head("corrected")
         corrected = copies(files, tmp_path / "corrected", rename("P-RIGHT"))
         service.push(files)
         case = service.wait_until(series_uid(files), "done")
         before = service.outputs(case)
 
         service.child().suspend()  # it compares nothing any more
-        service.push(corrected[:15])
+        service.push(corrected[:8])
         assert service.wait_until(series_uid(files), "done") == case
         service.kill()
         service.start()
         held = service.wait_until(series_uid(files), "held", revision=2)
         assert "patient" in held["reason"]
-        service.push(corrected[15:])
+        service.push(corrected[8:])
         again = service.wait_until(series_uid(files), "done", revision=2)
 
         after = service.outputs(again)

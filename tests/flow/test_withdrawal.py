@@ -10,7 +10,7 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
-from model.phantom import make_phantom
+from model.phantom import Phantom
 from service.records import open_book
 from service.settings import Settings
 from service.store import Store
@@ -18,7 +18,6 @@ from tests.provider import CLASSES, provider
 from tests.running import Running, series_uid
 from tests.service.key_objects import SAFETY, key_objects
 from tests.service.series import part10
-from tests.tiny import write_release
 from worker.phantom import write_series
 
 RIGHT = {"patient_id": "RIGHT 7", "name": "Zhāng^Wěi", "birth_date": "19610203", "by": "dr who", "reason": "worklist mix-up"}
@@ -52,14 +51,12 @@ def note_of(service, case_id: str, uid: str) -> tuple[str, str, set[str]]:
     return note.ConceptNameCodeSequence[0].CodeValue, note.PatientID, rejected
 
 
-def test_results_follow_the_identity_and_go_with_their_source(tmp_path: Path) -> None:
-    release = write_release(tmp_path / "release" / "tiny").folder
-    head = make_phantom(3, shape=(80, 100, 20), spacing_mm=(2.4, 2.4, 8.0), plane="axial")
-    files = write_series(head.flair, tmp_path / "series", uid_seed="withdrawn", patient_id="WRONG")
+def test_results_follow_the_identity_and_go_with_their_source(tmp_path: Path, tiny_release: Path, small_head: Phantom) -> None:
+    files = write_series(small_head.flair, tmp_path / "series", uid_seed="withdrawn", patient_id="WRONG")
     with provider(classes=(*CLASSES.values(), KeyObjectSelectionDocumentStorage)) as pacs:
         node = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port, "rejection_notes": True}
         destinations = json.dumps([node | {"outputs": ["segmentation", "structured-report"], "empty_segmentation": True}])
-        service = Running(tmp_path / "data", release=release, destinations=destinations, **SETTINGS).start()
+        service = Running(tmp_path / "data", release=tiny_release, destinations=destinations, **SETTINGS).start()
         try:
             service.push(files)
             case = service.wait_until(series_uid(files), "done")

@@ -1,65 +1,26 @@
-"""Fetching: a series comes whole and starts, or its case says why not; nothing is forgotten, nothing is taken that nobody asked for."""
+"""Fetching: a series comes whole and starts, is tried again, and is not forgotten whatever happens meanwhile."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydicom.dataset import Dataset
 
-from service import fetching
 from service.errors import Rejected, Unavailable
-from service.fetching import Fetcher, taking
+from service.fetching import Fetcher
 from service.fetching.finding import find_study
-from service.fetching.node import FIND, GET, MOVE, NotThere
-from service.records import Case, State, utc_now
+from service.fetching.node import GET, NotThere
+from service.records import State, utc_now
 from service.records.fetches import FETCH_LEASE
 from tests.pacs import Pacs, pacs
-from tests.service import house as houses
-from tests.service.house import MR, House, associate, join_network_threads, listening
+from tests.service.fetched import COUNT, NOWHERE, ask, case_of, eventually, fetch, fetcher_of, held, soon
+from tests.service.house import House, listening
 from tests.service.series import flair_series
 
-COUNT = 6
-eventually = partial(houses.eventually, limit_s=20.0)
-NOWHERE = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 1}
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "PAUSES_S", (0.0, 0.0))
-
-
-@contextmanager
-def fetcher_of(folder: Path, source: dict[str, Any], **settings: Any) -> Iterator[tuple[House, Fetcher]]:
-    house = House(folder / "data", sources=[source], minimum_slices=2, **settings)
-    fetcher = Fetcher(house.settings, house.book, house.store, house.intake)
-    yield house, fetcher
-    fetcher.stop()
-    join_network_threads()
-    house.book.close()
-
-
-def ask(house: House, series: list[Dataset]) -> str:
-    return house.book.ask_fetch(series[0].StudyInstanceUID, series[0].SeriesInstanceUID, "pacs")
-
-
-def fetch(fetcher: Fetcher) -> None:
-    """Do what is due, one try after the other, until nothing is."""
-    while (claimed := fetcher._book.claim_fetch("test")) is not None:
-        fetcher.run(claimed)
-
-
-def held(house: House) -> str:
-    """The reason of the only case, which is held."""
-    assert house.case.state is State.HELD
-    return str(house.case.reason)
+__all__ = ["soon"]  # an autouse fixture, here too
 
 
 @pytest.mark.parametrize("way", ["C-GET", "C-MOVE"])
@@ -162,122 +123,6 @@ def test_a_move_that_brings_nothing_does_not_complete_what_a_get_began(tmp_path:
     assert house.case.instances == 4
 
 
-def test_an_unknown_series_is_held_at_once_with_the_reason(tmp_path: Path) -> None:
-    with pacs([]) as node, fetcher_of(tmp_path, node.settings) as (house, fetcher):
-        ask(house, flair_series(1))
-        fetch(fetcher)
-        assert node.asked == ["C-GET"]
-    assert held(house).startswith("not fetched from pacs: it has no such series.")
-
-
-def test_a_destination_that_the_pacs_does_not_know_is_told_and_not_tried_again(tmp_path: Path) -> None:
-    series = flair_series(COUNT)
-    with pacs(series, offers=(MOVE,)) as node, fetcher_of(tmp_path, node.settings) as (house, fetcher):
-        ask(house, series)
-        fetch(fetcher)
-        assert node.asked == ["C-MOVE"]
-    assert "C-GET: it does not offer C-GET; C-MOVE: it does not know LEUKOSCOPE as a destination" in held(house)
-
-
-def test_a_pacs_that_we_do_not_let_in_is_told(tmp_path: Path) -> None:
-    series = flair_series(3)
-    source = {"ways": ["C-MOVE"]}
-    with pacs(series) as node, fetcher_of(tmp_path, node.settings | source, calling_ae=[{"title": "OTHER"}]) as (house, fetcher):
-        with listening(house) as listener:
-            node.node = ("127.0.0.1", listener.port)
-            ask(house, series)
-            fetch(fetcher)
-    assert "was not let in: is LEUKOSCOPE known there with our host and port, and its title listed under [[calling_ae]] here?" in held(
-        house
-    )
-
-
-def test_a_pacs_that_does_none_of_it_is_told_class_by_class(tmp_path: Path) -> None:
-    with pacs([], offers=(FIND,)) as node, fetcher_of(tmp_path, node.settings) as (house, fetcher):
-        ask(house, flair_series(1))
-        fetch(fetcher)
-    assert "C-GET: it does not offer C-GET" in held(house)
-    assert "not accepted there: Study Root Query/Retrieve Information Model - MOVE" in held(house)
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"SeriesInstanceUID": "1.2.3.4"}, "an instance of another series"),
-        ({"StudyInstanceUID": "1.2.3.5"}, "an instance of another study"),
-        ({"PatientID": "P2"}, "an instance of another patient"),
-    ],
-)
-def test_what_nobody_asked_for_is_not_taken(tmp_path: Path, change: dict[str, str], why: str) -> None:
-    series = flair_series(COUNT)
-    for dataset in series[3:5]:
-        for keyword, value in change.items():
-            setattr(dataset, keyword, value)
-    with pacs(series) as node, fetcher_of(tmp_path, node.settings) as (house, fetcher):
-        ask(house, series)
-        fetch(fetcher)
-    assert held(house).startswith(f"not fetched from pacs: not taken: 2 × {why}.")
-    assert house.case.instances == COUNT - 2
-    assert {row.patient_id for row in house.book.headers(house.case.id)} == {"P1"}
-
-
-def test_what_nobody_asked_for_is_not_taken_from_a_move_either_and_a_push_beside_it_is(tmp_path: Path) -> None:
-    series, other, pushed = flair_series(COUNT), flair_series(2), flair_series(2)
-    with pacs([*series, *other]) as node, fetcher_of(tmp_path, node.settings | {"ways": ["C-MOVE"]}) as (house, fetcher):
-        with listening(house) as listener:
-            node.node = ("127.0.0.1", listener.port)
-            case_id = ask(house, series)
-            node.gate.clear()
-            fetcher.look()
-            assert eventually(lambda: bool(house.intake.moves))
-            association = associate(listener, MR)
-            assert [association.send_c_store(dataset).Status for dataset in pushed] == [0x0000] * 2
-            association.release()
-            node.gate.set()
-            assert eventually(lambda: case_of(house, case_id).state is State.HELD)
-    assert str(case_of(house, case_id).reason).startswith("not fetched from pacs: not taken: 2 × an instance of another series.")
-    assert {case.series_uid for case in house.cases} == {series[0].SeriesInstanceUID, pushed[0].SeriesInstanceUID}
-    assert not house.intake.moves
-
-
-@pytest.mark.parametrize("limits", [{"maximum_upload_files": 4}, {"maximum_upload_bytes": 40_000}])
-def test_a_series_beyond_the_limits_of_an_upload_is_refused(tmp_path: Path, limits: dict[str, int]) -> None:
-    series = flair_series(COUNT)
-    with pacs(series) as node, fetcher_of(tmp_path, node.settings, **limits) as (house, fetcher):
-        ask(house, series)
-        fetch(fetcher)
-        assert node.asked == ["C-GET"]
-    assert f"it has more than {next(iter(limits.values()))}" in held(house)
-    assert house.case.instances <= 4
-
-
-def test_an_instance_that_is_too_large_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.fetching.taking.HEADER_BYTES", 0)
-    taken = []
-    monkeypatch.setattr(taking.Taking, "take", lambda *_: taken.append(1))
-    series = flair_series(2)
-    for dataset in series:
-        dataset.PixelData = bytes(200_000)  # many PDUs
-    with pacs(series) as node, fetcher_of(tmp_path, node.settings, maximum_series_bytes=4096) as (house, fetcher):
-        ask(house, series)
-        fetch(fetcher)
-        assert node.asked == ["C-GET"]
-    assert held(house).startswith("not fetched from pacs: an instance has more than 4096 bytes")
-    assert not taken, "it was gathered to its end"
-
-
-def test_a_full_disk_is_not_blamed_on_the_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise Unavailable("the disk is full")
-
-    series = flair_series(3)
-    with pacs(series) as node, fetcher_of(tmp_path, node.settings | {"ways": ["C-GET"]}) as (house, fetcher):
-        monkeypatch.setattr(house.store, "put_instance", fail)
-        ask(house, series)
-        fetch(fetcher)
-    assert held(house).startswith("not fetched from pacs: C-GET: the disk is full")
-
-
 def test_a_stop_in_the_middle_leaves_it_to_the_next_process_and_counts_nothing(tmp_path: Path) -> None:
     series = flair_series(COUNT)
     with pacs(series) as node, fetcher_of(tmp_path, node.settings) as (house, fetcher):
@@ -323,22 +168,6 @@ def test_a_fetch_that_kills_its_process_three_times_is_given_up(tmp_path: Path) 
     assert "ended three times in the middle" in held(house)
 
 
-def test_a_source_that_is_no_longer_there_is_told(tmp_path: Path) -> None:
-    with fetcher_of(tmp_path, NOWHERE | {"name": "new"}) as (house, fetcher):
-        ask(house, flair_series(1))
-        fetch(fetcher)
-    assert held(house).startswith("not fetched from pacs: it is no longer in the settings")
-
-
-def test_a_fetch_that_waits_is_given_up_where_no_source_is_left(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    ask(house, flair_series(1))
-    with fetching.fetching(house.settings, house.book, house.store, house.intake, name=None):
-        assert eventually(lambda: house.case.state is State.HELD)
-    assert held(house).startswith("not fetched from pacs: it is no longer in the settings")
-    house.book.close()
-
-
 def test_a_series_that_is_sent_while_its_pacs_is_away_is_judged_when_it_is_quiet(tmp_path: Path) -> None:
     series = flair_series(COUNT)
     with fetcher_of(tmp_path, NOWHERE) as (house, fetcher):
@@ -375,12 +204,6 @@ def test_the_study_of_a_series_is_found(tmp_path: Path) -> None:
     with pacs(one, offers=(GET,)) as node, fetcher_of(tmp_path, node.settings) as (house, _):
         with pytest.raises(Unavailable, match=r"pacs: PACS at .* not accepted there"):
             study_of(node, house, one[0].SeriesInstanceUID)
-
-
-def case_of(house: House, case_id: str) -> Case:
-    case = house.book.case(case_id)
-    assert case is not None
-    return case
 
 
 def test_a_case_that_is_decided_keeps_its_state_until_something_new_comes(tmp_path: Path) -> None:

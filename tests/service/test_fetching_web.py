@@ -20,9 +20,9 @@ from service.records import State
 from service.store import INCOMING
 from service.uploads import Intray
 from tests.pacs import pacs
+from tests.service.fetched import COUNT, ask, fetch, fetcher_of, held, soon
 from tests.service.house import House
 from tests.service.series import flair_series, part10
-from tests.service.test_fetching import COUNT, ask, fetch, fetcher_of, held, soon
 
 __all__ = ["soon"]  # an autouse fixture, here too
 BOUNDARY = b"--cut"

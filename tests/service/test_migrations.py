@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from service.errors import Misconfigured
 from service.installation import KEY_FILE, read_secret
 from service.records import Book, State, patient_key, upgrade
-from service.records.database import _configuration, make_engine
+from service.records.database import _configuration, make_engine, newest_revision
 from tests.service.casebook import SECRET, instance, receive
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -124,6 +125,10 @@ def test_a_book_of_the_first_version_keeps_everything(database: str) -> None:
     (noted,) = book.note_instances([instance(5, study="1.2.0", series="1.2.3.0")])
     assert noted.case_id == "-random_0"
     book.close()
+
+
+def test_the_newest_revision_by_its_file_is_the_end_of_the_chain() -> None:
+    assert ScriptDirectory.from_config(_configuration()).get_heads() == [newest_revision()]
 
 
 @pytest.mark.parametrize("old", [False, True])

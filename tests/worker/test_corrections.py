@@ -8,20 +8,18 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import highdicom
 import nibabel
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK
-from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from pydicom.sr.codedict import codes
-from pydicom.uid import generate_uid
 
 from model.volume import Volume
 from service.errors import Rejected
 from tests.worker.encode.cases import affine, context_of, series_of, textured
 from tests.worker.encode.test_seg import PLANES, SHAPE, blobs
+from tests.workstation import described, drawn
 from worker.corrections import NOT_CORRECTED, read_corrections
 from worker.encode import seg
 
@@ -35,28 +33,11 @@ def write_scan(tmp_path):
     return write
 
 
-def described(number, label, code=codes.SCT.Tissue, algorithm=SegmentAlgorithmTypeValues.MANUAL):
-    return SegmentDescription(number, label, codes.SCT.MorphologicallyAbnormalStructure, code, algorithm)
-
-
 def write_foreign(folder, series, labels, descriptions, name="corrected.dcm", kind="BINARY", **options):
-    """A SEG as another maker's workstation writes it: empty frames left out."""
+    """A workstation's SEG of the series, beside it."""
     files = {str(one.SOPInstanceUID): one for one in map(pydicom.dcmread, (folder / "in").rglob("*.dcm"))}
-    made = highdicom.seg.Segmentation(
-        source_images=[files[frame.sop_instance_uid] for frame in series.frames],
-        pixel_array=np.ascontiguousarray(labels.transpose(2, 1, 0)),
-        segmentation_type=SegmentationTypeValues[kind],
-        segment_descriptions=descriptions,
-        series_instance_uid=generate_uid(),
-        series_number=77,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="Workstation",
-        manufacturer_model_name="W",
-        software_versions="1",
-        device_serial_number="1",
-        **options,
-    )
+    sources = [files[frame.sop_instance_uid] for frame in series.frames]
+    made = drawn(sources, labels, descriptions, kind, **options)
     path = folder / "in" / name
     made.save_as(path)
     return path

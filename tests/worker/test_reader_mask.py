@@ -14,7 +14,8 @@ from model.volume import Volume
 from service.errors import Rejected
 from tests.worker.encode.cases import affine, series_of, textured
 from tests.worker.encode.test_seg import PLANES, SHAPE, blobs
-from tests.worker.test_corrections import described, write_foreign
+from tests.worker.test_corrections import write_foreign
+from tests.workstation import described
 from worker.reader_mask import read_mask
 
 LESION, TUMOUR = described(1, "WMH"), described(2, "Tumour")

@@ -20,7 +20,6 @@ from service.store import Store
 from tests.flow.bad_input.rows import ROWS, SLICES, Bench, Row
 from tests.running import Running
 from tests.service.house import files_of
-from tests.tiny import write_release
 from worker.phantom import make_uid
 from worker.send import read_outgoing, send
 
@@ -98,11 +97,6 @@ def bring(house: House, row: Row, folder: Path, door: str) -> Brought:
 def small_volume() -> Volume:
     """A head small enough to be done in no time."""
     return make_phantom(3, shape=(72, 90, SLICES), spacing_mm=(2.6, 2.6, 11.5), plane="axial", oblique_degrees=(5.0, -4.0, 7.0)).flair
-
-
-@pytest.fixture(scope="session")
-def tiny_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_release(tmp_path_factory.mktemp("release") / "tiny").folder
 
 
 @pytest.fixture(scope="session")

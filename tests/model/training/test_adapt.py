@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import hashlib
 import json
 import shutil
 
 import nibabel
 import numpy as np
-import onnx
 import pytest
-import torch
 import yaml
 from typer.testing import CliRunner
 
-from model.release import Card, InputPreparation, load, newest
+from model.release import load
 from model.training import adapt_command
-from model.training.card import INTENDED_USE, LIMITS, START_DEFINITION, START_LIMITS
 from model.training.cli import app
 from model.training.corrections import KnownPatients, make_tokens, number_corrections
-from model.training.export import architecture, run_onnxruntime
 from model.training.layouts import find_cases
-from model.training.network import AttentionVNet, NetworkConfig
-from model.training.restore import NotRestored, empty_network, match_layers, read_weights, restore_network, write_weights
-from model.training.verdict import Margins, Row, judge_rows
 from tests.model.conftest import FormulaHead, grid_around
 
 LESIONS = {"Meier": (40.0, -10.0, 55.0), "Huber": (-18.0, -40.0, 50.0), "Moser": (14.0, 10.0, 58.0)}
@@ -70,33 +61,6 @@ def _run(*arguments):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """The shipped graph around a tiny network: the exporter alone would take as long as all the rest."""
-    torch.manual_seed(1)
-    shipped = newest()
-    network = AttentionVNet(NetworkConfig(widths=(4, 4, 4, 4, 8), norm=shipped.card.architecture.norm)).eval()
-    model = onnx.load(shipped.weights)
-    arrays = {}
-    for use in match_layers(shipped.weights, model.graph, empty_network(shipped.card.architecture)):
-        value = network.state_dict()[use.weight].numpy()
-        arrays[use.array] = value.reshape(-1, 1, 1, 1) if use.node.op_type == "PRelu" else value
-    del model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in arrays.items())
-    weights = model.SerializeToString(deterministic=True)
-    folder = tmp_path_factory.mktemp("base") / "tiny-0.3.0"
-    folder.mkdir()
-    (folder / "weights.onnx").write_bytes(weights)
-    card = Card(
-        name="tiny", version="0.3.0", summary="Untrained.", input=InputPreparation(spacing_mm=SPACING, shapes=((64, 64, 64),)),
-        architecture=architecture(network), weights="weights.onnx", sha256=hashlib.sha256(weights).hexdigest(),
-        lesion=START_DEFINITION, engine=START_LIMITS, intended_use=INTENDED_USE, limits=(*LIMITS, "off by 3 ml."), figures={"old": 1},
-        training={"irradiated_patients": 0, "patients": ["public/1"], "kept_aside": ["public/2"]},
-    )  # fmt: skip
-    (folder / "card.json").write_text(card.model_dump_json())
-    return load(folder)
-
-
-@pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     return _write_manifest(folder, [_write_patient(folder, patient, place) for patient, place in LESIONS.items()])
@@ -125,67 +89,6 @@ def _die_at(begin):
             raise KeyboardInterrupt
 
     return say
-
-
-def test_a_release_comes_back_from_its_file_weight_for_weight(base, tmp_path):
-    network = restore_network(base)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    write_weights(base, network, tmp_path / "weights.onnx")
-    back = read_weights(tmp_path / "weights.onnx", empty_network(base.card.architecture))
-    assert all(torch.equal(back[name], value) for name, value in network.state_dict().items())
-    x = np.random.default_rng(0).normal(size=(1, 1, 32, 48, 32)).astype(np.float32)
-    with torch.no_grad():
-        assert np.allclose(network.eval()(torch.from_numpy(x)).numpy(), run_onnxruntime(tmp_path / "weights.onnx", x), atol=1e-4)
-
-
-def test_the_same_weights_give_the_same_file_and_another_architecture_is_found_out(base, tmp_path):
-    shipped = newest()
-    assert write_weights(shipped, restore_network(shipped), tmp_path / "again.onnx") == shipped.card.sha256
-    with pytest.raises(NotRestored, match="has shape"):
-        read_weights(base.weights, empty_network(base.card.architecture.model_copy(update={"widths": (4, 4, 4, 4, 6)})))
-    with pytest.raises(NotRestored, match="layers"):
-        read_weights(base.weights, empty_network(base.card.architecture.model_copy(update={"gates": False})))
-
-
-def test_arrays_that_the_exporter_stored_once_are_told_apart_again(base, tmp_path):
-    model = onnx.load(base.weights)
-    slopes = [node for node in model.graph.node if node.op_type == "PRelu"]
-    slopes[1].input[1] = slopes[0].input[1]
-    onnx.save(model, tmp_path / "weights.onnx")
-    shared = dataclasses.replace(base, folder=tmp_path)
-    network = empty_network(base.card.architecture)
-    network.load_state_dict(read_weights(shared.weights, network))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    write_weights(shared, network, tmp_path / "apart.onnx")
-    back = read_weights(tmp_path / "apart.onnx", network)
-    assert all(torch.equal(back[name], value) for name, value in network.state_dict().items())
-
-
-def test_weights_kept_in_half_precision_are_read_and_written_in_it(base, tmp_path):
-    model = onnx.load(base.weights)
-    kernel = next(node for node in model.graph.node if node.op_type == "Conv").input[1]
-    stored = next(array for array in model.graph.initializer if array.name == kernel)
-    stored.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(stored).astype(np.float16), "half"))
-    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["half"], [kernel], to=onnx.TensorProto.FLOAT))
-    onnx.save(model, tmp_path / "weights.onnx")
-    halved = dataclasses.replace(base, folder=tmp_path)
-    network = restore_network(halved)
-    assert torch.equal(network.first.layers[0][0].weight, network.first.layers[0][0].weight.half().float())
-    write_weights(halved, network, tmp_path / "again.onnx")
-    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "weights.onnx").read_bytes()
-
-
-def test_a_release_that_averages_networks_is_not_trained_on(base):
-    class OfThree:
-        def model_dump(self):
-            return {**base.card.architecture.model_dump(), "members": 3}
-
-    with pytest.raises(NotRestored, match="averages 3 networks"):
-        empty_network(OfThree())
 
 
 def test_an_adaptation_proposes_a_candidate_with_evidence_on_patients_left_out(adapted):
@@ -318,32 +221,3 @@ def test_a_patient_of_an_earlier_site_is_known_by_a_token_only(base):
     assert KnownPatients(card).has("Meier")
     assert not KnownPatients(card).has("Huber")
     assert "Meier" not in card.model_dump_json()
-
-
-def _row(patient, old, new, group="site", truth_ml=5.0):
-    return Row(group, patient, patient, {"dice": old, "truth_ml": truth_ml, "found_ml": 0.0}, {"dice": new, "found_ml": new or 0.0})
-
-
-@pytest.mark.parametrize(
-    ("rows", "passed"),
-    [
-        ([_row("a", 0.7, 0.69), _row("b", 0.6, 0.51), _row("c", 0.5, 0.6)], True),
-        ([_row("a", 0.7, 0.67), _row("b", 0.6, 0.57), _row("c", 0.5, 0.6)], False),
-        ([_row("a", 0.7, 0.9), _row("b", 0.6, 0.9), _row("c", 0.5, 0.39)], False),
-        ([_row("a", 0.7, 0.9), _row("p", 0.9, 0.7, "phantom")], False),
-        ([_row("a", 0.7, 0.9), _row("healthy", None, 1.5, truth_ml=0.0)], False),
-        ([], False),
-    ],
-    ids=[
-        "within the margins",
-        "the median lost too much",
-        "one patient lost too much",
-        "phantoms forgotten",
-        "false alarms",
-        "no evidence",
-    ],
-)
-def test_the_verdict_holds_the_margin_for_the_median_and_for_every_patient(rows, passed):
-    verdict = judge_rows(rows, Margins())
-    assert verdict.passed is passed
-    assert all("n = " in sentence for sentence in verdict.sentences)
