@@ -67,7 +67,7 @@ def get(errand: Errand) -> None:
         _demand(association, GET, "C-GET")
         final = _follow(errand, association.send_c_get(_identifier(errand), GET))
     came = errand.taking.count
-    _conclude(errand, final, came, came, "are they MR images in an encoding that is taken here (conformance.md, 4.2)?")
+    _conclude(errand, final, came, came, "are they MR images in an encoding that is taken here (conformance.md, 5.1)?")
 
 
 def move(errand: Errand) -> None:

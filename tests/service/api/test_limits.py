@@ -162,7 +162,7 @@ def test_a_part_with_endless_headers_is_refused(make_host: Callable[..., Host]) 
 
 def test_the_table_of_limits_is_the_programs() -> None:
     statement = (Path(__file__).resolve().parents[3] / "deploy" / "conformance.md").read_text(encoding="utf-8")
-    lines = statement.split("## 8 Limits", 1)[1].splitlines()
+    lines = statement.split("### 7.2 Limits", 1)[1].splitlines()
     table = {cells[0]: cells[1] for line in lines if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 3}
     settings, limits = Settings(), Limits.from_settings(Settings())
     assert table["PDU"] == f"{listener.MAXIMUM_PDU} bytes"
