@@ -43,13 +43,13 @@ class Arrivals(Ledger):
             return []
         now = utc_now()
         with self._writing() as connection:
-            books = open_cases(connection, rows, now, self._secret)
-            noted = note_all(connection, books, rows, now)
-            count_arrivals(connection, books, rows, noted, now)
-            for study_uid in {case["study_uid"] for case in books.values() if case.get("reopened")}:
+            case_of = open_cases(connection, rows, now, self._secret)
+            noted = note_all(connection, case_of, rows, now)
+            count_arrivals(connection, case_of, rows, noted, now)
+            for study_uid in {case["study_uid"] for case in case_of.values() if case.get("reopened")}:
                 settle_study(connection, study_uid, self._destinations, now)
             # The state after the whole batch: one answer for all its rows.
-            states = {case["id"]: State(case["state"]) for case in books.values()}
+            states = {case["id"]: State(case["state"]) for case in case_of.values()}
         return [Noted(one.case_id, one.outcome, states[one.case_id]) for one in noted]
 
     def headers(self, case_id: str) -> list[InstanceRow]:
