@@ -16,7 +16,6 @@ from service.records.resends import resend_flags
 from service.records.rows import InstanceRow, Noted, Receiving
 from service.records.schema import cases, instances
 from service.records.states import Event, State
-from service.sections import Recipient
 
 # The sweep leaves a case that was queued a moment ago to the one who queued it and is about to submit it.
 SUBMIT_GRACE = timedelta(seconds=2)
@@ -24,9 +23,6 @@ SUBMIT_GRACE = timedelta(seconds=2)
 
 class Arrivals(Ledger):
     """Instances in; cases from receiving to queued, held or rejected."""
-
-    _destinations: tuple[Recipient, ...] = ()
-    _secret: bytes | None = None
 
     def note_instances(self, rows: Sequence[InstanceRow]) -> list[Noted]:
         """Index stored instances, in one transaction; each is durable on disk already.
