@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service import commands
-from service.commands import by_hand, releases
+from service.commands import by_hand, read_settings, releases
 from service.commands.releases import served_release
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def cases(
     """List the newest cases the service knows."""
     from service.commands import tables
 
-    tables.print_cases(_settings(), state, limit)
+    tables.print_cases(read_settings(), state, limit)
 
 
 @APP.command()
@@ -108,7 +108,7 @@ def case(case_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Show one case: its state and why, stages, findings, outputs, deliveries, history."""
     from service.commands import tables
 
-    tables.print_case(_settings(), case_id)
+    tables.print_case(read_settings(), case_id)
 
 
 by_hand.add_to(APP)
@@ -135,17 +135,11 @@ def _read_corrections(folder: Path, out: Path) -> Path:
     return read_corrections(folder, out)
 
 
-def _settings() -> Settings:
-    from service.settings import load_settings
-
-    return load_settings()
-
-
 def _start() -> Settings:
     """Read the settings and begin to log, once, for a process that stays."""
     from service.log import configure_logging
 
-    settings = _settings()
+    settings = read_settings()
     configure_logging(settings.log_level)
     return settings
 

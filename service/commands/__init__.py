@@ -34,7 +34,7 @@ def migrate(
     """Bring the case book's tables up to this version."""
     from service.commands import administer
 
-    administer.migrate(_settings(), new_keys=new_keys)
+    administer.migrate(read_settings(), new_keys=new_keys)
 
 
 @INDEX_APP.command("rebuild")
@@ -46,7 +46,7 @@ def index_rebuild(
     """Make the case book anew from the files, or complete a restored one. Every part of the service is stopped first."""
     from service import index
 
-    raise typer.Exit(0 if index.run(_settings(), delivered=delivered) else 1)
+    raise typer.Exit(0 if index.run(read_settings(), delivered=delivered) else 1)
 
 
 def retention(
@@ -58,7 +58,7 @@ def retention(
     """Show, and with --apply remove, what the settings no longer keep (keep_days, keep_refused_days, keep_free_mb under retention)."""
     from service.commands import administer
 
-    administer.clean_up(_settings(), apply=apply, orphans=orphans)
+    administer.clean_up(read_settings(), apply=apply, orphans=orphans)
 
 
 def resend(
@@ -68,7 +68,7 @@ def resend(
     """Send again what was given up: of all cases, or of one."""
     from service.commands import administer
 
-    administer.resend(_settings(), case_id, destination)
+    administer.resend(read_settings(), case_id, destination)
 
 
 def audit(
@@ -83,7 +83,7 @@ def audit(
     """Show who did what, newest first."""
     from service.commands import trail
 
-    trail.print_trail(_settings(), trail.Wanted(since, until, event, actor, case, limit), as_json=as_json)
+    trail.print_trail(read_settings(), trail.Wanted(since, until, event, actor, case, limit), as_json=as_json)
 
 
 @CORRECTIONS_APP.command("export")
@@ -93,7 +93,7 @@ def corrections_export(
     """Write what readers corrected (source series, corrected SEG, provenance) for `train data` and `train adapt`. Holds patients' names."""
     from service.commands import administer
 
-    raise typer.Exit(administer.export(_settings(), folder))
+    raise typer.Exit(administer.export(read_settings(), folder))
 
 
 def identity(
@@ -111,7 +111,7 @@ def identity(
 
     given = {"PatientName": name, "PatientBirthDate": birth_date, "PatientSex": sex, "IssuerOfPatientID": issuer}
     values = {"PatientID": patient_id} | {keyword: value for keyword, value in given.items() if value is not None}
-    administer.correct(_settings(), case_or_study, values, by, reason)
+    administer.correct(read_settings(), case_or_study, values, by, reason)
 
 
 @TOKENS_APP.command("new")
@@ -130,7 +130,7 @@ def tokens_list() -> None:
     """Show the names and scopes in the settings."""
     from service.commands import administer
 
-    administer.list_tokens(_settings())
+    administer.list_tokens(read_settings())
 
 
 @TOKENS_APP.command("check")
@@ -140,10 +140,11 @@ def tokens_check(
     """Tell what a token may do."""
     from service.commands import administer
 
-    administer.check_token(_settings(), token if token is not None else sys.stdin.readline())
+    administer.check_token(read_settings(), token if token is not None else sys.stdin.readline())
 
 
-def _settings() -> Settings:
+def read_settings() -> Settings:
+    """Read the settings of this process. Raises SettingsError."""
     from service.settings import load_settings
 
     return load_settings()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from service.commands import read_settings
+
 if TYPE_CHECKING:
     from model.release import Release
     from service.settings import Settings
@@ -37,13 +39,13 @@ def verify(
     """Check that weights and card belong together."""
     from model.release import load
 
-    release = load(folder) if folder else served_release(_settings())
+    release = load(folder) if folder else served_release(read_settings())
     typer.echo(f"{_name(release)}: weights match the card ({release.card.sha256})")
     if run:
         from model.engine import open_engine
         from worker.releases import check_phantom
 
-        settings = _settings()
+        settings = read_settings()
         engine = open_engine(release, settings.engine, "f32", threads=settings.threads)
         found, said = check_phantom(release, engine)
         recorded = "none is in the card" if said is None else f"the card says {said:.2f} ml"
@@ -64,7 +66,7 @@ def compare(
     from model.release import find
     from worker import releases, scans
 
-    settings = _settings()
+    settings = read_settings()
     cases = scans.find_scans(folder)
     pair = (find(first), find(second))
     one, other = (open_engine(release, settings.engine, settings.precision, threads=settings.threads) for release in pair)
@@ -92,7 +94,7 @@ def measure(
     from model.release import find
     from worker import scans, scores
 
-    settings = _settings()
+    settings = read_settings()
     cases = scans.find_scans(*folders)
     release = find(name) if name else served_release(settings)
     engine = open_engine(release, settings.engine, settings.precision, threads=settings.threads)
@@ -159,9 +161,3 @@ def _name(release: Release) -> str:
 
 def _write_json(path: Path, told: dict[str, Any]) -> None:
     path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-
-
-def _settings() -> Settings:
-    from service.settings import load_settings
-
-    return load_settings()

@@ -16,7 +16,6 @@ from service.records.resends import resend_flags
 from service.records.rows import InstanceRow, Noted, Receiving
 from service.records.schema import cases, instances
 from service.records.states import Event, State
-from service.sections import Recipient
 
 # The sweep leaves a case that was queued a moment ago to the one who queued it and is about to submit it.
 SUBMIT_GRACE = timedelta(seconds=2)
@@ -24,9 +23,6 @@ SUBMIT_GRACE = timedelta(seconds=2)
 
 class Arrivals(Ledger):
     """Instances in; cases from receiving to queued, held or rejected."""
-
-    _destinations: tuple[Recipient, ...] = ()
-    _secret: bytes | None = None
 
     def note_instances(self, rows: Sequence[InstanceRow]) -> list[Noted]:
         """Index stored instances, in one transaction; each is durable on disk already.
@@ -43,13 +39,13 @@ class Arrivals(Ledger):
             return []
         now = utc_now()
         with self._writing() as connection:
-            books = open_cases(connection, rows, now, self._secret)
-            noted = note_all(connection, books, rows, now)
-            count_arrivals(connection, books, rows, noted, now)
-            for study_uid in {case["study_uid"] for case in books.values() if case.get("reopened")}:
+            case_of = open_cases(connection, rows, now, self._secret)
+            noted = note_all(connection, case_of, rows, now)
+            count_arrivals(connection, case_of, rows, noted, now)
+            for study_uid in {case["study_uid"] for case in case_of.values() if case.get("reopened")}:
                 settle_study(connection, study_uid, self._destinations, now)
             # The state after the whole batch: one answer for all its rows.
-            states = {case["id"]: State(case["state"]) for case in books.values()}
+            states = {case["id"]: State(case["state"]) for case in case_of.values()}
         return [Noted(one.case_id, one.outcome, states[one.case_id]) for one in noted]
 
     def headers(self, case_id: str) -> list[InstanceRow]:

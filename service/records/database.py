@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from sqlalchemy.engine import URL
 
 from service.errors import Misconfigured, Unavailable
 from service.records.rekeying import rekey
+from service.sections import Recipient
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -197,7 +199,11 @@ def _turn(writer: threading.Lock) -> Iterator[None]:
 
 
 class Ledger:
-    """The pool, and the two kinds of transaction."""
+    """The pool, the two kinds of transaction, and what `Book` is told of the installation."""
+
+    _secret: bytes | None = None
+    _destinations: tuple[Recipient, ...] = ()
+    _lease = timedelta(seconds=30)
 
     def __init__(self, url: str) -> None:
         self._engine = make_engine(url)

@@ -16,7 +16,6 @@ from service.records.primary import settle_study
 from service.records.rows import LeaseLost
 from service.records.schema import cases, fetches, instances
 from service.records.states import Event, State
-from service.sections import Recipient
 
 FETCH_LEASE: Final = timedelta(seconds=30)
 OVER_OURS: Final = "fetch-"
@@ -46,9 +45,6 @@ class Fetch:
 
 class Fetches(Ledger):
     """From a request to a series that came, or a reason why it did not."""
-
-    _destinations: tuple[Recipient, ...] = ()
-    _secret: bytes | None = None
 
     def ask_fetch(self, study_uid: str, series_uid: str, source: str) -> str:
         """

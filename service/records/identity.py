@@ -15,16 +15,12 @@ from service.records.primary import settle_study
 from service.records.schema import cases, identities
 from service.records.states import Event, State
 from service.records.visits import mark_patients
-from service.sections import Recipient
 
 _REASON: Final = "identity corrected by hand"
 
 
 class Identities(Ledger):
     """Whose series it is, where somebody said that its headers are wrong."""
-
-    _destinations: tuple[Recipient, ...] = ()
-    _secret: bytes | None = None
 
     def correct_identity(
         self,

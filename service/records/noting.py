@@ -19,7 +19,8 @@ from service.records.rows import InstanceRow, Noted, Verdict
 from service.records.schema import cases, identities, instances
 from service.records.states import SUBMITTED, Event, State
 
-Books = dict[tuple[str, str], dict[str, Any]]
+CasesOfSeries = dict[tuple[str, str], dict[str, Any]]
+"""Rows of `cases`, by Study and Series Instance UID."""
 
 # Built once: making a statement costs more here than running it.
 _INSERT = insert(instances)
@@ -74,7 +75,7 @@ def _keyed(secret: bytes, *parts: str) -> bytes:
     return hmac.new(secret, "\x1f".join(parts).encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
 
 
-def open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetime, secret: bytes | None) -> Books:
+def open_cases(connection: Connection, rows: Sequence[InstanceRow], now: datetime, secret: bytes | None) -> CasesOfSeries:
     """Make the cases that are missing, lock all of them, and give them by study and series."""
     wanted = {(row.study_uid, row.series_uid): row for row in rows}
     found = {(row["study_uid"], row["series_uid"]): row for row in lock_studies(connection, (study for study, _ in wanted))}
@@ -167,9 +168,9 @@ _TICK = timedelta(microseconds=1)
 _SAID = frozenset({Event.CORRECT, Event.REJECT})
 
 
-def _known_versions(connection: Connection, books: Books, rows: Sequence[InstanceRow]) -> Versions:
+def _known_versions(connection: Connection, case_of: CasesOfSeries, rows: Sequence[InstanceRow]) -> Versions:
     """Give, by case and SOP Instance UID, the versions already there, by their digests."""
-    case_ids = {books[row.study_uid, row.series_uid]["id"] for row in rows}
+    case_ids = {case_of[row.study_uid, row.series_uid]["id"] for row in rows}
     uids = {row.sop_instance_uid for row in rows}
     found = instances.c
     chosen = select(found.case_id, found.sop_instance_uid, found.digest, found.aside, found.verdict, found.received_at).where(
@@ -181,14 +182,14 @@ def _known_versions(connection: Connection, books: Books, rows: Sequence[Instanc
     return known
 
 
-def note_all(connection: Connection, books: Books, rows: Sequence[InstanceRow], now: datetime) -> list[Noted]:
+def note_all(connection: Connection, case_of: CasesOfSeries, rows: Sequence[InstanceRow], now: datetime) -> list[Noted]:
     """Index instances under their locked cases, in one statement, and say what each was."""
-    known = _known_versions(connection, books, rows)
+    known = _known_versions(connection, case_of, rows)
     fresh: list[dict[str, Any]] = []
     again: list[dict[str, Any]] = []
     noted = []
     for row in rows:
-        case = books[row.study_uid, row.series_uid]
+        case = case_of[row.study_uid, row.series_uid]
         versions = known[case["id"], row.sop_instance_uid]
         if row.digest in versions:
             noted.append(_note_again(case, row, versions, again))
@@ -262,14 +263,16 @@ def reopen(connection: Connection, case: dict[str, Any], now: datetime, event: E
     case["reopened"] = True
 
 
-def count_arrivals(connection: Connection, books: Books, rows: Sequence[InstanceRow], noted: Sequence[Noted], now: datetime) -> None:
+def count_arrivals(
+    connection: Connection, case_of: CasesOfSeries, rows: Sequence[InstanceRow], noted: Sequence[Noted], now: datetime
+) -> None:
     """Bring counts and the time of the last arrival up to date, once per case and not once per instance."""
     new: dict[str, int] = defaultdict(int)
     last: dict[str, datetime] = {}
     for row, one in zip(rows, noted, strict=True):
         new[one.case_id] += one.outcome == "new"
         last[one.case_id] = max(last.get(one.case_id, row.received_at), row.received_at)
-    for case in books.values():
+    for case in case_of.values():
         case_id = case["id"]
         if case_id in last:
             case["instances"] += new[case_id]

@@ -12,13 +12,10 @@ from service.records.moves import lock_studies, utc_now
 from service.records.primary import settle_alone
 from service.records.schema import cases, unsettled
 from service.records.visits import in_order
-from service.sections import Recipient
 
 
 class Patients(Ledger):
     """Each marked patient in a transaction of its own."""
-
-    _destinations: tuple[Recipient, ...] = ()
 
     def settle_patients(self) -> int:
         """

@@ -15,7 +15,6 @@ from service.records.primary import settle_study
 from service.records.rows import Correction, ReaderVerdict, VerdictKind, VerdictRefused, VerdictState
 from service.records.schema import cases, instances, outputs, reader_verdicts
 from service.records.states import Event, State
-from service.sections import Recipient
 
 MAXIMUM_LOSSES: Final = 3
 _ASK_AGAIN: Final = timedelta(seconds=60)
@@ -23,8 +22,6 @@ _ASK_AGAIN: Final = timedelta(seconds=60)
 
 class ReaderVerdicts(Ledger):
     """Verdicts in, and corrections from pending to a revision of their own or refused."""
-
-    _destinations: tuple[Recipient, ...] = ()
 
     def judge(
         self,

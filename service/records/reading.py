@@ -16,13 +16,10 @@ from service.records.result_record import RECORD
 from service.records.rows import Case, DeliveryState, HistoryRow, OutputRow, Page
 from service.records.schema import cases, deliveries, history, outputs
 from service.records.states import State
-from service.sections import Recipient
 
 
 class Reading(Ledger):
     """Cases, lists, results, counts."""
-
-    _destinations: tuple[Recipient, ...] = ()
 
     def ping(self) -> None:
         """Make sure that the database answers. Raises Unavailable."""

@@ -18,7 +18,6 @@ from service.records.result_record import ResultRecord
 from service.records.rows import DeliveryState, OutputRow, Verdict
 from service.records.schema import cases, deliveries, identities, instances, outputs, reader_verdicts
 from service.records.states import Event, State
-from service.sections import Recipient
 
 _PAGE = 1000
 
@@ -42,9 +41,6 @@ class Found:
 
 class Rebuilding(Ledger):
     """For `leukoscope index rebuild`; nothing else may run meanwhile."""
-
-    _destinations: tuple[Recipient, ...] = ()
-    _secret: bytes | None = None
 
     def restore_results(self, study_uid: str, found: Sequence[Found], *, delivered: bool) -> int:
         """

@@ -21,7 +21,6 @@ from service.records.rows import Judged, Resend, Standing, Verdict
 from service.records.schema import cases, fetches, instances
 from service.records.states import Event
 from service.records.visits import mark_patients
-from service.sections import Recipient
 
 FLAGS: Final = {
     Verdict.OTHER_PIXELS: ("other-pixels", "came again with other pixels"),
@@ -41,9 +40,6 @@ _PAIR = and_(_kept.c.case_id == instances.c.case_id, _kept.c.sop_instance_uid ==
 
 class Resends(Ledger):
     """Versions of instances: compared once, and the last corrected one taken."""
-
-    _destinations: tuple[Recipient, ...] = ()
-    _secret: bytes | None = None
 
     def uncompared(self, case_id: str) -> list[Resend]:
         """Give what waits to be compared, each with the one in the series, oldest first."""

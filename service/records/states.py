@@ -34,7 +34,7 @@ class Event(StrEnum):
     REBUILD = "rebuild"  # its results were found on disk when the case book was made anew
     REJECT = "reject"  # a rejection note took some of its instances
     WITHDRAW = "withdraw"  # a rejection note took all of them
-    CORRECT = "correct"  # an instance came again with the same picture and other attributes, and took the other's place
+    CORRECT = "correct"  # other attributes, same picture: of an instance that came again, or of an identity corrected by hand
     REVISE = "revise"  # a reader's corrected mask is there, and everything is made anew from it
 
 

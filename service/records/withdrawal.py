@@ -18,7 +18,6 @@ from service.records.primary import settle_study
 from service.records.rows import Verdict
 from service.records.schema import cases, instances, rejections
 from service.records.states import SUBMITTED, Event, State
-from service.sections import Recipient
 
 _AT_ONCE: Final = 500  # variables in a statement
 
@@ -36,8 +35,6 @@ class Withdrawn:
 
 class Withdrawal(Ledger):
     """Rejection notes carried out."""
-
-    _destinations: tuple[Recipient, ...] = ()
 
     def reject_instances(self, note_uid: str, code: str, title: str, references: Sequence[tuple[str, str, str]]) -> list[Withdrawn]:
         """

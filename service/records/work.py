@@ -15,7 +15,6 @@ from service.records.primary import settle_study
 from service.records.rows import Lease, LeaseLost, OutputRow
 from service.records.schema import cases, deliveries, fetches, instances, outputs, turns
 from service.records.states import MAXIMUM_ATTEMPTS, Event, State
-from service.sections import Recipient
 from service.series_numbers import choose_shift
 
 Stages = Mapping[str, "Mapping[str, float] | Sequence[float]"]
@@ -23,9 +22,6 @@ Stages = Mapping[str, "Mapping[str, float] | Sequence[float]"]
 
 class Work(Ledger):
     """Cases from queued to done, rejected or failed."""
-
-    _destinations: tuple[Recipient, ...] = ()
-    _lease = timedelta(seconds=30)
 
     def claim(self, case_id: str, owner: str) -> Lease | None:
         """Take the lease of a queued case, or of a running one whose lease ran out; None when there is nothing to do."""
