@@ -11,7 +11,7 @@ from tests.faults.plan import Fault, Plan
 from tests.faults.sets import on
 from tests.running import series_uid
 
-WAYS = {"kill": "its process died while working on it", "hang": "not done within 5 s", "defect": "RuntimeError in the stage"}
+WAYS = {"kill": "its process died while working on it", "hang": "not done within 8 s", "defect": "RuntimeError in the stage"}
 
 
 @pytest.mark.timeout(400)
@@ -26,7 +26,7 @@ def test_three_poison_cases_in_a_queue_of_ten_fail_and_the_others_are_done(make_
             for do, files in poisonous.items()
         ],
     )
-    service = make_fragile(time_limit_s=5)
+    service = make_fragile(time_limit_s=8)
     service.extra = plan.environ
     service.start()
     for number in range(len(plan.faults)):
