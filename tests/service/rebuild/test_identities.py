@@ -35,6 +35,11 @@ def run_again(clinic: Clinic) -> None:
     clinic.work()
 
 
+def take_copies(clinic: Clinic, case: Case) -> int:
+    """The copies that the sender corrected are compared, and taken."""
+    return clinic.book.judge_resends(case.id, [Judged(one, Verdict.CORRECTED, ("PatientID",)) for one in clinic.book.uncompared(case.id)])
+
+
 def files(clinic: Clinic) -> list[Path]:
     return list(clinic.store.every_output(KIND))
 
@@ -89,7 +94,7 @@ def test_what_the_sender_corrected_later_stays_the_last_word(clinic: Clinic) -> 
     for dataset in series:
         dataset.PatientID = "SENT"
     clinic.send(series)
-    clinic.book.judge_resends(case.id, [Judged(one, Verdict.CORRECTED, ("PatientID",)) for one in clinic.book.uncompared(case.id)])
+    take_copies(clinic, case)
     run_again(clinic)
     before = clinic.facts()
     assert (clinic.case_of(series).revision, clinic.case_of(series).patient_id) == (3, "SENT")
@@ -98,6 +103,25 @@ def test_what_the_sender_corrected_later_stays_the_last_word(clinic: Clinic) -> 
     assert clinic.facts() == before
     assert clinic.book.corrected_identity(case.id) == {}
     assert len(clinic.book.identity_corrections(case.id)) == 1, "written down all the same"
+
+
+def test_what_was_said_by_hand_after_the_sender_corrected_stays_the_last_word(clinic: Clinic) -> None:
+    """Lost before the new revision was made: the sender's copies are compared once more, after the identity is said again."""
+    series = flair_series(14)
+    case = clinic.done(series)
+    for dataset in series:
+        dataset.PatientID, dataset.SeriesDescription = "SENT", "FLAIR corrected"
+    clinic.send(series)
+    take_copies(clinic, case)
+    assert clinic.case_of(series).patient_id == "SENT"
+    correct(clinic, case)
+    clinic.lose_book()
+    clinic.rebuild()
+    assert take_copies(clinic, case) == 14
+    assert whose(clinic, series) == ("RIGHT 7", "Zhāng^Wěi")
+    run_again(clinic)
+    done = clinic.case_of(series)
+    assert (done.state, done.patient_id, done.series_description) == (State.DONE, "RIGHT 7", "FLAIR corrected")
 
 
 def test_after_a_withdrawal_it_is_said_of_what_was_taken_and_of_nothing_that_came_later(clinic: Clinic) -> None:
