@@ -9,45 +9,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from pydicom.dataset import Dataset
 
-from service.identity import correct_identity, current_identity
 from service.identity_file import KIND, SaidIdentity
 from service.presence import Counts
-from service.records import Actor, Book, Case, Judged, State, Verdict, utc_now
+from service.records import Book, State, utc_now
 from service.retention import apply_plan, make_plan
 from service.settings import Settings
 from tests.service.key_objects import key_objects
 from tests.service.rebuild.conftest import Clinic, empty
+from tests.service.rebuild.correcting import RIGHT, correct, files, run_again, take_copies, whose
 from tests.service.series import flair_series
-
-RIGHT = {"PatientID": "RIGHT 7", "PatientName": "Zhāng^Wěi", "PatientBirthDate": "19610203"}
-
-
-def correct(clinic: Clinic, case: Case, **values: str) -> None:
-    known = clinic.book.case(case.id)
-    assert known is not None
-    correct_identity(clinic.book, clinic.store, [known], RIGHT | values, "dr who", "mix-up", Actor("command", "root"))
-
-
-def run_again(clinic: Clinic) -> None:
-    clinic.wait(40)
-    clinic.work()
-
-
-def take_copies(clinic: Clinic, case: Case) -> int:
-    """The copies that the sender corrected are compared, and taken."""
-    return clinic.book.judge_resends(case.id, [Judged(one, Verdict.CORRECTED, ("PatientID",)) for one in clinic.book.uncompared(case.id)])
-
-
-def files(clinic: Clinic) -> list[Path]:
-    return list(clinic.store.every_output(KIND))
-
-
-def whose(clinic: Clinic, series: list[Dataset]) -> tuple[str, str]:
-    """By the case, and as it goes into the next results."""
-    case = clinic.case_of(series)
-    return case.patient_id, current_identity(clinic.book, clinic.store, case)["PatientName"]
 
 
 def test_the_right_patient_comes_back_and_nothing_runs_again(clinic_on: Clinic) -> None:
