@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from service.durable import disk_trouble, fsync_folder
+from service.durable import disk_trouble, fsync_folder, give_to_owner
 from service.errors import Unavailable
 
 FOLDER: Final = "audit"
@@ -66,14 +66,13 @@ class AuditFile:
         with _named_trouble():
             with suppress(FileExistsError):
                 self._folder.mkdir(mode=0o750)  # not its parents: a data folder that is not mounted must not be made
-                if os.getuid() == 0:  # a command of root comes first: the service must be able to write there
-                    whose = self._folder.parent.stat()
-                    os.chown(self._folder, whose.st_uid, whose.st_gid)
+                give_to_owner(self._folder, self._folder.parent)
                 fsync_folder(self._folder.parent)
             # of each user its own: one that root made, the service could not write
             path = self._folder / f"{now.astimezone(UTC):%Y-%m}.{_host()}-{os.getuid()}.jsonl"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o640)
             try:
+                give_to_owner(descriptor, self._folder.parent)
                 _lock(descriptor)
                 if _write(descriptor, data):
                     fsync_folder(self._folder)
@@ -81,16 +80,17 @@ class AuditFile:
                 os.close(descriptor)
 
     def read(self, damaged: dict[str, str]) -> Iterator[dict[str, Any]]:
-        """Give every entry, file by file; `damaged` is told by file how many lines are none. Raises Unavailable."""
-        with _named_trouble():
-            for path in self._files():
-                bad = 0
-                with path.open("rb") as lines:
-                    for line in lines:
-                        entry = _decode(line)
-                        if entry is not None:
-                            yield entry
-                        bad += entry is None
+        """Give every entry, file by file; `damaged` is told by file how many lines are none, or why it cannot be read."""
+        for path in self._files():
+            bad = 0
+            try:
+                for entry in _entries(path):
+                    if entry is not None:
+                        yield entry
+                    bad += entry is None
+            except OSError as error:
+                damaged[f"{FOLDER}/{path.name}"] = error.strerror or "cannot be read"
+            else:
                 if bad:
                     damaged[f"{FOLDER}/{path.name}"] = f"{bad} lines are no entries"
 
@@ -109,6 +109,11 @@ class AuditFile:
 def _encode(row: Mapping[str, Any]) -> bytes:
     values = dict(row) | {"at": row["at"].astimezone(UTC).isoformat()}
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any] | None]:
+    with path.open("rb") as lines:
+        yield from map(_decode, lines)
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from service.errors import Unavailable
@@ -25,6 +25,14 @@ def write_durably(path: Path, parts: tuple[bytes, ...], mode: int = 0o640) -> No
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def give_to_owner(target: Path | int, folder: Path) -> None:
+    """What a command of root wrote belongs to whom `folder` belongs: the service must be able to use it. `target` may be a descriptor."""
+    if os.getuid() == 0:
+        whose = folder.stat()
+        with suppress(PermissionError):  # an export that takes root for nobody
+            os.chown(target, whose.st_uid, whose.st_gid)
 
 
 def holds(path: Path, parts: tuple[bytes, ...]) -> bool:

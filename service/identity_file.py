@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
-from service.records import Book, Case, State, utc_now
+from service.errors import Unavailable
+from service.records import Actor, AuditEvent, Book, Case, State, utc_now
 from service.records.moves import plain
 from service.records.result_record import ResultRecord
+from service.records.rows import CorrectedIdentity
 from service.store import Store
 
+LOG = logging.getLogger(__name__)
 KIND: Final = "identity"
+UNCONFIRMED: Final = "unconfirmed-identity"
 _FORM: Final = 1
+_NOT_CONFIRMED: Final = "a correction of an identity that was refused or cut off, not said again; correct it again if it is meant"
 
 
 class NotAnIdentity(ValueError):
@@ -31,6 +38,7 @@ class SaidIdentity:
     ----------
     before, after : the whole identity, by DICOM keyword
     instances : SOP Instance UIDs of the series when it was said; of those it was said
+    revision, in_force : of a file written later than it was said: the results that knew of it then, and whether they were made with it
     """
 
     study_uid: str
@@ -41,6 +49,8 @@ class SaidIdentity:
     before: Mapping[str, str]
     after: Mapping[str, str]
     instances: tuple[str, ...]
+    revision: int | None = None
+    in_force: bool = True
 
     def as_bytes(self) -> bytes:
         """Encode; the same correction is the same bytes."""
@@ -57,6 +67,8 @@ class SaidIdentity:
             at = datetime.fromisoformat(values.pop("at"))
             said = cls(at=at, instances=tuple(values.pop("instances")), **values)
             texts = (said.study_uid, said.series_uid, said.by, said.reason, *said.instances, *said.before.values(), *said.after.values())
+            if not isinstance(said.revision, int | None) or not isinstance(said.in_force, bool):
+                raise NotAnIdentity("damaged")
             if at.tzinfo is None or not {"PatientID", "IssuerOfPatientID"} <= said.after.keys() or not all(map(_is_text, texts)):
                 raise NotAnIdentity("damaged")
             return said
@@ -72,15 +84,70 @@ def keep_identity(book: Book, store: Store, case: Case, before: Mapping[str, str
     """
     Write a correction beside the results, then into the case book; when this returns, both are durable.
 
+    The file has another name until the row is there: what was refused, or cut off in between, is not said again by a rebuild.
+
     Raises
     ------
     UnknownCase, Unavailable
-        Perhaps a file without a row was written.
+        Nothing was corrected.
     """
     seen = tuple(sorted(row.sop_instance_uid for row in book.headers(case.id)))
     said = SaidIdentity(case.study_uid, case.series_uid, utc_now(), by, reason, before, after, seen)
-    path = store.put_output(case.id, KIND, said.as_bytes())
-    book.correct_identity(case.id, before, after, by=by, reason=reason, at=said.at, path=path)
+    waiting = store.put_output(case.id, UNCONFIRMED, said.as_bytes())
+    path = _renamed(waiting, KIND)
+    try:
+        book.correct_identity(case.id, before, after, by=by, reason=reason, at=said.at, path=path)
+    except BaseException:
+        with suppress(Unavailable):
+            store.remove([waiting])
+        raise
+    try:
+        _confirm(store, path)
+    except Unavailable as error:  # it is corrected all the same
+        LOG.error("the file of a corrected identity is not confirmed, the next start does it: %s", error, extra={"case_id": case.id})
+
+
+def file_identities(book: Book, store: Store) -> None:
+    """
+    Give every correction in the case book its file: those said before there were files, and those whose file a kill left unconfirmed.
+
+    Repeated, or begun again after an interruption, it gives the same; any number of processes may do it at once.
+
+    Raises
+    ------
+    Unavailable
+    """
+    for known in book.corrected_identities():
+        if known.path is None or not (store.has_file(known.path) or _confirm(store, known.path)):
+            _file(book, store, known)
+
+
+def _file(book: Book, store: Store, known: CorrectedIdentity) -> None:
+    case = book.case(known.case_id)
+    if case is None:
+        return
+    seen = tuple(sorted(row.sop_instance_uid for row in book.headers(case.id)))
+    said = SaidIdentity(case.study_uid, case.series_uid, known.at, known.by, known.reason, known.before, known.after, seen)
+    said = replace(said, revision=case.revision if case.state is State.DONE else None, in_force=known.active)
+    waiting = store.put_output(case.id, UNCONFIRMED, said.as_bytes())
+    path = _renamed(waiting, KIND)
+    if book.file_identity(known, path):
+        _confirm(store, path)
+    else:
+        store.remove([waiting])
+
+
+def _renamed(path: str, kind: str) -> str:
+    return f"{path.rpartition('/')[0]}/{kind}-{path.rpartition('-')[2]}"
+
+
+def _confirm(store: Store, path: str) -> bool:
+    """Give a file its name, now that there is a row; False: it is not there, or another process did it."""
+    try:
+        store.rename_output(_renamed(path, UNCONFIRMED), path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def restore_identities(book: Book, store: Store, newest: Mapping[tuple[str, str], ResultRecord], damaged: dict[str, str]) -> int:
@@ -88,36 +155,45 @@ def restore_identities(book: Book, store: Store, newest: Mapping[tuple[str, str]
     Say again what the files say and the case book does not know, in the order in which it was said; gives how many that were.
 
     What the newest results were made with is in force again. What they were made after, and without, was corrected by the sender since and
-    is only written down. What was said after them makes another revision, as it did when it was said.
+    is only written down. What was said after them makes another revision, as it did when it was said. Each is told to the audit trail.
 
     Parameters
     ----------
     newest : by study and series, the record of the newest revision there is
-    damaged : is told which files are not what they should be, and why
+    damaged : is told which files are not what they should be or were not confirmed, and why
 
     Raises
     ------
     Unavailable
     """
     count = 0
+    for left in store.every_output(UNCONFIRMED):
+        damaged[store.relative(left)] = _NOT_CONFIRMED
     for path, said in sorted(_read(store, damaged), key=lambda one: (one[1].at, one[0])):
         for case in book.find_cases(study_uid=said.study_uid, series_uid=said.series_uid).items:
-            digest = path.rpartition("-")[2]
-            if digest not in book.told_identities(case.id):
+            if said.at not in {at for at, *_ in book.identity_corrections(case.id)}:
                 _restore(book, case, said, path, newest.get((said.study_uid, said.series_uid)))
                 count += 1
     return count
 
 
 def _restore(book: Book, case: Case, said: SaidIdentity, path: str, record: ResultRecord | None) -> None:
-    known = {} if record is None else record.identities
-    digest = path.rpartition("-")[2]
+    known = None if record is None else _known(record, said, path.rpartition("-")[2])
     values: dict[str, Any] = {"by": said.by, "reason": said.reason, "at": said.at, "path": path}
-    made_with_it = record is not None and known.get(digest, False) and (case.state, case.revision) == (State.DONE, record.revision)
-    if made_with_it or not known.get(digest, True) or _is_of_others(book, case, said):
+    made_with_it = record is not None and known is True and (case.state, case.revision) == (State.DONE, record.revision)
+    if made_with_it or known is False or _is_of_others(book, case, said):
         book.restore_identity(case.id, said.before, said.after, in_force=made_with_it, **values)
     else:
         book.correct_identity(case.id, said.before, said.after, **values)
+    what = f"identity corrected by {said.by}, said again by index rebuild: {said.reason}"
+    book.audit(AuditEvent.PATIENT_RECORD, what, Actor.at_the_command_line(), case_id=case.id, study_uid=case.study_uid)
+
+
+def _known(record: ResultRecord, said: SaidIdentity, digest: str) -> bool | None:
+    """Tell whether the results were made with a correction (True), after and without it (False), or before it was said (None)."""
+    if said.revision == record.revision:
+        return record.identities.get(digest, said.in_force)
+    return record.identities.get(digest)
 
 
 def _is_of_others(book: Book, case: Case, said: SaidIdentity) -> bool:

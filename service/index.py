@@ -12,12 +12,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from service.errors import Rejected
+from service.identity_file import file_identities
 from service.installation import KEY_FILE
 from service.rebuild import Tally, rebuild
 from service.records import Actor, AuditEvent, Book, Part, State, open_book, upgrade_book
 from service.serve import only_one
 from service.settings import Settings
 from service.store import INSTANCES, Store
+from service.whose_results import WHY
 
 _LINES: Final = {
     "series": "series",
@@ -57,7 +59,9 @@ def run(settings: Settings, *, delivered: bool = False) -> bool:
         book = open_book(settings)
         try:
             demand_stillness(book)
-            tally = _with_progress(book, Store(settings.data_dir), delivered)
+            store = Store(settings.data_dir)
+            file_identities(book, store)  # which of them the case book confirms, no other can tell
+            tally = _with_progress(book, store, delivered)
             book.audit(AuditEvent.APPLICATION_ACTIVITY, "index rebuilt from the files", Actor.at_the_command_line())
             _print(tally, book.count_cases(), new_key)
         finally:
@@ -88,6 +92,9 @@ def _print(tally: Tally, states: Mapping[State, int], new_key: bool) -> None:
             said += " and its results; send the series again, then rebuild again"
         else:
             said += "; send the series again, then retry the case if it failed"
+        console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+    for case_id in sorted(tally.of_others):
+        said = f"case {case_id}: {WHY}; what was not sent is given up. Look at both, then correct the identity or send again"
         console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
     if new_key:
         console.print(f"{KEY_FILE} was not there: a new one was made, and new cases and all patients have other addresses", style="yellow")

@@ -25,6 +25,7 @@ from service.records.result_record import RECORD, NotARecord, ResultRecord
 from service.rejecting import KEY_OBJECTS, Rejection, read_rejection
 from service.store import Store, series_key
 from service.verdicts import restore_verdicts
+from service.whose_results import hold_back_others
 
 _BATCH: Final = 500
 _SOURCE: Final = "index rebuild"
@@ -45,17 +46,19 @@ class Tally:
     damaged : files that are not what their name says, or cannot be read, and why; they were left alone and out
     missing : by case, how many files the case book knows of are not there
     lost : done cases of which results are gone, and files they were made from too
+    of_others : done cases whose results name another patient; they are not sent
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     damaged: dict[str, str] = field(default_factory=dict)
     missing: Counter[str] = field(default_factory=Counter)
     lost: set[str] = field(default_factory=set)
+    of_others: set[str] = field(default_factory=set)
 
     @property
     def is_sound(self) -> bool:
-        """Tell whether every file was what it should be, and there."""
-        return not (self.damaged or self.missing or self.lost)
+        """Tell whether every file was what it should be, there, and of the right patient."""
+        return not (self.damaged or self.missing or self.lost or self.of_others)
 
 
 def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = lambda: None) -> Tally:
@@ -90,6 +93,7 @@ def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = l
     tally.counts["audit"] = book.restore_audit(tally.damaged)
     _look_for_gaps(book, store, tally)
     book.settle_patients()
+    tally.of_others = hold_back_others(book, store)
     return tally
 
 

@@ -25,6 +25,7 @@ from service.children import Child
 from service.commitment import Reports
 from service.errors import Misconfigured, Unavailable
 from service.fetching import fetching
+from service.identity_file import file_identities
 from service.intake import Intake
 from service.listener import Listener, start_listener
 from service.presence import Counts, Describe, present
@@ -114,9 +115,17 @@ def _open(settings: Settings, stack: ExitStack, *, alone: bool) -> tuple[Book, S
     stack.callback(book.close)
     store = Store(settings.data_dir, settings.minimum_free_mb)
     store.clean_leftovers()
+    _file_identities(book, store)
     if alone:
         _reclaim(settings, book)
     return book, store
+
+
+def _file_identities(book: Book, store: Store) -> None:
+    try:
+        file_identities(book, store)
+    except Unavailable as error:  # a full disk: what does not write goes on, and the next start tries again
+        LOG.error("corrected identities without a file beside the results: %s", error)
 
 
 def _note_start(settings: Settings, book: Book, parts: Sequence[str], stack: ExitStack) -> None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from service.durable import FolderSync, disk_trouble, holds, write_durably
+from service.durable import FolderSync, disk_trouble, give_to_owner, holds, write_durably
 from service.errors import Unavailable
 
 INSTANCES = "instances"
@@ -95,6 +95,12 @@ class Store:
         name = f"{_safe(kind)}-{hashlib.sha256(data).hexdigest()}"
         self._put(folder, name, (data,))
         return f"{folder}/{name}"
+
+    def rename_output(self, path: str, to: str) -> None:
+        """Give a result in the same folder another name, whole and durably. Raises FileNotFoundError, Unavailable."""
+        with disk_trouble():
+            target = self.path_of(path).replace(self.path_of(to))
+            self._folders.sync(target.parent)
 
     def every_instance(self) -> Iterator[Path]:
         """Walk over all stored instances, series by series (to make the index anew)."""
@@ -192,7 +198,9 @@ class Store:
             temporary = self.upload_file()
             try:
                 write_durably(temporary, parts)
+                give_to_owner(temporary, self.root)
                 target.parent.mkdir(parents=True, exist_ok=True)
+                give_to_owner(target.parent, self.root)
                 temporary.rename(target)
             except BaseException:
                 temporary.unlink(missing_ok=True)

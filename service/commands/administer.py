@@ -23,6 +23,7 @@ from service.commands.tables import open_existing_book
 from service.errors import Rejected, Unavailable
 from service.export import export_corrections
 from service.identity import correct_identity
+from service.identity_file import file_identities
 from service.presence import Counts
 from service.records import Actor, AuditEvent, Book, open_book, upgrade_book
 from service.settings import Settings
@@ -37,10 +38,12 @@ _TAKEN: Final = "somebody else has the turn of the retention (it runs, or ran in
 
 
 def migrate(settings: Settings, *, new_keys: bool) -> None:
-    """Bring the case book's tables up to this version; new keys are told to the audit trail. Raises as `upgrade`."""
+    """Bring the case book up to this version, tables and files; new keys are told to the audit trail. Raises as `upgrade`."""
     upgrade_book(settings, new_keys=new_keys)
-    if new_keys:
-        with closing(open_book(settings)) as book:
+    with closing(open_book(settings)) as book:
+        if book.corrected_identities():  # a new data folder is made by the service, as its own user
+            file_identities(book, Store(settings.data_dir, settings.minimum_free_mb))
+        if new_keys:
             book.audit(AuditEvent.PATIENT_RECORD, "every patient given a new key", Actor.at_the_command_line())
     typer.echo("the case book is up to date")
 

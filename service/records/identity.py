@@ -12,6 +12,7 @@ from service.records.database import Ledger
 from service.records.moves import lock_case, plain, utc_now
 from service.records.noting import demand_secret, forget_correction, patient_key, reopen
 from service.records.primary import settle_study
+from service.records.rows import CorrectedIdentity
 from service.records.schema import cases, identities
 from service.records.states import Event, State
 from service.records.visits import mark_patients
@@ -102,6 +103,17 @@ class Identities(Ledger):
         chosen = select(identities).where(identities.c.case_id == case_id).order_by(identities.c.id)
         with self._reading() as connection:
             return [(row.at, row.by, row.reason, dict(row.before), dict(row.after)) for row in connection.execute(chosen)]
+
+    def corrected_identities(self) -> list[CorrectedIdentity]:
+        """Give every correction of every case, in the order in which they were written down."""
+        with self._reading() as connection:
+            return [CorrectedIdentity(**row) for row in connection.execute(select(identities).order_by(identities.c.id)).mappings()]
+
+    def file_identity(self, known: CorrectedIdentity, path: str) -> bool:
+        """Write down which file a correction has; False: it has another one, or is gone. Raises Unavailable."""
+        mine = (identities.c.id == known.id, identities.c.path.is_not_distinct_from(known.path))
+        with self._writing() as connection:
+            return connection.execute(update(identities).where(*mine).values(path=path)).rowcount == 1
 
     def told_identities(self, case_id: str) -> dict[str, bool]:
         """Give what the record of a result keeps of the corrections known: digest of the file → is it in force?"""

@@ -105,9 +105,22 @@ def _identify(connection: Connection, first: Sequence[tuple[dict[str, Any], Inst
         case.update(values)
 
 
-def forget_correction(connection: Connection, case_id: str) -> None:
-    """A later word on the identity, by hand or by the sender's instances, takes the place of what was said by hand."""
-    connection.execute(update(identities).where(identities.c.case_id == case_id, identities.c.active).values(active=False))
+def forget_correction(connection: Connection, case_id: str, until: datetime | None = None) -> bool:
+    """A later word on the identity, by hand or by the sender's instances, takes the place of what was said by hand.
+
+    Parameters
+    ----------
+    until : when the sender's instances came: what was said after that is the later word, and stays; None: nothing stays
+
+    Returns
+    -------
+    bool
+        Whether something stays in force.
+    """
+    mine = (identities.c.case_id == case_id, identities.c.active)
+    earlier = () if until is None else (identities.c.at <= until,)
+    connection.execute(update(identities).where(*mine, *earlier).values(active=False))
+    return until is not None and connection.execute(select(identities.c.id).where(*mine)).first() is not None
 
 
 def _new_case(row: InstanceRow, now: datetime, secret: bytes) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Resends(Ledger):
 
         One that was judged meanwhile, or compared with an instance that is no longer the series', is passed over. Where corrected
         versions took their place in the series the case goes back to receiving, as one new revision if it was submitted, and the
-        patient and the description are those of the corrected headers.
+        description is that of the corrected header that came last, and so is the patient, where nobody said by hand after that whose it is.
         """
         now = utc_now()
         with self._writing() as connection:
@@ -92,14 +92,16 @@ class Resends(Ledger):
             for uid, judged in _by_uid(found).items():
                 applied = _apply(versions[uid], judged)
                 written += len(applied)
-                if (newest := _take_newest(versions[uid])) is not None:
-                    taken.append(newest)
-                    changed |= {word for one in applied for word in one.changed}
+                if (one := _take_newest(versions[uid])) is not None:
+                    taken.append(one)
+                    changed |= {word for verdict in applied for word in verdict.changed}
             _write(connection, versions)
             if taken:
-                forget_correction(connection, case_id)
+                newest = max(taken, key=lambda row: (row.received_at, row.number))
+                said_since = forget_correction(connection, case_id, newest.received_at)
+                whose = {} if said_since else _identity(case, newest, self._secret)
                 mark_patients(connection, {case["patient_key"]})
-                reopen(connection, case, now, Event.CORRECT, _reason(changed), **_identity(case, taken, self._secret))
+                reopen(connection, case, now, Event.CORRECT, _reason(changed), **whose, series_description=_description(newest))
             quality = [*without_flags(case["quality"]), *resend_flags(connection, case_id)]
             connection.execute(update(cases).where(cases.c.id == case_id).values(quality=quality))
             if taken:
@@ -200,13 +202,15 @@ def _reason(changed: Iterable[str]) -> str:
     return said if len(said) <= _LONGEST_REASON else f"corrected attributes: {len(words)} of them"
 
 
-def _identity(case: Mapping[str, Any], taken: Sequence[_Row], secret: bytes | None) -> dict[str, str]:
-    """Whose series it is, and what it is called, by the corrected header that came last."""
-    header = max(taken, key=lambda row: (row.received_at, row.number)).header
-    patient_id, issuer = str(header.get("patient_id", "")), str(header.get("patient_id_issuer", ""))
+def _description(row: _Row) -> str:
+    return plain(str(row.header.get("series_description", "")))
+
+
+def _identity(case: Mapping[str, Any], row: _Row, secret: bytes | None) -> dict[str, str]:
+    """Whose series it is, by one of its headers."""
+    patient_id, issuer = str(row.header.get("patient_id", "")), str(row.header.get("patient_id_issuer", ""))
     return {
         "patient_id": plain(patient_id),
         "patient_issuer": plain(issuer),
         "patient_key": patient_key(demand_secret(secret), patient_id, issuer, case["study_uid"]),
-        "series_description": plain(str(header.get("series_description", ""))),
     }

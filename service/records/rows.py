@@ -221,6 +221,21 @@ class Delivery:
     transaction_uid: str | None
 
 
+@dataclass(frozen=True)
+class CorrectedIdentity:
+    """A correction of an identity by hand; `path` is that of its file: None where none was written yet."""
+
+    id: int
+    case_id: str
+    at: datetime
+    by: str
+    reason: str
+    before: dict[str, str]
+    after: dict[str, str]
+    active: bool
+    path: str | None
+
+
 class VerdictKind(StrEnum):
     """What a reader can say of a result."""
 

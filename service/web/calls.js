@@ -12,9 +12,15 @@ const PATIENCE_MS = 20000;
 const FILE_KEPT_MS = 60000;
 const MOST_FILES_NAMED = 5;
 
+// Whoever has another token is somebody else.
 export const kept = {
   get token() { return sessionStorage.getItem("token") || ""; },
-  set token(text) { sessionStorage.setItem("token", text); },
+  set token(text) {
+    sessionStorage.setItem("token", text);
+    sessionStorage.removeItem("reader");
+  },
+  get reader() { return sessionStorage.getItem("reader") || ""; },
+  set reader(text) { sessionStorage.setItem("reader", text); },
 };
 
 const authorization = () => (kept.token ? { Authorization: `Bearer ${kept.token}` } : {});

@@ -1,5 +1,5 @@
 import { ask, element, field, tell } from "./elements.js";
-import { post, Refusal } from "./calls.js";
+import { kept, post, Refusal } from "./calls.js";
 
 const FIELDS = ["patient_id", "name", "birth_date", "sex", "issuer", "by", "reason"];
 
@@ -21,7 +21,7 @@ export function identityForm(item) {
     field("Birth date, YYYYMMDD", "birth_date", { pattern: "[0-9]{8}", maxlength: 8, inputmode: "numeric" }),
     element("label", { text: "Sex " }, element("select", { name: "sex" },
       element("option", { value: "", text: "as it is" }), ...["F", "M", "O"].map((text) => element("option", { text })))),
-    field("Who says so", "by", { required: "", maxlength: 200, value: sessionStorage.getItem("reader") }),
+    field("Who says so", "by", { required: "", maxlength: 200, value: kept.reader }),
     field("Why; it goes into the audit trail, so without the patient's name", "reason", { required: "", maxlength: 200 }),
     element("button", { text: "Correct…" }),
     element("div", { class: "told", role: "status" }));

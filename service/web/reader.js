@@ -1,7 +1,7 @@
 // What readers say of a result, and what they said.
 
 import { ask, element, field, ml, moment, tell } from "./elements.js";
-import { post, Refusal, upload } from "./calls.js";
+import { kept, post, Refusal, upload } from "./calls.js";
 
 const VERDICTS = { accept: "Result accepted", reject: "Result rejected", correct: "Mask replaced" };
 const MOST_LETTERS = { reader: 60, comment: 2000 };
@@ -57,7 +57,7 @@ function lacks(form, verdict) {
 
 async function send(form, item, verdict) {
   if (lacks(form, verdict)) return;
-  sessionStorage.setItem("reader", form.reader.value);
+  kept.reader = form.reader.value;
   tell(form, "");
   try {
     tell(form, await (verdict === "correct" ? correct(form, item) : judge(form, item, verdict)));
@@ -72,7 +72,7 @@ export function verdictForm(item, rejected) {
   const choice = (value, text, kind) => element("button", { type: "button", value, text, class: kind });
   const form = element("form", { id: "verdict", class: "box" },
     element("h3", { text: `Your verdict on revision ${item.revision}` }),
-    field("Your name", "reader", { required: "", maxlength: MOST_LETTERS.reader, pattern: "[^\\\\=]+", value: sessionStorage.getItem("reader") }),
+    field("Your name", "reader", { required: "", maxlength: MOST_LETTERS.reader, pattern: "[^\\\\=]+", value: kept.reader }),
     field("Comment; why, where you reject", "comment", { maxlength: MOST_LETTERS.comment }),
     rejected
       ? element("p", { class: "soft", text: "This revision was rejected. A corrected mask makes a new one." })

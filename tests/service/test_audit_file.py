@@ -24,6 +24,9 @@ from service.records import Actor, AuditEvent, Book, Outcome, upgrade, utc_now
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
+ROW: dict[str, Any] = {"at": AT, "event": "Query", "what": "w", "actor_kind": "ae", "actor": "a", "address": "", "outcome": "success"}
+ROW |= {"case_id": None, "study_uid": None, "patient_key": None, "count": 1}
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
@@ -151,13 +154,10 @@ def test_lines_that_are_no_entries_are_told_and_the_others_are_entered(data: Pat
 
 
 def test_many_at_once_share_the_file_line_by_line(data: Path) -> None:
-    row = dict.fromkeys(("case_id", "study_uid", "patient_key")) | {"event": "Query", "actor_kind": "ae", "actor": "a", "address": ""}
-    row |= {"at": AT, "outcome": "success", "count": 1}
-
     def work(writer: int) -> None:
         mine = AuditFile(data)
         for number in range(20):
-            mine.append([row | {"what": f"{writer}.{number}.{part}" + "x" * 3000} for part in (1, 2)], AT)
+            mine.append([ROW | {"what": f"{writer}.{number}.{part}" + "x" * 3000} for part in (1, 2)], AT)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
@@ -191,6 +191,22 @@ def test_the_folder_belongs_to_whom_the_data_folder_belongs(data: Path) -> None:
         os.chown(data, 12345, 12345)
     AuditFile(data).append([], AT)
     assert (data / "audit").stat().st_uid == data.stat().st_uid
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_file_that_root_made_belongs_to_whom_the_data_folder_belongs(data: Path) -> None:
+    os.chown(data, 12345, 12345)
+    AuditFile(data).append([ROW], AT)
+    (path,) = (data / "audit").iterdir()
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12345)
+
+
+def test_a_file_that_cannot_be_read_is_told_and_the_others_are_entered(data: Path) -> None:
+    AuditFile(data).append([ROW], AT)
+    (data / "audit" / "2026-01.host-0.jsonl").mkdir()
+    damaged: dict[str, str] = {}
+    assert [one["what"] for one in AuditFile(data).read(damaged)] == ["w"]
+    assert damaged == {"audit/2026-01.host-0.jsonl": "Is a directory"}
 
 
 def test_files_go_when_their_month_is_no_longer_kept(data: Path) -> None:

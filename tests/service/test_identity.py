@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from service.__main__ import APP
 from service.identity import BadIdentity, check_identity, correct_identity, current_identity
-from service.records import Actor, Book, Case, Judged, State, Verdict, patient_key
+from service.records import Actor, Book, Case, Judged, State, Verdict, patient_key, utc_now
 from service.store import Store
 from tests.service.casebook import SECRET, instance, queue, receive, run
 from tests.service.house import QUIET_S, House
@@ -88,7 +88,8 @@ def test_what_the_sender_corrects_later_takes_the_place_of_what_was_said_by_hand
     run(book, case_id)
     book.correct_identity(case_id, BEFORE, BEFORE | RIGHT, by="b", reason="r")
     header = {"patient_id": "SENT", "patient_id_issuer": "", "series_description": "FLAIR"}
-    book.note_instances([instance(number, digest=f"{number + 9:064x}", header=header) for number in (1, 2, 3)])
+    later = {"header": header, "received_at": utc_now()}
+    book.note_instances([instance(number, digest=f"{number + 9:064x}", **later) for number in (1, 2, 3)])
     book.judge_resends(case_id, [Judged(one, Verdict.CORRECTED, ("PatientID",)) for one in book.uncompared(case_id)])
     assert case_of(book, case_id).patient_id == "SENT"
     assert book.corrected_identity(case_id) == {}

@@ -231,6 +231,7 @@ def test_a_series_is_asked_for_by_name(page: Browser, served: Host) -> None:
     page.find("#case code", "1.2.5.1")
 
 
+NAMES_TYPED = "return [...document.querySelectorAll('[name=reader], [name=by]')].map(one => one.value)"
 SECRETS = {"viewer": ["read"], "console": ["read", "submit"], "boss": ["admin"]}
 
 
@@ -259,6 +260,11 @@ def test_a_token_sees_what_it_may_do_and_nothing_is_asked_without_one(browser: B
             browser.until((browser.downloads / "segmentation.dcm").is_file)
             (browser.downloads / "segmentation.dcm").unlink()
             assert [bool(browser.sees("#verdict")), bool(browser.sees("#identity, #case summary"))] == offered
+            assert browser.run(NAMES_TYPED) == [""] * sum(offered), "nothing of who used the token before"
+            if offered[0]:
+                browser.type("[name=reader]", f"Dr {token}")
+                browser.click("#verdict button", "Accept")
+                browser.find("#case .verdict", f"Result accepted by Dr {token}")
             browser.click("#case a", "All cases")
             browser.find("#list")
             browser.click("#who button")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
 from service.rebuild import Tally, rebuild
 from service.records import Case, State, open_book, upgrade_book
 from service.sections import Destination
 from tests.service.casebook import FINDINGS
 from tests.service.house import House
+from tests.service.series import part10
 from worker.encode import Output
 from worker.keeping import find_files, keep_outputs, keep_record
 
@@ -36,7 +39,7 @@ class Clinic(House):
                 continue
             self.book.number_series(lease)
             files = find_files(self.book, self.store, case_id)
-            data = f"revision {lease.revision} of {sorted(path.stem for path in files)}".encode()
+            data = self.result(case_id, f"revision {lease.revision} of {sorted(path.stem for path in files)}".encode())
             made = (
                 Output("segmentation", "application/dicom", "s.dcm", data, "1.2.840.10008.5.1.4.1.1.66.4", f"2.25.{lease.revision}"),
                 Output("report.json", "application/json", "r.json", data[::-1]),
@@ -47,6 +50,19 @@ class Clinic(House):
             rows.append(keep_record(self.book, self.store, lease, files, rows, quality=("after contrast",), **told, **found))
             self.book.finish(lease, outputs=rows, quality=("after contrast",), **found)
         self.submitted.clear()
+
+    def result(self, case_id: str, words: bytes) -> bytes:
+        """A DICOM file that names the patient, and in its preamble what it was made from."""
+        known = self.book.case(case_id)
+        assert known is not None
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        preamble = sha256(words).digest()
+        dataset.SOPClassUID, dataset.SOPInstanceUID = SegmentationStorage, f"2.25.{int.from_bytes(preamble[:8])}"
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = known.study_uid, f"{known.series_uid}.1"
+        dataset.PatientID, dataset.IssuerOfPatientID = known.patient_id, known.patient_issuer
+        return preamble + part10(dataset)[len(preamble) :]
 
     def lose_book(self) -> None:
         """The database is gone; a new, empty one takes its place."""

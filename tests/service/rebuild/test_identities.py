@@ -9,40 +9,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from pydicom.dataset import Dataset
 
-from service.identity import correct_identity, current_identity
 from service.identity_file import KIND, SaidIdentity
 from service.presence import Counts
-from service.records import Actor, Book, Case, Judged, State, Verdict, utc_now
+from service.records import Book, State, utc_now
 from service.retention import apply_plan, make_plan
 from service.settings import Settings
 from tests.service.key_objects import key_objects
 from tests.service.rebuild.conftest import Clinic, empty
+from tests.service.rebuild.correcting import RIGHT, correct, files, run_again, take_copies, whose
 from tests.service.series import flair_series
-
-RIGHT = {"PatientID": "RIGHT 7", "PatientName": "Zhāng^Wěi", "PatientBirthDate": "19610203"}
-
-
-def correct(clinic: Clinic, case: Case, **values: str) -> None:
-    known = clinic.book.case(case.id)
-    assert known is not None
-    correct_identity(clinic.book, clinic.store, [known], RIGHT | values, "dr who", "mix-up", Actor("command", "root"))
-
-
-def run_again(clinic: Clinic) -> None:
-    clinic.wait(40)
-    clinic.work()
-
-
-def files(clinic: Clinic) -> list[Path]:
-    return list(clinic.store.every_output(KIND))
-
-
-def whose(clinic: Clinic, series: list[Dataset]) -> tuple[str, str]:
-    """By the case, and as it goes into the next results."""
-    case = clinic.case_of(series)
-    return case.patient_id, current_identity(clinic.book, clinic.store, case)["PatientName"]
 
 
 def test_the_right_patient_comes_back_and_nothing_runs_again(clinic_on: Clinic) -> None:
@@ -89,7 +65,7 @@ def test_what_the_sender_corrected_later_stays_the_last_word(clinic: Clinic) -> 
     for dataset in series:
         dataset.PatientID = "SENT"
     clinic.send(series)
-    clinic.book.judge_resends(case.id, [Judged(one, Verdict.CORRECTED, ("PatientID",)) for one in clinic.book.uncompared(case.id)])
+    take_copies(clinic, case)
     run_again(clinic)
     before = clinic.facts()
     assert (clinic.case_of(series).revision, clinic.case_of(series).patient_id) == (3, "SENT")
@@ -98,6 +74,25 @@ def test_what_the_sender_corrected_later_stays_the_last_word(clinic: Clinic) -> 
     assert clinic.facts() == before
     assert clinic.book.corrected_identity(case.id) == {}
     assert len(clinic.book.identity_corrections(case.id)) == 1, "written down all the same"
+
+
+def test_what_was_said_by_hand_after_the_sender_corrected_stays_the_last_word(clinic: Clinic) -> None:
+    """Lost before the new revision was made: the sender's copies are compared once more, after the identity is said again."""
+    series = flair_series(14)
+    case = clinic.done(series)
+    for dataset in series:
+        dataset.PatientID, dataset.SeriesDescription = "SENT", "FLAIR corrected"
+    clinic.send(series)
+    take_copies(clinic, case)
+    assert clinic.case_of(series).patient_id == "SENT"
+    correct(clinic, case)
+    clinic.lose_book()
+    clinic.rebuild()
+    assert take_copies(clinic, case) == 14
+    assert whose(clinic, series) == ("RIGHT 7", "Zhāng^Wěi")
+    run_again(clinic)
+    done = clinic.case_of(series)
+    assert (done.state, done.patient_id, done.series_description) == (State.DONE, "RIGHT 7", "FLAIR corrected")
 
 
 def test_after_a_withdrawal_it_is_said_of_what_was_taken_and_of_nothing_that_came_later(clinic: Clinic) -> None:
