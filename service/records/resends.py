@@ -20,7 +20,6 @@ from service.records.primary import settle_study
 from service.records.rows import Judged, Resend, Standing, Verdict
 from service.records.schema import cases, fetches, instances
 from service.records.states import Event
-from service.records.visits import mark_patients
 from service.sections import Recipient
 
 FLAGS: Final = {
@@ -102,7 +101,6 @@ class Resends(Ledger):
             _write(connection, versions)
             if taken:
                 forget_correction(connection, case_id)
-                mark_patients(connection, {case["patient_key"]})
                 reopen(connection, case, now, Event.CORRECT, _reason(changed), **_identity(case, taken, self._secret))
             quality = [*without_flags(case["quality"]), *resend_flags(connection, case_id)]
             connection.execute(update(cases).where(cases.c.id == case_id).values(quality=quality))

@@ -158,6 +158,8 @@ class Case:
     rule: str | None
     rank: tuple[Any, ...] | None
     series_shift: int | None
+    likeness: int | None
+    likened_to: str | None
     history: tuple[HistoryRow, ...] = field(default=())
 
 

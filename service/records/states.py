@@ -35,6 +35,7 @@ class Event(StrEnum):
     REJECT = "reject"  # a rejection note took some of its instances
     WITHDRAW = "withdraw"  # a rejection note took all of them
     CORRECT = "correct"  # an instance came again with the same picture and other attributes, and took the other's place
+    CHOOSE = "choose"  # another series of its study has become the primary, or it has; its state stays
     REVISE = "revise"  # a reader's corrected mask is there, and everything is made anew from it
 
 
