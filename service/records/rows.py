@@ -245,14 +245,12 @@ class VerdictRefused(Exception):
 
 @dataclass(frozen=True)
 class ReaderVerdict:
-    """
-    One verdict.
+    """One verdict.
 
     Attributes
     ----------
     revision : the one that was judged
-    reason : why it was refused
-    made : the revision that was made from the correction
+    reason, made : why it was refused; the revision that was made from the correction
     path, digest : of the file with the corrected mask, as it came; relative to the store
     seen : SOP Instance UIDs of the series when the correction came
     model : what had made the revision that was corrected

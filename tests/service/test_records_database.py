@@ -47,7 +47,7 @@ def test_a_database_that_is_not_at_head_is_refused_in_a_clear_line(database: str
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(BookOutdated, match="revision 9999, this program needs 0011"):
+    with pytest.raises(BookOutdated, match="revision 9999, this program needs 0012"):
         Book(database)
     with pytest.raises(Misconfigured, match="9999"):
         upgrade(database)

@@ -16,7 +16,7 @@ from service.headers import Frame, Header
 from service.headers.acquisition import likeness
 from service.records import Book, Correction, VerdictKind, utc_now
 from service.records.removal import Cutoff
-from tests.service.casebook import queue, run
+from tests.service.casebook import instance, queue, run
 from tests.service.house import House
 from tests.service.series import flair_series
 
@@ -158,6 +158,15 @@ def test_an_earlier_visit_that_comes_late_changes_nothing_that_was_delivered(boo
     assert changes(book) == []
 
 
+def test_what_is_just_being_sent_keeps_its_place(sqlite_book: Book) -> None:
+    flair(sqlite_book, "3", THIN, study="2", at=SECOND)
+    (due,) = sqlite_book.due_deliveries()
+    assert sqlite_book.claim_delivery(due.id, "s")
+    flair(sqlite_book, "1", THICK, study="1", at=FIRST)
+    flair(sqlite_book, "2", THICK, study="2", at=SECOND)
+    assert primaries(sqlite_book) == {"1": "1", "2": "3"}
+
+
 def test_an_earlier_visit_that_comes_before_anything_is_delivered_counts(book: Book) -> None:
     flair(book, "3", THIN, study="2", at=SECOND)
     flair(book, "1", THICK, study="1", at=FIRST)
@@ -207,7 +216,12 @@ def test_what_a_reader_accepted_or_corrected_gives_way_to_a_rejection_only(book:
     flair(book, "1", THIN, study="1", at=FIRST)
     flair(book, "4", THIN, study="2", at=SECOND, rank=(9,))
     assert primaries(book)["2"] == "3"
-    assert {one.revision for one in book.due_deliveries(case_id=mine)} == {1 + corrected}
+    if corrected:
+        book.note_instances([instance(4, series="3", study="2")])
+        assert book.queue_case(mine, "flair", rank=(0,))
+        run(book, mine, kinds=("segmentation",))
+        assert primaries(book)["2"] == "3", "the next results are made from the correction too"
+    assert {one.revision for one in book.due_deliveries(case_id=mine)} == {3 if corrected else 1}
     book.judge(mine, VerdictKind.REJECT, "dr who")
     assert primaries(book)["2"] == "4"
     assert "the study's result in place of series 2, by a reader's word" in changes(book)
