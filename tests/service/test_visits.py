@@ -149,8 +149,8 @@ def test_an_earlier_visit_that_comes_late_changes_nothing_that_was_delivered(boo
     thin, thick = flair(book, "3", THIN, study="2", at=SECOND), flair(book, "2", THICK, study="2", at=SECOND)
     assert send_all(book) == [thin]
     first = flair(book, "1", THICK, study="1", at=FIRST)
-    book.judge(thin, VerdictKind.REJECT, "dr who")
     flair(book, "9", THICK, study="2", at=SECOND)
+    book.judge(thin, VerdictKind.REJECT, "dr who")
     last = flair(book, "5", THIN, study="3", at=THIRD), flair(book, "4", THICK, study="3", at=THIRD)
     assert primaries(book) == {"1": "1", "2": "3", "3": "5"}, "the third is compared with the second"
     assert send_all(book) == [first, last[0]]
@@ -158,10 +158,14 @@ def test_an_earlier_visit_that_comes_late_changes_nothing_that_was_delivered(boo
     assert changes(book) == []
 
 
-def test_what_is_just_being_sent_keeps_its_place(sqlite_book: Book) -> None:
-    flair(sqlite_book, "3", THIN, study="2", at=SECOND)
+@pytest.mark.parametrize("judged", [False, True])
+def test_what_is_just_being_sent_or_was_judged_keeps_its_place(sqlite_book: Book, judged: bool) -> None:
+    case_id = flair(sqlite_book, "3", THIN, study="2", at=SECOND)
     (due,) = sqlite_book.due_deliveries()
-    assert sqlite_book.claim_delivery(due.id, "s")
+    if judged:
+        sqlite_book.judge(case_id, VerdictKind.REJECT, "dr who")
+    else:
+        assert sqlite_book.claim_delivery(due.id, "s")
     flair(sqlite_book, "1", THICK, study="1", at=FIRST)
     flair(sqlite_book, "2", THICK, study="2", at=SECOND)
     assert primaries(sqlite_book) == {"1": "1", "2": "3"}
