@@ -24,7 +24,7 @@ from service.records.rebuilding import Found
 from service.records.result_record import RECORD, NotARecord, ResultRecord
 from service.rejecting import KEY_OBJECTS, Rejection, read_rejection
 from service.store import Store, series_key
-from service.verdicts import restore_verdicts
+from service.verdicts import acceptances, read_verdicts, restore_verdicts
 from service.whose_results import hold_back_others
 
 _BATCH: Final = 500
@@ -81,10 +81,17 @@ def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = l
         _note_series(book, store, tally, folder, list(paths), step)
         notes += _read_notes(folder)
     by_study = {study_uid: [files for _, files in these] for study_uid, these in groupby(sorted(results.items()), lambda one: one[0][0])}
-    for study_uid in book.in_order_of_visits(by_study):  # each primary is chosen by the visit before it
-        found = [one for files in by_study[study_uid] if (one := _choose(store, files, tally))]
-        tally.counts["restored"] += book.restore_results(study_uid, found, delivered=delivered)
-    tally.counts["verdicts"] = restore_verdicts(book, store)
+    verdicts = read_verdicts(store)
+    accepted = acceptances(verdicts)
+    for study_uid, these in by_study.items():
+        found = [one for files in these if (one := _choose(store, files, tally))]
+        done = book.restore_results(study_uid, found)
+        tally.counts["restored"] += len(done)
+        # Before anything is called sent: what a reader accepted is the study's result.
+        tally.counts["verdicts"] += restore_verdicts(book, store, accepted.get(study_uid, ()))
+        if delivered:
+            book.note_sent(done)
+    tally.counts["verdicts"] += restore_verdicts(book, store, verdicts)
     for note in notes:  # after the results, so that those which destinations have are withdrawn there too
         book.reject_instances(note.note_uid, note.code, note.title, note.instances)
     # Last: what somebody said of an identity is about what is left, and makes the next revision of what is done.
@@ -92,7 +99,6 @@ def rebuild(book: Book, store: Store, *, delivered: bool = False, step: Step = l
     tally.counts["identities"] = restore_identities(book, store, newest, tally.damaged)
     tally.counts["audit"] = book.restore_audit(tally.damaged)
     _look_for_gaps(book, store, tally)
-    book.settle_patients()
     tally.of_others = hold_back_others(book, store)
     return tally
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
@@ -74,7 +75,31 @@ def _keep(
     return store.put_output(case_id, KIND, said.as_bytes())
 
 
-def restore_verdicts(book: Book, store: Store) -> int:
+@dataclass(frozen=True, order=True)
+class SaidVerdict:
+    """A file with a verdict: when it was written, where it lies in the store, what it says."""
+
+    at: datetime
+    path: str
+    said: Said = field(compare=False)
+
+
+def read_verdicts(store: Store) -> list[SaidVerdict]:
+    """Read the files there are, in the order they were written."""
+    return sorted(_read(store))
+
+
+def acceptances(verdicts: Iterable[SaidVerdict]) -> dict[str, list[SaidVerdict]]:
+    """Give, by study, those that accept a revision which nobody rejected."""
+    rejected = {(one.said.series_uid, one.said.revision) for one in verdicts if one.said.verdict == VerdictKind.REJECT}
+    found: dict[str, list[SaidVerdict]] = defaultdict(list)
+    for one in verdicts:
+        if one.said.verdict == VerdictKind.ACCEPT and (one.said.series_uid, one.said.revision) not in rejected:
+            found[one.said.study_uid].append(one)
+    return found
+
+
+def restore_verdicts(book: Book, store: Store, verdicts: Iterable[SaidVerdict]) -> int:
     """
     Judge again by the files, in the order they were written; gives how many that were.
 
@@ -82,10 +107,10 @@ def restore_verdicts(book: Book, store: Store) -> int:
     is waits for a worker again.
     """
     count = 0
-    for at, path, said in sorted(_read(store), key=lambda one: one[:2]):
-        for case in book.find_cases(study_uid=said.study_uid, series_uid=said.series_uid).items:
-            if not any(path in (one.path, one.said) for one in book.verdicts_of([case.id])[case.id]):
-                count += _say_again(book, store, case.id, said, path, at)
+    for one in verdicts:
+        for case in book.find_cases(study_uid=one.said.study_uid, series_uid=one.said.series_uid).items:
+            if not any(one.path in (known.path, known.said) for known in book.verdicts_of([case.id])[case.id]):
+                count += _say_again(book, store, case.id, one.said, one.path, one.at)
     return count
 
 
@@ -103,11 +128,11 @@ def _say_again(book: Book, store: Store, case_id: str, said: Said, path: str, at
     return True
 
 
-def _read(store: Store) -> Iterator[tuple[datetime, str, Said]]:
+def _read(store: Store) -> Iterator[SaidVerdict]:
     for path in store.every_output(KIND):
         said = _said(path)
         if said is not None:
-            yield datetime.fromtimestamp(path.stat().st_mtime, UTC), store.relative(path), said
+            yield SaidVerdict(datetime.fromtimestamp(path.stat().st_mtime, UTC), store.relative(path), said)
 
 
 def _said(path: Path) -> Said | None:

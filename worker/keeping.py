@@ -83,6 +83,7 @@ def keep_record(
     ------
     LeaseLost, Unavailable
     """
+    book.settle(lease)
     case = book.case(lease.case_id)
     if case is None:
         raise LeaseLost(lease.case_id)
@@ -96,6 +97,8 @@ def keep_record(
         rule=case.rule,
         rank=case.rank,
         series_shift=case.series_shift,
+        likeness=case.likeness,
+        likened_to=case.likened_to,
         quality=tuple(dict.fromkeys((*case.quality, *quality))),
         outputs=tuple(rows),
         identities=identities,

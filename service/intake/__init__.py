@@ -230,7 +230,6 @@ class Intake:
         """Whichever of the installation's processes has the turn looks after what nobody else does."""
         if not self._book.take_turn(SWEEP, self._name, SWEEPS_TO_A_TURN * self._settings.sweep_s):
             return
-        self._book.settle_patients()
         for case_id in self._due(now):
             if not self._submit(case_id):
                 break  # each further try would wait for the same broker, and the quiet times with it

@@ -25,7 +25,6 @@ from service.records.notes import Notes, OwedNote, is_note
 from service.records.noting import patient_key
 from service.records.outbox import Outbox
 from service.records.past import AnyResult, Past
-from service.records.patients import Patients
 from service.records.reader_verdicts import ReaderVerdicts, standing_verdict, told_correction
 from service.records.reading import Reading
 from service.records.rebuilding import Rebuilding
@@ -80,7 +79,6 @@ class Book(
     Withdrawal,
     ReaderVerdicts,
     Identities,
-    Patients,
 ):
     """The case book at `url`, for any number of threads; a forked child opens its own.
 

@@ -15,7 +15,6 @@ from service.records.primary import settle_study
 from service.records.rows import CorrectedIdentity
 from service.records.schema import cases, identities
 from service.records.states import Event, State
-from service.records.visits import mark_patients
 
 _REASON: Final = "identity corrected by hand"
 
@@ -54,7 +53,6 @@ class Identities(Ledger):
             if State(case["state"]) is State.REJECTED:
                 connection.execute(update(cases).where(cases.c.id == case_id).values(**whose))
                 return
-            mark_patients(connection, {case["patient_key"]})
             reopen(connection, case, now, Event.CORRECT, _REASON, last_received_at=now, **whose)
             settle_study(connection, case["study_uid"], self._destinations, now)
 

@@ -26,7 +26,7 @@ NOTE: Final = "rejection-note"
 _OF_READER: Final = f"{NOTE}-rejected."
 IS_NOTE: Final = deliveries.c.output.startswith(NOTE)
 NO_NOTE_OUTPUT: Final = outputs.c.kind.not_like(f"{NOTE}%")
-_HAS_IT: Final = (DeliveryState.SENT.value, DeliveryState.COMMITTED.value)
+HAS_IT: Final = (DeliveryState.SENT.value, DeliveryState.COMMITTED.value)
 LONGEST_WAIT: Final = timedelta(hours=1)  # back-off is capped far below
 _LONGEST_NAME: Final = 40  # of a kind: 64 letters
 
@@ -98,13 +98,13 @@ def _sent(connection: Connection, case_id: str, revision: int, destination: str,
         first, last = revision, revision
     else:
         next_after = sql_case((deliveries.c.output.startswith(_OF_READER), deliveries.c.revision + 1), else_=deliveries.c.revision)
-        noted = select(func.max(next_after)).where(mine, IS_NOTE, deliveries.c.state.in_(_HAS_IT), deliveries.c.revision <= revision)
+        noted = select(func.max(next_after)).where(mine, IS_NOTE, deliveries.c.state.in_(HAS_IT), deliveries.c.revision <= revision)
         first, last = connection.execute(noted).scalar() or 0, revision - 1
     same = and_(
         outputs.c.case_id == deliveries.c.case_id, outputs.c.revision == deliveries.c.revision, outputs.c.kind == deliveries.c.output
     )
     # One that was asked for in a transaction was sent, whatever became of the commitment.
-    has_it = or_(deliveries.c.state.in_(_HAS_IT), deliveries.c.transaction_uid.is_not(None))
+    has_it = or_(deliveries.c.state.in_(HAS_IT), deliveries.c.transaction_uid.is_not(None))
     at_it = and_(~has_it, deliveries.c.lease_until > now)
     chosen = (
         select(outputs.c.path, at_it.label("at_it"))

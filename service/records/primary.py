@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, insert, select, update
 
-from service.records.moves import lock_studies
+from service.records.moves import lock_studies, note_history
 from service.records.notes import IS_NOTE, owe_notes
-from service.records.rows import DeliveryState
+from service.records.rows import DeliveryState, VerdictKind, VerdictState
 from service.records.schema import cases, deliveries, outputs, reader_verdicts
-from service.records.states import State
-from service.records.visits import liken, mark_patients_of
+from service.records.states import Event, State
+from service.records.visits import liken
 from service.sections import Recipient
 from service.sendable import COMPANION
 
@@ -21,30 +21,27 @@ BY_READER: Final = "rejected by a reader"
 ELIGIBLE = frozenset({State.RECEIVING, State.QUEUED, State.RUNNING, State.DONE})
 
 
-def choose_among(connection: Connection, rows: Sequence[dict[str, Any]]) -> str | None:
-    """Give the id of the accepted case most like the earlier visit, then of the greatest rank; on a tie the one that came first."""
+def choose_among(connection: Connection, rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """
+    Rank the accepted cases of a locked study, the chosen one first.
+
+    First comes what a reader has accepted or corrected, then what was acquired most like the earlier visit, then the greatest rank; on a
+    tie the one that came first.
+    """
     accepted = [row for row in rows if row["rank"] is not None and State(row["state"]) in ELIGIBLE]
-    if not accepted:
-        return None
-    alike = liken(connection, accepted)
+    liken(connection, rows, accepted)
+    approved = _approved(connection, accepted)
     accepted.sort(key=lambda row: (row["received_at"], row["series_uid"]))
-    return str(max(accepted, key=lambda row: [alike[row["id"]], *row["rank"]])["id"])
+    ranked = {row["id"]: [row["id"] in approved, row["likeness"], *row["rank"]] for row in accepted}
+    return dict(sorted(ranked.items(), key=lambda one: one[1], reverse=True))
 
 
 def settle_study(connection: Connection, study_uid: str, destinations: Sequence[Recipient], now: datetime) -> str | None:
-    """Choose the primary anew; its newest results are due for delivery, what else is undelivered is withheld.
-
-    Where a later study of the patient has a choice that may hang on this one, its patient is marked (`service.records.visits`).
-    """
-    chosen = settle_alone(connection, study_uid, destinations, now)
-    mark_patients_of(connection, study_uid)
-    return chosen
-
-
-def settle_alone(connection: Connection, study_uid: str, destinations: Sequence[Recipient], now: datetime) -> str | None:
-    """Do the same with no thought for the patient's other studies."""
+    """Choose the primary anew; its newest results are due for delivery, what else is undelivered is withheld."""
     rows = lock_studies(connection, [study_uid])
-    chosen = choose_among(connection, rows)
+    ranked = choose_among(connection, rows)
+    chosen = next(iter(ranked), None)
+    _note_change(connection, rows, ranked, now)
     for row in rows:
         primary = row["id"] == chosen
         if row["primary"] != primary:
@@ -58,6 +55,41 @@ def settle_alone(connection: Connection, study_uid: str, destinations: Sequence[
         if (primary and row["state"] == State.DONE.value) or row["state"] == State.REJECTED.value:
             owe_notes(connection, row, destinations, now)
     return chosen
+
+
+def _note_change(connection: Connection, rows: Sequence[dict[str, Any]], ranked: dict[str, list[Any]], now: datetime) -> None:
+    """Write into the history of both cases that one took the other's place as the primary, and why."""
+    new = next((row for row in rows if row["id"] == next(iter(ranked), None)), None)
+    old = next((row for row in rows if row["primary"]), new)
+    if new is None or old is None or new is old:
+        return
+    why = f"which is {old['state']}"
+    if old["id"] in ranked:
+        better = [one != other for one, other in zip(ranked[new["id"]], ranked[old["id"]], strict=False)]
+        why = "by a reader's word" if better[0] else "acquired more like the earlier visit" if better[1] else "better in itself"
+    said = {
+        new["id"]: f"the study's result in place of series {old['series_uid']}, {why}",
+        old["id"]: f"series {new['series_uid']} is the study's result",
+    }
+    for row in (new, old):
+        state = State(row["state"])
+        note_history(connection, row["id"], Event.CHOOSE, state, state, row["revision"], said[row["id"]], now)
+
+
+def _approved(connection: Connection, rows: Sequence[dict[str, Any]]) -> set[str]:
+    """Give the cases whose current revision a reader has accepted, or that is made from a correction, and was not rejected since."""
+    said = reader_verdicts.c
+    standing = select(said.case_id, said.revision, said.kind, said.made).where(said.state == VerdictState.STANDS.value)
+    found = connection.execute(standing.where(said.case_id.in_([row["id"] for row in rows]))).all()
+    approved = set()
+    for row in rows:
+        mine = [one for one in found if one.case_id == row["id"]]
+        made = max((one.made for one in mine if one.made is not None), default=0)
+        accepted = any((one.kind, one.revision) == (VerdictKind.ACCEPT.value, row["revision"]) for one in mine)
+        since = row["revision"] if accepted else made
+        if since and not any(one.kind == VerdictKind.REJECT.value and one.revision >= since for one in mine):
+            approved.add(row["id"])
+    return approved
 
 
 def is_rejected(connection: Connection, case_id: str, revision: int) -> bool:

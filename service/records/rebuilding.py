@@ -42,16 +42,12 @@ class Found:
 class Rebuilding(Ledger):
     """For `leukoscope index rebuild`; nothing else may run meanwhile."""
 
-    def restore_results(self, study_uid: str, found: Sequence[Found], *, delivered: bool) -> int:
+    def restore_results(self, study_uid: str, found: Sequence[Found]) -> list[str]:
         """
-        Give the cases of a study that receive their results back, in one transaction; gives how many are done by that.
+        Give the cases of a study that receive their results back, in one transaction; gives those that are done by that.
 
         A case is done if the results were made from exactly the instances it has. Otherwise they stay readable, as those of the revision
-        before the one that is to come.
-
-        Parameters
-        ----------
-        delivered : the destinations have these results already
+        before the one that is to come. The primary is the one that the records tell of.
         """
         now = utc_now()
         done = []
@@ -64,16 +60,19 @@ class Rebuilding(Ledger):
                     if _finish(connection, row, one, demand_secret(self._secret), now):
                         done.append(row["id"])
             settle_study(connection, study_uid, self._destinations, now)
-            if delivered:
-                said = {
-                    "state": DeliveryState.SENT.value,
-                    "next_attempt_at": None,
-                    "changed_at": now,
-                    "last_error": "said to be there already",
-                }
-                waiting = deliveries.c.state == DeliveryState.PENDING.value
-                connection.execute(update(deliveries).where(deliveries.c.case_id.in_(done), waiting).values(**said))
-        return len(done)
+        return done
+
+    def note_sent(self, case_ids: Sequence[str]) -> None:
+        """Believe that the destinations have what is due of these cases."""
+        said = {
+            "state": DeliveryState.SENT.value,
+            "next_attempt_at": None,
+            "changed_at": utc_now(),
+            "last_error": "said to be there already",
+        }
+        waiting = (deliveries.c.case_id.in_(list(case_ids)), deliveries.c.state == DeliveryState.PENDING.value)
+        with self._writing() as connection:
+            connection.execute(update(deliveries).where(*waiting).values(**said))
 
     def run_again(self, case_id: str) -> bool:
         """Take a done case whose results are gone back to receiving; the same revision gives the same results. False: it is not done."""
@@ -146,6 +145,8 @@ def _finish(connection: Connection, row: dict[str, Any], found: Found, secret: b
         "quality": list(record.quality),
         "findings": dict(record.findings),
         "series_shift": record.series_shift,
+        "likeness": record.likeness,
+        "likened_to": record.likened_to,
         "model": dict(record.model),
         "stages": {name: dict(stage) for name, stage in record.stages.items()},
     }

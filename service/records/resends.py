@@ -20,7 +20,6 @@ from service.records.primary import settle_study
 from service.records.rows import Judged, Resend, Standing, Verdict
 from service.records.schema import cases, fetches, instances
 from service.records.states import Event
-from service.records.visits import mark_patients
 
 FLAGS: Final = {
     Verdict.OTHER_PIXELS: ("other-pixels", "came again with other pixels"),
@@ -100,7 +99,6 @@ class Resends(Ledger):
                 newest = max(taken, key=lambda row: (row.received_at, row.number))
                 said_since = forget_correction(connection, case_id, newest.received_at)
                 whose = {} if said_since else _identity(case, newest, self._secret)
-                mark_patients(connection, {case["patient_key"]})
                 reopen(connection, case, now, Event.CORRECT, _reason(changed), **whose, series_description=_description(newest))
             quality = [*without_flags(case["quality"]), *resend_flags(connection, case_id)]
             connection.execute(update(cases).where(cases.c.id == case_id).values(quality=quality))

@@ -27,7 +27,7 @@ class ResultRecord:
     Attributes
     ----------
     digests : of the stored files that were segmented, sorted
-    rule, rank, quality, findings, model, stages, series_shift : as the case book has them
+    rule, rank, quality, findings, model, stages, series_shift, likeness, likened_to : as the case book has them
     correction : the reader's, where the results are made from one, as `told_correction` gives it
     identities : corrections of the patient's identity by hand that were known, as `told_identities` gives them
     """
@@ -45,6 +45,8 @@ class ResultRecord:
     stages: Mapping[str, Mapping[str, float]]
     outputs: tuple[OutputRow, ...]
     series_shift: int | None = None
+    likeness: int | None = None
+    likened_to: str | None = None
     correction: Mapping[str, Any] | None = None
     identities: Mapping[str, bool] = field(default_factory=dict)
 

@@ -158,6 +158,8 @@ class Case:
     rule: str | None
     rank: tuple[Any, ...] | None
     series_shift: int | None
+    likeness: int | None
+    likened_to: str | None
     history: tuple[HistoryRow, ...] = field(default=())
 
 
@@ -258,14 +260,12 @@ class VerdictRefused(Exception):
 
 @dataclass(frozen=True)
 class ReaderVerdict:
-    """
-    One verdict.
+    """One verdict.
 
     Attributes
     ----------
     revision : the one that was judged
-    reason : why it was refused
-    made : the revision that was made from the correction
+    reason, made : why it was refused; the revision that was made from the correction
     path, digest : of the file with the corrected mask, as it came; relative to the store
     seen : SOP Instance UIDs of the series when the correction came
     model : what had made the revision that was corrected

@@ -63,10 +63,15 @@ cases = Table(
     Column("quality", JSON, nullable=False),
     Column("findings", JSON(none_as_null=True)),
     Column("series_shift", Integer),
+    # Of accepted series: Study Date and Time as digits, and how much it was acquired like the primary of the visit before, and of which.
+    Column("studied_at", Text),
+    Column("likeness", Integer),
+    Column("likened_to", Uid),
     UniqueConstraint("study_uid", "series_uid"),
     Index("ix_cases_received_at_id", "received_at", "id"),
     Index("ix_cases_state_due_at", "state", "due_at"),
     Index("ix_cases_patient_id", "patient_id"),
+    Index("ix_cases_patient_key_studied_at", "patient_key", "studied_at"),
 )
 
 instances = Table(
@@ -258,14 +263,6 @@ identities = Table(
     Column("after", JSON, nullable=False, quote=True),
     Column("active", Boolean, nullable=False),
     Column("path", Text),
-)
-
-# Patients of whose studies one may have another primary now: settled after the transaction that wrote the row.
-unsettled = Table(
-    "unsettled",
-    metadata,
-    Column("id", Serial, primary_key=True, autoincrement=True),
-    Column("patient_key", String(64), nullable=False),
 )
 
 # What was done by whom. It refers to no other table: it outlives the cases that it is about.

@@ -35,6 +35,7 @@ class Event(StrEnum):
     REJECT = "reject"  # a rejection note took some of its instances
     WITHDRAW = "withdraw"  # a rejection note took all of them
     CORRECT = "correct"  # other attributes, same picture: of an instance that came again, or of an identity corrected by hand
+    CHOOSE = "choose"  # another series of its study has become the primary, or it has; its state stays
     REVISE = "revise"  # a reader's corrected mask is there, and everything is made anew from it
 
 

@@ -74,6 +74,16 @@ class Work(Ledger):
             connection.execute(update(cases).where(cases.c.id == row["id"]).values(series_shift=shift))
         return shift
 
+    def settle(self, lease: Lease) -> None:
+        """Choose the study's primary by what is known now: the record of the results tells what their series was compared with.
+
+        Raises
+        ------
+        LeaseLost, Unavailable
+        """
+        with self._writing() as connection:
+            settle_study(connection, _fenced(connection, lease)["study_uid"], self._destinations, utc_now())
+
     def finish(
         self,
         lease: Lease,

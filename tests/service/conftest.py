@@ -35,7 +35,7 @@ def book_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     url = str(request.getfixturevalue("postgresql_book"))
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
-        connection.execute(text("TRUNCATE cases, turns, parts, counters, audit, unsettled CASCADE"))
+        connection.execute(text("TRUNCATE cases, turns, parts, counters, audit CASCADE"))
     engine.dispose()
     return url
 

@@ -1,23 +1,22 @@
-"""Of two FLAIR series in a study the one acquired like the earlier visit is primary, whichever study came first."""
+"""Of two FLAIR series in a study the one acquired like the earlier visit is primary, until something of it is delivered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import event
 
 from service.headers import Frame, Header
 from service.headers.acquisition import likeness
-from service.records import Book
-from service.records import patients as patients_module
-from service.records.moves import lock_studies
-from service.records.schema import unsettled
-from tests.service.casebook import queue, run
+from service.records import Book, Correction, VerdictKind, utc_now
+from service.records.removal import Cutoff
+from tests.service.casebook import instance, queue, run
 from tests.service.house import House
 from tests.service.series import flair_series
 
@@ -42,10 +41,13 @@ THIN = replace(
 FIRST, SECOND, THIRD = "20240101090000", "20240601090000", "20241201090000"
 
 
-def flair(book: Book, series: str, header: Header, *, study: str, at: str, done: bool = True, **fields: str) -> str:
+def flair(
+    book: Book, series: str, header: Header, *, study: str, at: str, done: bool = True, rank: tuple[int, ...] = (), **fields: str
+) -> str:
     """Queue a series with a header, ranked as admission does (3D first), and work on it."""
     told = replace(header, studied_at=at).as_json()
-    case_id = queue(book, series=series, study=study, rank=(int(header.acquisition_type == "3D"),), header=told, **fields)
+    ranked = rank or (int(header.acquisition_type == "3D"),)
+    case_id = queue(book, series=series, study=study, rank=ranked, header=told, **fields)
     if done:
         run(book, case_id, kinds=("segmentation",))
     return case_id
@@ -104,11 +106,13 @@ def test_in_whatever_order_the_studies_come_the_protocol_of_the_earlier_visit_is
         "3.2": (THICK, "3", THIRD),
     }
     for number, order in enumerate(list(permutations(series))[::13]):
+        queued = {}
         for name in order:
             header, study, at = series[name]
             mine = {"patient_id": f"P{number}"}
-            flair(sqlite_book, f"{number}.{name}", header, study=f"{number}.{study}", at=at, done=False, **mine)
-        sqlite_book.settle_patients()
+            queued[name] = flair(sqlite_book, f"{number}.{name}", header, study=f"{number}.{study}", at=at, done=False, **mine)
+        for _, case_id in sorted(queued.items()):
+            run(sqlite_book, case_id, kinds=("segmentation",))
         assert primaries(sqlite_book).items() >= {
             (f"{number}.{study}", f"{number}.{study}.{2 if study > '1' else 1}") for study in "123"
         }, order
@@ -126,52 +130,147 @@ def test_it_is_chosen_at_once_where_the_earlier_visit_is_there_and_nothing_else_
     assert deliveries(book) == {"1": "pending", "2": "pending", "4": "pending", "6": "pending"}
 
 
-def test_an_earlier_visit_that_comes_late_gives_the_place_away_once_and_sends_nothing_twice(book: Book) -> None:
-    thin, thick = flair(book, "3", THIN, study="2", at=SECOND), flair(book, "2", THICK, study="2", at=SECOND)
-    later = flair(book, "4", THIN, study="3", at=THIRD), flair(book, "5", THICK, study="3", at=THIRD)
-    assert send_all(book) == [thin, later[0]]
+def changes(book: Book) -> list[str]:
+    """What the histories say of primaries that changed."""
+    lines = [line for found in book.find_cases(limit=500).items if (case := book.case(found.id)) for line in case.history]
+    return sorted(str(line.reason) for line in lines if line.event == "choose")
+
+
+def two_visits(book: Book) -> tuple[str, str]:
+    """The first visit, and the series of the second that is like it and was delivered; there is another, 3D."""
     first = flair(book, "1", THICK, study="1", at=FIRST)
-    assert primaries(book)["2"] == "3", "another study is not touched in the same transaction"
-    book.settle_patients()
-    assert primaries(book) == {"1": "1", "2": "2", "3": "5"}, "and what hangs on the second hangs on the first"
-    assert sorted(send_all(book)) == sorted([first, thick, later[1]])
-    assert book.settle_patients() == 0
+    like = flair(book, "2", THICK, study="2", at=SECOND)
+    flair(book, "3", THIN, study="2", at=SECOND)
+    assert send_all(book) == [first, like]
+    return first, like
+
+
+def test_an_earlier_visit_that_comes_late_changes_nothing_that_was_delivered(book: Book) -> None:
+    thin, thick = flair(book, "3", THIN, study="2", at=SECOND), flair(book, "2", THICK, study="2", at=SECOND)
+    assert send_all(book) == [thin]
+    first = flair(book, "1", THICK, study="1", at=FIRST)
+    flair(book, "9", THICK, study="2", at=SECOND)
+    book.judge(thin, VerdictKind.REJECT, "dr who")
+    last = flair(book, "5", THIN, study="3", at=THIRD), flair(book, "4", THICK, study="3", at=THIRD)
+    assert primaries(book) == {"1": "1", "2": "3", "3": "5"}, "the third is compared with the second"
+    assert send_all(book) == [first, last[0]]
+    assert book.deliveries(thick) == []
+    assert changes(book) == []
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_what_is_just_being_sent_or_was_judged_keeps_its_place(sqlite_book: Book, judged: bool) -> None:
+    case_id = flair(sqlite_book, "3", THIN, study="2", at=SECOND)
+    (due,) = sqlite_book.due_deliveries()
+    if judged:
+        sqlite_book.judge(case_id, VerdictKind.REJECT, "dr who")
+    else:
+        assert sqlite_book.claim_delivery(due.id, "s")
+    flair(sqlite_book, "1", THICK, study="1", at=FIRST)
+    flair(sqlite_book, "2", THICK, study="2", at=SECOND)
+    assert primaries(sqlite_book) == {"1": "1", "2": "3"}
+
+
+def test_an_earlier_visit_that_comes_before_anything_is_delivered_counts(book: Book) -> None:
+    flair(book, "3", THIN, study="2", at=SECOND)
+    flair(book, "1", THICK, study="1", at=FIRST)
+    flair(book, "2", THICK, study="2", at=SECOND)
+    assert primaries(book) == {"1": "1", "2": "2"}
+    assert deliveries(book) == {"1": "pending", "2": "pending", "3": "withheld"}
+    assert changes(book) == [
+        "series 2 is the study's result",
+        "the study's result in place of series 3, acquired more like the earlier visit",
+    ]
+
+
+def test_an_earlier_visit_that_the_retention_took_changes_nothing_that_was_delivered(book: Book) -> None:
+    first, like = two_visits(book)
+    later = utc_now() + timedelta(days=400)
+    assert [one.case_id for one in book.remove("1", [first], Cutoff(later, later, later))] == [first]
+    flair(book, "5", THIN, study="3", at=THIRD, done=False)
+    book.judge(like, VerdictKind.ACCEPT, "dr who")
+    flair(book, "6", THIN, study="2", at=SECOND)
+    assert primaries(book)["2"] == "2"
     assert send_all(book) == []
-    assert set(deliveries(book).values()) == {"sent"}
+    assert changes(book) == []
+
+
+def test_a_better_series_takes_the_place_after_delivery_where_it_is_as_much_like_the_earlier_visit(book: Book) -> None:
+    two_visits(book)
+    flair(book, "7", THIN, study="2", at=SECOND, rank=(9,))
+    assert primaries(book)["2"] == "2"
+    better = flair(book, "8", THICK, study="2", at=SECOND, rank=(1,))
+    assert primaries(book)["2"] == "8"
+    assert send_all(book) == [better]
+    assert changes(book) == ["series 8 is the study's result", "the study's result in place of series 2, better in itself"]
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_what_a_reader_accepted_or_corrected_gives_way_to_a_rejection_only(book: Book, corrected: bool) -> None:
+    mine, other = flair(book, "3", THICK, study="2", at=SECOND), flair(book, "2", THIN, study="2", at=SECOND, done=False)
+    assert primaries(book) == {"2": "2"}
+    run(book, other, kinds=("segmentation",))
+    if corrected:
+        assert book.take_correction(book.note_correction(mine, "dr who", Correction("outputs/x/correction-1", "1" * 64)))
+        assert primaries(book) == {"2": "3"}
+        run(book, mine, kinds=("segmentation",))
+    else:
+        book.judge(mine, VerdictKind.ACCEPT, "dr who")
+    assert primaries(book) == {"2": "3"}
+    flair(book, "1", THIN, study="1", at=FIRST)
+    flair(book, "4", THIN, study="2", at=SECOND, rank=(9,))
+    assert primaries(book)["2"] == "3"
+    if corrected:
+        book.note_instances([instance(4, series="3", study="2")])
+        assert book.queue_case(mine, "flair", rank=(0,))
+        run(book, mine, kinds=("segmentation",))
+        assert primaries(book)["2"] == "3", "the next results are made from the correction too"
+    assert {one.revision for one in book.due_deliveries(case_id=mine)} == {3 if corrected else 1}
+    book.judge(mine, VerdictKind.REJECT, "dr who")
+    assert primaries(book)["2"] == "4"
+    assert "the study's result in place of series 2, by a reader's word" in changes(book)
 
 
 def test_an_identity_corrected_by_hand_takes_the_visit_to_the_other_patient(book: Book) -> None:
     first = flair(book, "1", THICK, study="1", at=FIRST, patient_id="A")
+    waiting = []
     for patient in "AB":
         flair(book, f"{patient}3", THIN, study=patient, at=SECOND, patient_id=patient)
-        flair(book, f"{patient}2", THICK, study=patient, at=SECOND, patient_id=patient)
+        waiting.append(flair(book, f"{patient}2", THICK, study=patient, at=SECOND, patient_id=patient, done=False))
     assert primaries(book) == {"1": "1", "A": "A2", "B": "B3"}
     before, after = ({"PatientID": one, "IssuerOfPatientID": "HOSPITAL"} for one in "AB")
     book.correct_identity(first, before, after, by="dr who", reason="mix-up")
-    book.settle_patients()
+    for case_id in waiting:
+        run(book, case_id, kinds=("segmentation",))
     assert primaries(book) == {"1": "1", "A": "A3", "B": "B2"}
 
 
 def test_a_visit_that_a_note_withdraws_is_none(book: Book) -> None:
     flair(book, "1", THICK, study="1", at=FIRST)
-    flair(book, "3", THIN, study="2", at=SECOND)
+    waiting = flair(book, "3", THIN, study="2", at=SECOND, done=False)
     flair(book, "2", THICK, study="2", at=SECOND)
     assert primaries(book)["2"] == "2"
     book.reject_instances("1.9.9", "113037", "Rejected for Patient Safety Reasons", [("1", "1", f"1.{one}") for one in (1, 2, 3)])
-    book.settle_patients()
+    run(book, waiting, kinds=("segmentation",))
     assert primaries(book) == {"2": "3"}
 
 
-def test_a_mark_that_is_written_meanwhile_is_not_lost(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    flair(book, "3", THIN, study="2", at=SECOND)
-    flair(book, "2", THICK, study="2", at=SECOND)
-
-    def mark(connection: Connection, studies: Iterable[str]) -> list[dict[str, Any]]:
-        connection.execute(insert(unsettled).values(patient_key=book.find_cases().items[0].patient_key))
-        return lock_studies(connection, studies)
-
-    monkeypatch.setattr(patients_module, "lock_studies", mark)
-    assert [book.settle_patients() for _ in range(2)] == [1, 1]
+def test_a_patient_with_many_studies_costs_no_more_than_one_with_few(sqlite_book: Book) -> None:
+    """A PatientID that a hundred patients share (ANON, UNKNOWN): each study reads one other, by the index, and writes none."""
+    said: list[tuple[str, Any]] = []
+    event.listen(sqlite_book._engine, "before_cursor_execute", lambda _, __, statement, values, *___: said.append((statement, values)))
+    counts = []
+    for number in range(40):
+        at = f"2024{1 + number // 20:02}{1 + number % 20:02}090000"
+        flair(sqlite_book, f"{number}.1", THICK, study=str(number), at=at, done=False)
+        said.clear()
+        flair(sqlite_book, f"{number}.2", THIN, study=str(number), at=at)
+        counts.append(len(said))
+    assert len(set(counts[1:])) == 1
+    earlier, values = next(one for one in said if "ORDER BY cases.studied_at DESC" in one[0])
+    with sqlite_book._reading() as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {earlier}", values)]
+    assert plan[0].startswith("SEARCH cases USING INDEX ix_cases_patient_key_studied_at (patient_key=? AND studied_at>? AND studied_at<?)")
 
 
 @pytest.fixture
