@@ -69,15 +69,14 @@ class Renewed(Generic[Made]):
         state = self._state()  # before the files are read: what changes meanwhile is seen with the next look
         if state == self._seen and not self.trouble:
             return
-        self._seen = state
         try:
             self._made = self._make()
         except Misconfigured as error:
             if str(error) != self.trouble:
                 LOG.error("new TLS files cannot be used, %s: %s", self._meanwhile, error)
-            self.trouble = str(error)
+            self._seen, self.trouble = state, str(error)
             return
-        self.trouble = ""
+        self._seen, self.trouble = state, ""
         self.ends = self._read_ends()
         LOG.info("%s: new TLS files are used", self._where)
         self._tell_ends()

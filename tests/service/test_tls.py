@@ -13,7 +13,7 @@ from service.errors import Misconfigured, Unavailable
 from service.sections import DicomTls, Pacs, Secured
 from service.settings import Settings
 from service.tls import call_context, demand_files, door_context, nodes_among, secure_call, web_context
-from tests.certificates import Authority
+from tests.certificates import OUT_OF_USE, Authority
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,7 @@ def files(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "old": {"days": -1},
         "client": {"usage": "clientAuth"},
         "server": {"usage": "serverAuth"},
+        "odd": {"key": OUT_OF_USE},
     }.items():
         pair = authority.issue(name, **options)
         shutil.copy(pair.certificate, folder / f"{name}.pem")
@@ -56,6 +57,7 @@ def door(files: Path, certificate: str = "good.pem", key: str = "good.key", auth
         ({"authorities": "rubbish.pem"}, "rubbish.pem: holds no certificate in PEM"),
         ({"certificate": "old.pem", "key": "old.key"}, "dicom_tls: certificate_file .*old.pem: certificate has expired"),
         ({"certificate": "client.pem", "key": "client.key"}, "client.pem: unsuitable certificate purpose"),
+        ({"certificate": "odd.pem", "key": "odd.key"}, "dicom_tls: certificate_file .*odd.pem: TLS: no shared cipher"),
     ],
 )
 def test_what_is_wrong_with_the_files_of_the_door_is_one_line(files: Path, changed: dict[str, str], line: str) -> None:
