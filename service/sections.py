@@ -23,6 +23,15 @@ Fingerprint = Annotated[
 ]
 
 
+def _lower_scheme(url: Any) -> Any:
+    """RFC 3986 3.1: it may be written in either case; whoever asks whether it is https compares with small letters."""
+    scheme, colon, rest = url.partition(":") if isinstance(url, str) else ("", "", "")
+    return scheme.lower() + colon + rest if colon else url
+
+
+Url = Annotated[str, BeforeValidator(_lower_scheme)]
+
+
 class Section(BaseModel):
     """Part of the settings: frozen, and an unknown key is an error."""
 
@@ -125,7 +134,7 @@ class WebService(Trusting):
 class WebDestination(Recipient, WebService):
     """A DICOM web service, which is sent them by STOW-RS; `url` is where its ``/studies`` are."""
 
-    url: Annotated[str, StringConstraints(min_length=1)]
+    url: Url
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -175,7 +184,7 @@ class Pacs(Secured, WebService):
     ae_title: AETitle | None = None
     host: Annotated[str, StringConstraints(min_length=1)] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")] | None = None
+    url: Annotated[Url, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")] | None = None
     ways: Annotated[tuple[Way, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")

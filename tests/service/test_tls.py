@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.calling.web import open_web
 from service.errors import Misconfigured, Unavailable
 from service.sections import DicomTls, Pacs, Secured
 from service.settings import Settings
@@ -97,6 +98,15 @@ def test_a_destination_with_a_certificate_that_ran_out_starts_nothing(files: Pat
     node = Secured(tls=True, ca_file=files / "ca.pem", certificate_file=files / "old.pem", key_file=files / "old.key")
     with pytest.raises(Misconfigured, match=r"destination pacs: certificate_file .*old.pem: certificate has expired"):
         demand_files([("destination pacs", node)])
+
+
+@pytest.mark.parametrize("kind", ["destinations", "sources"])
+def test_the_files_of_a_web_service_count_however_its_scheme_is_written(files: Path, kind: str) -> None:
+    given = {"name": "web", "url": "HTTPS://pacs.example/dicom-web", "ca_file": files / "gone.pem"}
+    (service,) = getattr(Settings.model_validate({kind: [given]}), kind)
+    assert service.url == "https://pacs.example/dicom-web"
+    with pytest.raises(Unavailable, match=r"ca_file .*gone.pem: No such file or directory"):
+        open_web(service.url, service, 1.0)
 
 
 PRINT = "AB:" * 31 + "AB"
