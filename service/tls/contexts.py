@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.errors import Misconfigured, Unavailable
-from service.sections import Destination, DicomTls, Pacs, Secured, Trusting
+from service.sections import Destination, DicomTls, Pacs, Secured, Trusting, WebDestination
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # RFC 9325 4.2, for TLS 1.2; those of TLS 1.3 are all fit
 _ROUNDS: Final = 4
@@ -78,16 +78,18 @@ def secure_call(where: str, peer: Secured) -> ssl.SSLContext | None:
 
 def web_context(service: Trusting) -> ssl.SSLContext | None:
     """Make the context for a web service, None where the authorities of the system are to vouch for it. Raises Unavailable."""
-    if service.ca_file is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
-        _load_authorities(context, f"ca_file {service.ca_file}", service.ca_file)
-        _load_revocations(context, "", service.crl_file)
+        return _web_context("", service)
     except Misconfigured as error:
         raise Unavailable(str(error)) from None
-    return context
+
+
+def check_call(where: str, called: Trusting) -> None:
+    """Raise Misconfigured unless a node or a web service could be called with TLS, where it is, as far as our own files go."""
+    if isinstance(called, Secured):
+        call_context(where, called)
+    if isinstance(called, WebDestination | Pacs) and called.url is not None and called.url.startswith("https:"):
+        _web_context(f"{where}: ", called)
 
 
 def nodes_among(kind: str, nodes: Iterable[Any]) -> list[tuple[str, Secured]]:
@@ -141,6 +143,16 @@ def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a device's own certificate may be listed instead of an authority
+    return context
+
+
+def _web_context(prefix: str, service: Trusting) -> ssl.SSLContext | None:
+    if service.ca_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    _load_authorities(context, f"{prefix}ca_file {service.ca_file}", service.ca_file)
+    _load_revocations(context, prefix, service.crl_file)
     return context
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from service.listener import Listener
-from service.sections import DicomTls, Secured, WebDestination
+from service.sections import DicomTls, Pacs, Secured, WebDestination
 from service.tls import Renewed, contexts, renewal, renewed_call, renewed_door, tell_of
 from service.tls.dates import first_end
 from service.tls.renewal import ends_told, is_troubled, notes_of
@@ -236,6 +236,29 @@ def test_what_ends_soon_is_told_a_day_and_by_name(gate: Gate, caplog: pytest.Log
     kept.get()
     assert len(lines(caplog, "destination pacs: certificate_file ends at")) == 1
     assert not dict(notes_of({"far": datetime.now(UTC) + timedelta(days=40)}))
+
+
+@pytest.mark.parametrize("called", [WebDestination(name="web", url="https://h"), Pacs(name="web", url="https://h")])
+def test_the_files_of_a_web_service_are_looked_at_too(
+    gate: Gate, called: WebDestination | Pacs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trusted = tmp_path / "authority.pem"
+    called = called.model_copy(update={"ca_file": trusted})
+    kept = [renewed_call("web service", called)]
+    assert tell_of(kept)["troubled"], "it does not stop the start, and is told all the same"
+    shutil.copy(gate.ours.certificate, trusted)
+    assert not tell_of(kept)["troubled"]
+    trusted.write_text("rubbish")
+    assert tell_of(kept)["troubled"]
+    begins = f"new TLS files cannot be used, it is not called: web service: ca_file {trusted}: "
+    assert lines(caplog, "cannot be used") == [begins + "No such file or directory", begins + "holds no certificate in PEM"]
+    unsecured = called.model_copy(update={"url": "http://h"})
+    assert not tell_of([renewed_call("web service", unsecured)])["troubled"], "its files are not asked for"
+
+
+def test_a_node_whose_files_cannot_be_used_does_not_keep_the_others_from_being_called(gate: Gate, tmp_path: Path) -> None:
+    kept = renewed_call("destination pacs", Secured(tls=True, ca_file=tmp_path / "gone"))
+    assert tell_of([kept]) == {"ends": {}, "troubled": True}
 
 
 def test_a_link_that_is_turned_to_new_files_is_seen(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
