@@ -67,7 +67,6 @@ class Header:
     scanning_sequence: tuple[str, ...] = ()
     acquisition_type: str = ""
     acquisition_contrast: str = ""
-    inversion_recovery: str = ""
     contrast_agent: str = ""
     photometric: str = ""
     rows: int | None = None
@@ -215,7 +214,6 @@ def _summarise(dataset: Dataset, transfer_syntax_uid: str, has_pixels: bool) -> 
         scanning_sequence=texts(dataset, "ScanningSequence"),
         acquisition_type=text(dataset, "MRAcquisitionType").upper(),
         acquisition_contrast=(text(dataset, "AcquisitionContrast") or text(frame_type, "AcquisitionContrast")).upper(),
-        inversion_recovery=text(modifier, "InversionRecovery").upper(),
         contrast_agent=_contrast_agent(dataset, encodings),
         photometric=text(dataset, "PhotometricInterpretation").upper(),
         rows=whole(dataset, "Rows", "US"),
