@@ -101,12 +101,6 @@ class Identities(Ledger):
             found = connection.execute(chosen.order_by(identities.c.id.desc()).limit(1)).scalar()
         return dict(found or {})
 
-    def identity_corrections(self, case_id: str) -> list[tuple[datetime, str, str, dict[str, str], dict[str, str]]]:
-        """Give every correction of a case, oldest first: when, by whom, why, what was, what is."""
-        chosen = select(identities).where(identities.c.case_id == case_id).order_by(identities.c.id)
-        with self._reading() as connection:
-            return [(row.at, row.by, row.reason, dict(row.before), dict(row.after)) for row in connection.execute(chosen)]
-
     def told_identities(self, case_id: str) -> dict[str, bool]:
         """Give what the record of a result keeps of the corrections known: digest of the file → is it in force?"""
         chosen = select(identities.c.path, identities.c.active).where(identities.c.case_id == case_id, identities.c.path.is_not(None))
