@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import ssl
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+OUT_OF_USE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp256k1", "-nodes")  # a curve that no TLS of ours or theirs offers
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,15 @@ class Authority:
     def pair(self) -> Pair:
         return Pair(self.certificate, self._key)
 
-    def issue(self, name: str, *, days: int = 1, usage: str = "serverAuth,clientAuth", hosts: str = "IP:127.0.0.1") -> Pair:
+    def issue(
+        self,
+        name: str,
+        *,
+        days: int = 1,
+        usage: str = "serverAuth,clientAuth",
+        hosts: str = "IP:127.0.0.1",
+        key: Sequence[str] = CURVE,
+    ) -> Pair:
         """A certificate for a node; with `days` below 0 it has run out."""
         pair, request, more = (
             Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key"),
@@ -45,7 +55,7 @@ class Authority:
             self._folder / "more",
         )
         more.write_text(f"basicConstraints=CA:FALSE\nextendedKeyUsage={usage}\nsubjectAltName={hosts}\n")
-        self._run("req", "-new", *CURVE, "-keyout", pair.key, "-out", request, "-subj", f"/CN={name}")
+        self._run("req", "-new", *key, "-keyout", pair.key, "-out", request, "-subj", f"/CN={name}")
         signed = ("-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-extfile", more, "-days", str(days))
         self._run("x509", "-req", "-in", request, *signed, "-out", pair.certificate)
         return pair

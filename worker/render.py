@@ -89,6 +89,8 @@ def _eight_bits(dataset: Dataset, index: int, window: tuple[float, float, str] |
         return _bits(dataset, index)
     values, described = get_decoder(syntax).as_array(dataset, index=index, decoding_plugin=plugin_for(dataset))
     if int(described["samples_per_pixel"]) > 1:
+        if values.dtype == np.uint8 and int(dataset.BitsStored) == 8:
+            return np.asarray(values)  # as they are: floating point takes 24 bytes a pixel
         return _scaled(values.astype(np.float64), 0.0, float((1 << int(dataset.BitsStored)) - 1))
     shown = _shown(dataset, index)
     grey = _window(np.asarray(apply_modality_lut(values, shown), dtype=np.float64), shown, window)

@@ -24,7 +24,8 @@ from model.training.assemble import read_phantom
 from model.training.calibrate import judge, measure_scan
 from model.training.configuration import Schedule
 from model.training.corrections import Correction, KnownPatients, Refused, digest
-from model.training.evaluate import Served, choose_definition, other_figures, score_lesions, serve
+from model.training.definition import choose_definition
+from model.training.evaluate import Served, other_figures, score_lesions, serve
 from model.training.evidence import open_reference, score_folds
 from model.training.examples import Example, Truth, make_example, read_truth
 from model.training.fit import fit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,9 @@ from scipy.optimize import minimize
 
 from model.postprocess import LESION, TUMOUR_LIKE
 from model.release import Calibration, LesionDefinition
+from model.training.evaluate import Served
 from model.training.layouts import Mask
-
-if TYPE_CHECKING:
-    from model.training.evaluate import Served
+from model.training.temperature import logit, warm
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,20 +22,6 @@ POSSIBLE = 0.05
 UNLIKELY, THINNED = 1e-3, 8  # of voxels less likely than this every eighth is taken, for eight
 SLOPES = (0.1, 4.0)  # few perfectly told scans must not make a step of it
 VOLUME_SHARE, VOLUME_ML = 0.25, 2.0  # what `model.release.Calibration` calls acceptable
-
-
-def logit(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The logit of a probability, kept finite."""
-    share = np.clip(probability, np.float32(1e-12), np.float32(1 - 1e-7))
-    return np.asarray(np.log(share / (1 - share)), np.float32)
-
-
-def warm(probability: npt.NDArray[np.float32], temperature: float, bias: float = 0.0) -> npt.NDArray[np.float32]:
-    """A probability with its logit divided by the temperature, and the bias added; 0 stays 0."""
-    if temperature == 1.0 and bias == 0.0:
-        return probability
-    scaled = logit(probability) / np.float32(temperature) + np.float32(bias)
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(scaled, -80, 80))) * (probability > 0), np.float32)
 
 
 def fit_platt(found: Sequence[Served]) -> tuple[float, float]:

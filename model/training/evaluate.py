@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,11 +17,11 @@ from model.postprocess import LESION, TUMOUR_LIKE, Masks, classify, drop_small, 
 from model.predict import probability
 from model.preprocess import prepare
 from model.release import Card, LesionDefinition
-from model.training.calibrate import fit_platt, mean_by_patient, warm
 from model.training.examples import Truth
 from model.training.layouts import Mask
-from model.training.merit import TRIED, Scan, Tried, merits
+from model.training.merit import Scan, Tried, merits
 from model.training.metrics import Scores, dice, score
+from model.training.temperature import warm
 
 NOTHING = 2.0  # a threshold no probability reaches
 
@@ -105,16 +104,6 @@ def serve(truth: Truth, engine: Engine, card: Card) -> Served:
 def score_lesions(served: Served, definition: LesionDefinition) -> Scores:
     """Lesion scores against the truth."""
     return score(served.true_lesion, served.lesions(definition) & served.known, served.truth.scan.spacing_mm)
-
-
-def choose_definition(found: Sequence[Served], start: LesionDefinition) -> LesionDefinition:
-    """Calibration, thresholds and smallest lesion that do best on out-of-fold predictions: Dice and F1, patients weighing alike."""
-    value = {tried: float(np.mean(list(mean_by_patient([(s.truth.patient, s.merits[tried]) for s in found]).values()))) for tried in TRIED}
-    best = max(value, key=lambda tried: value[tried])
-    temperature, bias = fit_platt(found)
-    threshold, peak = (round(float(v), 6) for v in warm(np.asarray([best.threshold, best.peak], np.float32), temperature, bias))
-    chosen = {"threshold": threshold, "peak_threshold": peak, "smallest_mm3": best.smallest_mm3}
-    return start.model_copy(update={"temperature": temperature, "bias": bias, **chosen})
 
 
 def other_figures(served: Served, definition: LesionDefinition) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from model.release import Calibration, Card, Contrast, LesionDefinition, Release
 from model.training.assemble import held_out_cases, read_phantom, training_cases
 from model.training.calibrate import judge, measure_scan, reliability
 from model.training.configuration import Config
-from model.training.evaluate import Served, choose_definition, other_figures, score_lesions, serve
+from model.training.definition import choose_definition
+from model.training.evaluate import Served, other_figures, score_lesions, serve
 from model.training.examples import Truth, phantom_truth, read_truth, with_head
 from model.training.figures import draw_overlay
 from model.training.layouts import read_scan

@@ -17,7 +17,8 @@ from model.postprocess import LESION
 from model.release import LesionDefinition
 from model.training.calibrate import reliability
 from model.training.card import START_DEFINITION
-from model.training.evaluate import Served, choose_definition
+from model.training.definition import choose_definition
+from model.training.evaluate import Served
 from model.training.layouts import Case
 from model.training.metrics import Scores, score
 from model.training.plan import Trial

@@ -11,7 +11,8 @@ from model.training import evidence
 from model.training.candidates import Ensemble, choose_network, choose_storage
 from model.training.card import LIMITS, START_DEFINITION, describe_training, measure_limits, provisional_card, start_card
 from model.training.configuration import Config
-from model.training.evaluate import Served, choose_definition
+from model.training.definition import choose_definition
+from model.training.evaluate import Served
 from model.training.evidence import Say
 from model.training.export import Network, check_parity, rewrite_card, write_release
 from model.training.fit import load_network

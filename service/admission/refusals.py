@@ -79,6 +79,10 @@ def class_name(sop_class_uid: str) -> str:
     return str(UID(sop_class_uid).name)
 
 
+def _own_result(headers: Sequence[Header], _: Settings) -> str | None:
+    return "made by Leukoscope from another series, not a scan" if any(header.made_here for header in headers) else None
+
+
 def _no_pixels(headers: Sequence[Header], _: Settings) -> str | None:
     missing = sum(not header.has_pixels for header in headers)
     return f"{missing} of {len(headers)} instances have no pixel data" if missing else None
@@ -192,6 +196,7 @@ def _no_head_field(headers: Sequence[Header], _: Settings) -> str | None:
 
 STRUCTURE: Final[tuple[tuple[str, Check], ...]] = (
     ("not-mr", _not_mr),
+    ("own-result", _own_result),
     ("no-pixels", _no_pixels),
     ("colour", _colour),
     ("too-large", _too_large),

@@ -87,7 +87,7 @@ def _hand_over(desk: Desk, request: Request, parts: list[Part]) -> Accepted:
     with unpacked(parts, desk.limits) as files:
         outcomes = give_to_intake(desk, files, request, partial(_hand_over_one, desk))
     problems = [outcome for outcome in outcomes if isinstance(outcome, FileProblem)]
-    case_ids = list(dict.fromkeys(outcome.case_id for outcome in outcomes if isinstance(outcome, Receipt)))
+    case_ids = list(dict.fromkeys(outcome.case_id for outcome in outcomes if isinstance(outcome, Receipt) and outcome.case_id))
     if not case_ids:
         detail = "None of its files is a DICOM instance that can be taken." if files else "It holds no files."
         raise Problem("nothing-usable", detail, problems=[problem.model_dump() for problem in problems[:MOST_PROBLEMS]])
@@ -97,11 +97,14 @@ def _hand_over(desk: Desk, request: Request, parts: list[Part]) -> Accepted:
 
 def _hand_over_one(desk: Desk, part: Part, sender: Source) -> Receipt | FileProblem:
     try:
-        return receive_part(desk, part, sender, _demand_no_zip)
+        receipt = receive_part(desk, part, sender, _demand_no_zip)
     except Rejected as error:
         return FileProblem(file=part.number, name=part.name, detail=error.reason)
     except DAMAGED:
         return FileProblem(file=part.number, name=part.name, detail="damaged in the zip")
+    if receipt.case_id is None:
+        return FileProblem(file=part.number, name=part.name, detail="a result of Leukoscope: nothing is made of it")
+    return receipt
 
 
 def _demand_no_zip(data: bytes) -> None:

@@ -18,6 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 from service.errors import Rejected
 from service.headers.damage import Unreadable, unreadable
 from service.headers.elements import moment, number, numbers, raw, repertoires, sequence, text, texts, uid, whole
+from service.headers.equipment import is_made_here
 from service.headers.inflating import Bomb, inflate
 from service.headers.pixel_length import check_pixel_data
 
@@ -67,7 +68,6 @@ class Header:
     scanning_sequence: tuple[str, ...] = ()
     acquisition_type: str = ""
     acquisition_contrast: str = ""
-    inversion_recovery: str = ""
     contrast_agent: str = ""
     photometric: str = ""
     rows: int | None = None
@@ -85,6 +85,7 @@ class Header:
     has_pixels: bool = False
     why_unwanted: str = ""  # no element: what the intake knows of a segmentation that is no correction
     lossy: bool = False
+    made_here: bool = False  # a result of this product
     frames: tuple[Frame, ...] = ()
 
     @property
@@ -215,7 +216,6 @@ def _summarise(dataset: Dataset, transfer_syntax_uid: str, has_pixels: bool) -> 
         scanning_sequence=texts(dataset, "ScanningSequence"),
         acquisition_type=text(dataset, "MRAcquisitionType").upper(),
         acquisition_contrast=(text(dataset, "AcquisitionContrast") or text(frame_type, "AcquisitionContrast")).upper(),
-        inversion_recovery=text(modifier, "InversionRecovery").upper(),
         contrast_agent=_contrast_agent(dataset, encodings),
         photometric=text(dataset, "PhotometricInterpretation").upper(),
         rows=whole(dataset, "Rows", "US"),
@@ -232,6 +232,7 @@ def _summarise(dataset: Dataset, transfer_syntax_uid: str, has_pixels: bool) -> 
         instance_number=whole(dataset, "InstanceNumber", "IS"),
         has_pixels=has_pixels,
         lossy=text(dataset, "LossyImageCompression") == "01",
+        made_here=is_made_here(dataset),
         frames=frames,
     )
 

@@ -31,6 +31,7 @@ from service.headers import Header, read_file, read_header
 from service.intake.commit import GroupCommit
 from service.intake.handover import Announced, Asked, Receipt, Source, demand_announced
 from service.intake.judge import SHORTEST_GAP_WAIT_S, Judge
+from service.intake.own_results import comes_back
 from service.intake.transfers import Transfers
 from service.intake.watches import Watches
 from service.presence import Counts
@@ -123,10 +124,14 @@ class Intake:
             self._audit_correction(sender, correction.case_id, correction.revision)
             return _receipt(header, correction.case_id, "correction", State.DONE)
         header = replace(header, why_unwanted=correction.why_not)
-        watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
         # a note is kept where it has something to reject: a case book made anew from the files must know it
         rejects = rejection is not None and self._book.has_any(rejection.instances)
-        wanted = rejects or header.sop_class_uid in MR_IMAGE_CLASSES
+        if not rejects and comes_back(header, self._book):
+            self._count("rest" if announced is None else "dicom", "discarded", whole)
+            self._note_transfer(sender, header.study_uid, None)
+            return _receipt(header, None, "discarded", State.REJECTED)
+        watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
+        wanted = rejects or (header.sop_class_uid in MR_IMAGE_CLASSES and not header.made_here)
         kept = self._keep(header, whole) if wanted else StoredInstance("", hashlib.sha256(whole).hexdigest(), 0)
         noted = self._commit.put(_row(header, kept, sender))
         if wanted and not self._store.has_file(kept.path):  # the retention was faster: see its third rule
@@ -138,12 +143,14 @@ class Intake:
             self._withdraw(rejection, sender)
         if outcome == "conflict":
             self._comparisons.note(sender.association, noted.case_id)
-        door = "rest" if announced is None else "dicom"
-        self._counts.add("received_instances", door, outcome)
-        self._counts.add("received_bytes", door, by=len(whole))
+        self._count("rest" if announced is None else "dicom", outcome, whole)
         return _receipt(header, noted.case_id, outcome, noted.state)
 
-    def _note_transfer(self, sender: Source, study_uid: str, case_id: str) -> None:
+    def _count(self, door: str, outcome: str, whole: bytes) -> None:
+        self._counts.add("received_instances", door, outcome)
+        self._counts.add("received_bytes", door, by=len(whole))
+
+    def _note_transfer(self, sender: Source, study_uid: str, case_id: str | None) -> None:
         self._transfers.note(sender.association, sender.actor, study_uid, case_id)
         if self._watches.is_closed(sender.association):
             self._transfers.close(sender.association)
@@ -260,7 +267,7 @@ class Intake:
         return True
 
 
-def _receipt(header: Header, case_id: str, outcome: str, state: State) -> Receipt:
+def _receipt(header: Header, case_id: str | None, outcome: str, state: State) -> Receipt:
     uids = header.study_uid, header.series_uid, header.sop_class_uid, header.sop_instance_uid
     return Receipt(case_id, *uids, outcome, state)
 

@@ -55,12 +55,12 @@ class Receipt:
 
     Attributes
     ----------
-    case_id : of its series, or of the series that it corrects
+    case_id : of its series, or of the series that it corrects; None where it is a result of ours that came back
     outcome : "new", "repeat" (known already), "conflict" (same UID, other bytes: kept aside, a worker compares), "correction" (a reader's,
         for a worker to look at) or "discarded" (a class not wanted, a rejection note about nothing that is here)
     """
 
-    case_id: str
+    case_id: str | None
     study_uid: str
     series_uid: str
     sop_class_uid: str

@@ -24,12 +24,12 @@ class Transfers:
         self._lock = threading.Lock()
         self._open: dict[str, dict[str, _Brought]] = defaultdict(dict)
 
-    def note(self, association: str, actor: Actor, study_uid: str, case_id: str) -> None:
-        """An instance of a case of the study was taken in."""
+    def note(self, association: str, actor: Actor, study_uid: str, case_id: str | None) -> None:
+        """An instance of the study was taken in; `case_id`: where it has one."""
         with self._lock:
             brought = self._open[association].setdefault(study_uid, _Brought(actor))
             brought.instances += 1
-            brought.case_ids.add(case_id)
+            brought.case_ids |= {case_id} if case_id else set()
 
     def close(self, association: str) -> None:
         """The association is over; an instance that was in hand then may be noted after, and this called again."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.errors import Misconfigured, Unavailable
-from service.sections import Destination, DicomTls, Pacs, Secured, Trusting
+from service.sections import Destination, DicomTls, Pacs, Secured, Trusting, WebDestination
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # RFC 9325 4.2, for TLS 1.2; those of TLS 1.3 are all fit
 _ROUNDS: Final = 4
@@ -30,7 +30,8 @@ def door_context(chosen: DicomTls) -> ssl.SSLContext:
     Raises
     ------
     Misconfigured
-        A file is missing or not readable, the key does not fit, the certificate is not valid now or not for a server.
+        A file is missing or not readable, the key does not fit, the certificate is not valid now, not for a server or of a kind that
+        nobody takes.
         A revocation list that has ended is none of this: nobody whom it covers is let in until there is a new one.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER)
@@ -77,16 +78,18 @@ def secure_call(where: str, peer: Secured) -> ssl.SSLContext | None:
 
 def web_context(service: Trusting) -> ssl.SSLContext | None:
     """Make the context for a web service, None where the authorities of the system are to vouch for it. Raises Unavailable."""
-    if service.ca_file is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
-        _load_authorities(context, f"ca_file {service.ca_file}", service.ca_file)
-        _load_revocations(context, "", service.crl_file)
+        return _web_context("", service)
     except Misconfigured as error:
         raise Unavailable(str(error)) from None
-    return context
+
+
+def check_call(where: str, called: Trusting) -> None:
+    """Raise Misconfigured unless a node or a web service could be called with TLS, where it is, as far as our own files go."""
+    if isinstance(called, Secured):
+        call_context(where, called)
+    if isinstance(called, WebDestination | Pacs) and called.url is not None and called.url.startswith("https:"):
+        _web_context(f"{where}: ", called)
 
 
 def nodes_among(kind: str, nodes: Iterable[Any]) -> list[tuple[str, Secured]]:
@@ -143,11 +146,21 @@ def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
     return context
 
 
+def _web_context(prefix: str, service: Trusting) -> ssl.SSLContext | None:
+    if service.ca_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    _load_authorities(context, f"{prefix}ca_file {service.ca_file}", service.ca_file)
+    _load_revocations(context, prefix, service.crl_file)
+    return context
+
+
 def _load_authorities(context: ssl.SSLContext, named: str, path: Path) -> None:
     _demand_readable(named, path)
     try:
         context.load_verify_locations(path)
-    except ssl.SSLError:
+    except OSError:
         raise Misconfigured(f"{named}: holds no certificate in PEM") from None
 
 
@@ -160,7 +173,7 @@ def _load_revocations(context: ssl.SSLContext, prefix: str, path: Path | None) -
     trusted = context.cert_store_stats()["x509"]
     try:
         context.load_verify_locations(path)
-    except ssl.SSLError:
+    except OSError:
         raise Misconfigured(f"{named}: holds no revocation list in PEM") from None
     if context.cert_store_stats()["x509"] > trusted:
         raise Misconfigured(f"{named}: holds a certificate, which would be trusted")
@@ -174,18 +187,20 @@ def _load_own(context: ssl.SSLContext, where: str, certificate: Path, key: Path,
     try:
         # An empty password, or OpenSSL asks for one at the terminal.
         context.load_cert_chain(certificate, key, password="")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+    except OSError as error:
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
             raise Misconfigured(f"{where}: key_file {key} is not the key of certificate_file {certificate}") from None
         raise Misconfigured(f"{named} and key_file {key}: not a certificate and a key in PEM, without a password") from None
     try:
         _try_out(certificate, key, serving=serving)
     except ssl.SSLCertVerificationError as error:
         raise Misconfigured(f"{named}: {error.verify_message}") from None
+    except OSError as error:
+        raise Misconfigured(f"{named}: {reason_of(error)}") from None
 
 
 def _try_out(certificate: Path, key: Path, *, serving: bool) -> None:
-    """Let a peer that trusts just this certificate look at it, in memory: its dates and what it is for."""
+    """Let a peer that trusts just this certificate look at it, in memory: its dates, its kind and what it is for."""
     ends = {}
     for is_server in (True, False):
         context = _context(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)

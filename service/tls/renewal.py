@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from service.errors import Misconfigured
 from service.sections import DicomTls, Secured, Trusting
-from service.tls.contexts import call_context, door_context
+from service.tls.contexts import check_call, door_context
 from service.tls.dates import first_end
 
 LOG = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ class Renewed(Generic[Made]):
     where : what the settings call them together, for the log
     files : by what the settings call each; those whose end is told
     watched : all files that are looked at
-    make : raises Misconfigured, at the start to the caller, later into the log
+    make : raises Misconfigured, which goes into the log
+    at_start : what there is until files can be used; without it the first Misconfigured goes to the caller
     meanwhile : what the log says goes on while new files cannot be used
 
     Attributes
@@ -41,7 +42,16 @@ class Renewed(Generic[Made]):
     trouble : why the files that are on disk now are not used, empty where they are
     """
 
-    def __init__(self, where: str, files: Mapping[str, Path], watched: Sequence[Path], make: Callable[[], Made], *, meanwhile: str) -> None:
+    def __init__(
+        self,
+        where: str,
+        files: Mapping[str, Path],
+        watched: Sequence[Path],
+        make: Callable[[], Made],
+        *,
+        meanwhile: str,
+        at_start: Made | None = None,
+    ) -> None:
         self._where = where
         self._files = dict(files)
         self._watched = tuple(watched)
@@ -51,10 +61,18 @@ class Renewed(Generic[Made]):
         self._seen = self._state()
         self._looked_at = time.monotonic()
         self._told_on: dict[str, date] = {}
-        self._made = make()
         self.trouble = ""
-        self.ends = self._read_ends()
-        self._tell_ends()
+        self.ends: dict[str, datetime] = {}
+        try:
+            self._made = make()
+        except Misconfigured as error:
+            if at_start is None:
+                raise
+            self._made = at_start
+            self._tell_trouble(str(error))
+        else:
+            self.ends = self._read_ends()
+            self._tell_ends()
 
     def get(self) -> Made:
         """Give what the newest files make that could be used; the disk is looked at once a second at most."""
@@ -69,18 +87,21 @@ class Renewed(Generic[Made]):
         state = self._state()  # before the files are read: what changes meanwhile is seen with the next look
         if state == self._seen and not self.trouble:
             return
-        self._seen = state
         try:
             self._made = self._make()
         except Misconfigured as error:
-            if str(error) != self.trouble:
-                LOG.error("new TLS files cannot be used, %s: %s", self._meanwhile, error)
-            self.trouble = str(error)
+            self._seen = state
+            self._tell_trouble(str(error))
             return
-        self.trouble = ""
+        self._seen, self.trouble = state, ""
         self.ends = self._read_ends()
         LOG.info("%s: new TLS files are used", self._where)
         self._tell_ends()
+
+    def _tell_trouble(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            LOG.error("new TLS files cannot be used, %s: %s", self._meanwhile, trouble)
+        self.trouble = trouble
 
     def _state(self) -> list[tuple[int, int, int] | None]:
         return [_state_of(path) for path in self._watched]
@@ -115,12 +136,13 @@ def renewed_door(chosen: DicomTls) -> Renewed[ssl.SSLContext]:
 
 
 def renewed_call(where: str, called: Trusting) -> Renewed[object]:
-    """Look after the files for calling a node or a web service; each call reads them anew. Raises Misconfigured as `call_context`."""
+    """Look after the files for calling a node or a web service; each call reads them anew."""
     node = called if isinstance(called, Secured) else Secured()
     named = {"certificate_file": node.certificate_file, "crl_file": called.crl_file}
     files = {f"{where}: {name}": path for name, path in named.items() if path is not None}
     more = [path for path in (called.ca_file, node.key_file) if path is not None]
-    return Renewed(where, files, [*more, *files.values()], lambda: call_context(where, node), meanwhile="it is not called")
+    watched = [*more, *files.values()]
+    return Renewed(where, files, watched, lambda: check_call(where, called), meanwhile="it is not called", at_start=False)
 
 
 def tell_of(kept: Iterable[Renewed[Any]]) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from service.calling.web import open_web
 from service.errors import Misconfigured, Unavailable
 from service.sections import DicomTls, Pacs, Secured
 from service.settings import Settings
 from service.tls import call_context, demand_files, door_context, nodes_among, secure_call, web_context
-from tests.certificates import Authority
+from tests.certificates import OUT_OF_USE, Authority
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,7 @@ def files(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "old": {"days": -1},
         "client": {"usage": "clientAuth"},
         "server": {"usage": "serverAuth"},
+        "odd": {"key": OUT_OF_USE},
     }.items():
         pair = authority.issue(name, **options)
         shutil.copy(pair.certificate, folder / f"{name}.pem")
@@ -56,6 +58,7 @@ def door(files: Path, certificate: str = "good.pem", key: str = "good.key", auth
         ({"authorities": "rubbish.pem"}, "rubbish.pem: holds no certificate in PEM"),
         ({"certificate": "old.pem", "key": "old.key"}, "dicom_tls: certificate_file .*old.pem: certificate has expired"),
         ({"certificate": "client.pem", "key": "client.key"}, "client.pem: unsuitable certificate purpose"),
+        ({"certificate": "odd.pem", "key": "odd.key"}, "dicom_tls: certificate_file .*odd.pem: TLS: no shared cipher"),
     ],
 )
 def test_what_is_wrong_with_the_files_of_the_door_is_one_line(files: Path, changed: dict[str, str], line: str) -> None:
@@ -95,6 +98,15 @@ def test_a_destination_with_a_certificate_that_ran_out_starts_nothing(files: Pat
     node = Secured(tls=True, ca_file=files / "ca.pem", certificate_file=files / "old.pem", key_file=files / "old.key")
     with pytest.raises(Misconfigured, match=r"destination pacs: certificate_file .*old.pem: certificate has expired"):
         demand_files([("destination pacs", node)])
+
+
+@pytest.mark.parametrize("kind", ["destinations", "sources"])
+def test_the_files_of_a_web_service_count_however_its_scheme_is_written(files: Path, kind: str) -> None:
+    given = {"name": "web", "url": "HTTPS://pacs.example/dicom-web", "ca_file": files / "gone.pem"}
+    (service,) = getattr(Settings.model_validate({kind: [given]}), kind)
+    assert service.url == "https://pacs.example/dicom-web"
+    with pytest.raises(Unavailable, match=r"ca_file .*gone.pem: No such file or directory"):
+        open_web(service.url, service, 1.0)
 
 
 PRINT = "AB:" * 31 + "AB"

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from service.listener import Listener
-from service.sections import DicomTls, Secured, WebDestination
-from service.tls import Renewed, renewal, renewed_call, renewed_door, tell_of
+from service.sections import DicomTls, Pacs, Secured, WebDestination
+from service.tls import Renewed, contexts, renewal, renewed_call, renewed_door, tell_of
 from service.tls.dates import first_end
 from service.tls.renewal import ends_told, is_troubled, notes_of
-from tests.certificates import Authority, Pair
+from tests.certificates import OUT_OF_USE, Authority, Pair
 from tests.service.house import House, eventually, join_network_threads
 from tests.service.series import flair_series, part10
 
@@ -60,7 +60,7 @@ def built(peer: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("renewal")
     ours, theirs = Authority(peer("openssl"), folder, "ours"), Authority(peer("openssl"), folder, "theirs")
     pairs = {name: ours.issue(name) for name in ("first", "second", "device", "lost")} | {"stranger": theirs.issue("stranger")}
-    pairs["soon"] = ours.issue("soon", days=20)
+    pairs |= {"soon": ours.issue("soon", days=20), "odd": ours.issue("odd", key=OUT_OF_USE)}
     files = {"certificate_file": folder / "own.pem", "key_file": folder / "key.pem", "client_ca_file": folder / "clients.pem"}
     shutil.copy(pairs["first"].certificate, folder / "own.pem")
     shutil.copy(pairs["first"].key, folder / "key.pem")
@@ -129,6 +129,49 @@ def test_files_that_do_not_fit_leave_the_old_ones_and_are_told_once(gate: Gate, 
     assert len(lines(caplog, "new TLS files are used")) == 1
 
 
+def test_a_certificate_that_no_device_takes_leaves_the_old_one(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    gate.put_own("odd")
+    assert [gate.shown(), gate.shown()] == [der(gate.pairs["first"])] * 2
+    (line,) = lines(caplog, "cannot be used")
+    assert line.endswith("own.pem: TLS: no shared cipher")
+    assert tell_of([gate.listener.tls])["troubled"]
+    gate.put_own("second")
+    assert gate.shown() == der(gate.pairs["second"])
+    assert not tell_of([gate.listener.tls])["troubled"]
+
+
+@pytest.mark.parametrize("after", ["_demand_readable", "_try_out"])
+def test_files_that_are_cut_short_or_gone_between_two_reads_are_read_again(gate: Gate, monkeypatch: pytest.MonkeyPatch, after: str) -> None:
+    own = gate.folder / "own.pem"
+    step = getattr(contexts, after)
+
+    def disturbed(*given: object, **named: object) -> None:
+        if after == "_try_out":
+            own.write_bytes(own.read_bytes()[:200])
+        step(*given, **named)
+        own.unlink(missing_ok=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(contexts, after, disturbed)
+        gate.put_own("second")
+        told = tell_of([gate.listener.tls])
+    assert told["troubled"]
+    assert str(own) in gate.listener.tls.trouble
+    gate.put_own("second")
+    assert gate.shown() == der(gate.pairs["second"])
+
+
+def test_what_failed_by_a_defect_is_tried_again_at_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewal, "LOOK_EVERY_S", 0.0)
+    path = tmp_path / "file"
+    path.write_text("1")
+    kept = Renewed("here", {}, [path], lambda: 1 // int(path.read_text()), meanwhile="the old one stays")
+    path.write_text("00")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            kept.get()
+
+
 def test_an_authority_that_is_added_lets_its_devices_in(gate: Gate, peer: Callable[[str], str], instance: Path) -> None:
     program = peer("storescu")
     stranger = gate.pairs["stranger"]
@@ -193,6 +236,29 @@ def test_what_ends_soon_is_told_a_day_and_by_name(gate: Gate, caplog: pytest.Log
     kept.get()
     assert len(lines(caplog, "destination pacs: certificate_file ends at")) == 1
     assert not dict(notes_of({"far": datetime.now(UTC) + timedelta(days=40)}))
+
+
+@pytest.mark.parametrize("called", [WebDestination(name="web", url="https://h"), Pacs(name="web", url="https://h")])
+def test_the_files_of_a_web_service_are_looked_at_too(
+    gate: Gate, called: WebDestination | Pacs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trusted = tmp_path / "authority.pem"
+    called = called.model_copy(update={"ca_file": trusted})
+    kept = [renewed_call("web service", called)]
+    assert tell_of(kept)["troubled"], "it does not stop the start, and is told all the same"
+    shutil.copy(gate.ours.certificate, trusted)
+    assert not tell_of(kept)["troubled"]
+    trusted.write_text("rubbish")
+    assert tell_of(kept)["troubled"]
+    begins = f"new TLS files cannot be used, it is not called: web service: ca_file {trusted}: "
+    assert lines(caplog, "cannot be used") == [begins + "No such file or directory", begins + "holds no certificate in PEM"]
+    unsecured = called.model_copy(update={"url": "http://h"})
+    assert not tell_of([renewed_call("web service", unsecured)])["troubled"], "its files are not asked for"
+
+
+def test_a_node_whose_files_cannot_be_used_does_not_keep_the_others_from_being_called(gate: Gate, tmp_path: Path) -> None:
+    kept = renewed_call("destination pacs", Secured(tls=True, ca_file=tmp_path / "gone"))
+    assert tell_of([kept]) == {"ends": {}, "troubled": True}
 
 
 def test_a_link_that_is_turned_to_new_files_is_seen(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

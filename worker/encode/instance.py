@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
+from service.headers.equipment import MANUFACTURER
 from worker.encode.context import Context, Output
 from worker.encode.frames import source_objects
 from worker.encode.wording import PRODUCT, series_description
@@ -113,7 +114,7 @@ def algorithm(context: Context) -> AlgorithmIdentificationSequence:
 def _equipment(context: Context) -> ContributingEquipment:
     card = context.release.card
     return ContributingEquipment(
-        manufacturer=PRODUCT,
+        manufacturer=MANUFACTURER,
         purpose_of_reference=codes.DCM.ProcessingEquipment,
         manufacturer_model_name=f"{PRODUCT} WMH",
         software_versions=[context.product_version, f"{card.name} {card.version}"[:64]],

@@ -33,7 +33,7 @@ def add_rendering(router: APIRouter, desk: Desk, holdings: Holdings) -> None:
         (instance, *_) = await find(desk, holdings, *uids)
         limits = desk.settings
         wish |= {"path": str(desk.store.path_of(instance.path)), "frame": frame, "media_type": kind}
-        wish["most_pixels"] = limits.maximum_rows * limits.maximum_columns
+        wish["most_pixels"] = max(LARGEST_SIDE**2, limits.maximum_rows * limits.maximum_columns)  # our own pages are larger than a scan
         try:
             picture = await anyio.to_thread.run_sync(partial(desk.renderer.draw, **wish), limiter=desk.drawers)
         except Rejected as error:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from model.release import Card
-from model.training.calibrate import calibration_error, fit_platt, judge, measure_scan, reliability, warm
+from model.training.calibrate import calibration_error, fit_platt, judge, measure_scan, reliability
 from model.training.card import START_DEFINITION
-from model.training.evaluate import Served, choose_definition
+from model.training.definition import choose_definition
+from model.training.evaluate import Served
 from model.training.examples import Truth
+from model.training.temperature import warm
 from model.volume import Volume
 
 SHAPE = (48, 48, 48)

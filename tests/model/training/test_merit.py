@@ -7,7 +7,8 @@ import pytest
 from scipy import ndimage
 
 from model.training.card import START_DEFINITION
-from model.training.evaluate import Served, choose_definition, other_figures
+from model.training.definition import choose_definition
+from model.training.evaluate import Served, other_figures
 from model.training.examples import Truth
 from model.training.merit import TRIED
 from model.training.metrics import dice, lesion_wise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -69,9 +70,15 @@ def test_its_series_is_not_taken_for_a_flair_when_it_comes_back(tmp_path):
         image.save_as(buffer)
         buffer.seek(0)
         headers.append(read_file(buffer)[0])
-    decision = examine(headers, Settings(), final=True)
+    takes_all = Settings.model_validate({"admission": [{"name": "all", "accept": True, "modality": "MR"}]})
+    for settings in (Settings(), takes_all):
+        decision = examine(headers, settings, final=True)
+        assert isinstance(decision, Refuse)
+        assert decision.rule == "own-result"
+    unmarked = [replace(one, made_here=False) for one in headers]
+    decision = examine(unmarked, Settings(), final=True)
     assert isinstance(decision, Refuse)
-    assert decision.rule == "not-flair"
+    assert decision.rule == "not-flair", "also where somebody took the Contributing Equipment away"
 
 
 def test_a_nearly_axial_scan_keeps_its_own_slices(tmp_path):

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 
 from model.volume import Volume
+from service.headers import read_file
 from service.rejecting import TITLES
 from service.sections import Segmentation
 from tests.service.test_conformance import rows
@@ -47,6 +48,14 @@ def objects(context):
 
 def test_series_numbers_are_moved_on_together(objects):
     assert [dataset.SeriesNumber for dataset in objects] == [9130, 9131, 9132, 9133, 9134, 9135]
+
+
+def test_each_is_known_as_ours_when_it_comes_back(objects):
+    for dataset in objects:
+        buffer = BytesIO()
+        dataset.save_as(buffer, enforce_file_format=True)
+        buffer.seek(0)
+        assert read_file(buffer)[0].made_here, dataset.Modality
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from service.api.rendering import Renderer
 from service.errors import Rejected
-from tests.service.api.dicomweb.conftest import FLAIR, MASK, RESULTS, RLE, Archive
+from tests.service.api.conftest import Host, make_series
+from tests.service.api.dicomweb.conftest import FLAIR, MASK, RESULTS, RLE, STUDY, Archive, finish, result
 
 
 def picture(content: bytes) -> np.ndarray:
@@ -43,6 +46,19 @@ def test_a_frame_of_a_result_and_a_compressed_instance_are_shown(archive: Archiv
         answer = archive.host.client.get(f"{base}/frames/{number}/rendered", headers={"Accept": "image/png"})
         assert np.array_equal(picture(answer.content), MASK[number - 1] * 255)
     assert archive.host.client.get(archive.instance_url(RLE) + "/rendered").status_code == 200
+
+
+def test_a_result_larger_than_any_scan_is_shown(make_host: Callable[..., Host]) -> None:
+    """As the preview is: 1,303 rows of 1,198 columns."""
+    host = make_host(minimum_slices=3, maximum_rows=64, maximum_columns=64)
+    case_id = host.send(make_series(FLAIR, 6, StudyDate="20261101", SliceThickness=25))
+    pixels = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    shape = {"Rows": 1303, "Columns": 1198, "PhotometricInterpretation": "RGB", "PixelData": bytes([9, 8, 7]) * (1303 * 1198)}
+    finish(host, case_id, {"preview.dcm": result(SecondaryCaptureImageStorage, 5, Modality="OT", **pixels, **shape)})
+    base = f"/dicomweb/studies/{STUDY[FLAIR]}/series/{RESULTS}.5/instances/{RESULTS}.5.1"
+    answer = host.client.get(f"{base}/rendered", headers={"Accept": "image/png"})
+    assert answer.status_code == 200, answer.text
+    assert picture(answer.content)[1302, 1197].tolist() == [9, 8, 7]
 
 
 @pytest.mark.parametrize(

@@ -1,50 +1,25 @@
-"""The tables of the settings file: TLS, destinations, senders, tokens, retention, segmentation, structure set."""
+"""The tables of the settings file that say whom we call: destinations and sources, DICOM nodes and web services."""
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from service import sendable
 from service.rule import Name
-
-# PS3.5 6.2, value representation AE: 16 characters, no backslash or control character, not only spaces.
-AETitle = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
-Port = Annotated[int, Field(ge=0, le=65535)]
-# As `openssl x509 -fingerprint -sha256` writes it, or without the colons.
-Fingerprint = Annotated[
-    str,
-    BeforeValidator(lambda value: value.replace(":", "").lower() if isinstance(value, str) else value),
-    Field(pattern=r"^[0-9a-f]{64}$"),
-]
+from service.sections.section import AETitle, Section
 
 
-class Section(BaseModel):
-    """Part of the settings: frozen, and an unknown key is an error."""
+def _lower_scheme(url: Any) -> Any:
+    """RFC 3986 3.1: it may be written in either case; whoever asks whether it is https compares with small letters."""
+    scheme, colon, rest = url.partition(":") if isinstance(url, str) else ("", "", "")
+    return scheme.lower() + colon + rest if colon else url
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-
-class DicomTls(Section):
-    """The listener's TLS port: our certificate (with its chain) and key, and who vouches for those who call; all PEM.
-
-    Attributes
-    ----------
-    host : where it listens; without it where the other port does
-    client_ca_file : certificates of authorities, or of the devices themselves
-    crl_file : revocation lists of every authority of a chain; without it no certificate is looked up
-    """
-
-    port: Port = 2762
-    host: str | None = None
-    certificate_file: Path
-    key_file: Path
-    client_ca_file: Path
-    crl_file: Path | None = None
+Url = Annotated[str, BeforeValidator(_lower_scheme)]
 
 
 class Trusting(Section):
@@ -125,7 +100,7 @@ class WebService(Trusting):
 class WebDestination(Recipient, WebService):
     """A DICOM web service, which is sent them by STOW-RS; `url` is where its ``/studies`` are."""
 
-    url: Annotated[str, StringConstraints(min_length=1)]
+    url: Url
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -175,7 +150,7 @@ class Pacs(Secured, WebService):
     ae_title: AETitle | None = None
     host: Annotated[str, StringConstraints(min_length=1)] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")] | None = None
+    url: Annotated[Url, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")] | None = None
     ways: Annotated[tuple[Way, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
@@ -196,105 +171,3 @@ class Pacs(Secured, WebService):
         """What its addresses allow, in the order of preference."""
         node: tuple[Way, ...] = () if self.ae_title is None else ("C-GET", "C-MOVE")
         return node if self.url is None else (*node, "WADO-RS")
-
-
-class CallingAE(Section):
-    """A peer that may send: its AE title, optionally only from one address or with one certificate.
-
-    Attributes
-    ----------
-    certificate_sha256 : of the certificate that this title must show, and no other title may; then it may not come without TLS
-    unwanted : what is done with classes nobody wants
-    """
-
-    title: AETitle
-    address: str | None = None
-    certificate_sha256: Fingerprint | None = None
-    unwanted: Literal["refuse", "discard"] = "discard"
-
-    @field_validator("address")
-    @classmethod
-    def _check_address(cls, value: str | None) -> str | None:
-        if value is not None:
-            ipaddress.ip_network(value, strict=False)
-        return value
-
-
-class Token(Section):
-    """An API token, kept only as the SHA-256 of its text."""
-
-    name: Name
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    scopes: tuple[Literal["read", "submit", "admin"], ...] = ("read", "submit")
-
-
-class Retention(Section):
-    """When cases and their files are removed; what is not given is never a reason. service.retention has the rules.
-
-    Attributes
-    ----------
-    keep_days : remove what was last touched so many days ago
-    keep_refused_days : the same for series that were refused, which are most of what a PACS routes
-    keep_free_mb : remove the oldest while less than this is free
-    """
-
-    keep_days: Annotated[float, Field(ge=1, le=36500)] | None = None
-    keep_refused_days: Annotated[float, Field(ge=1, le=36500)] | None = None
-    keep_free_mb: Annotated[int, Field(ge=1)] | None = None
-
-    @property
-    def asks(self) -> bool:
-        """Tell whether anything is ever to be removed."""
-        return any(value is not None for value in (self.keep_days, self.keep_refused_days, self.keep_free_mb))
-
-
-class AuditTrail(Section):
-    """How long the audit trail is kept.
-
-    Attributes
-    ----------
-    keep_days : remove entries that are older; six years unless said otherwise, as 45 CFR 164.316(b)(2) wants of such records
-    """
-
-    keep_days: Annotated[float, Field(ge=1, le=36500)] = 2190.0
-
-
-class RTStruct(Section):
-    """How the structure set for radiotherapy planning is drawn.
-
-    Attributes
-    ----------
-    holes : "keyhole" leads a cut from a hole to the outline, one contour; "xor" gives holes contours of their own (CLOSEDPLANAR_XOR)
-    lesion_rois : so many of the largest lesions have an ROI of their own beside that of all; so many tumour-like ones too
-    """
-
-    holes: Literal["keyhole", "xor"] = "keyhole"
-    lesion_rois: Annotated[int, Field(ge=0, le=200)] = 0
-
-
-class Segmentation(Section):
-    """How the segmentation object is encoded, and which segments it has.
-
-    Attributes
-    ----------
-    encoding : "binary"; "labelmap", one frame a plane for all segments, which then cannot overlap; "fractional", lesions as probability
-    lesion_segments : so many of the largest lesions are segments of their own, beside the rest as one; so many tumour-like ones too
-    brain : the brain is a segment too
-    """
-
-    encoding: Literal["binary", "labelmap", "fractional"] = "binary"
-    lesion_segments: Annotated[int, Field(ge=0, le=500)] = 0
-    brain: bool = False
-
-
-class Corrections(Section):
-    """From whom a segmentation that comes over DICOM counts as a reader's correction of our result; by default from nobody.
-
-    Attributes
-    ----------
-    calling_ae : titles of nodes whose segmentations about a series of ours are corrections
-    http : those that come over STOW-RS or `POST /cases` are too
-    """
-
-    calling_ae: tuple[AETitle, ...] = ()
-    http: bool = False
