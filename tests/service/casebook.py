@@ -5,10 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
-
 from service.records import Book, InstanceRow, OutputRow
-from service.records.schema import identities
 
 SECRET = bytes(range(32))
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -74,10 +71,3 @@ def run(
         model={"name": "m"},
         stages={"convert": (1.0, 0.5)},
     )
-
-
-def identity_corrections(book: Book, case_id: str) -> list[tuple[datetime, str, str, dict[str, str], dict[str, str]]]:
-    """Every correction of a case, oldest first: when, by whom, why, what was, what is."""
-    chosen = select(identities).where(identities.c.case_id == case_id).order_by(identities.c.id)
-    with book._reading() as connection:
-        return [(row.at, row.by, row.reason, dict(row.before), dict(row.after)) for row in connection.execute(chosen)]

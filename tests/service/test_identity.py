@@ -14,7 +14,7 @@ from service.__main__ import APP
 from service.identity import BadIdentity, check_identity, correct_identity, current_identity
 from service.records import Actor, Book, Case, Judged, State, Verdict, patient_key, utc_now
 from service.store import Store
-from tests.service.casebook import SECRET, identity_corrections, instance, queue, receive, run
+from tests.service.casebook import SECRET, instance, queue, receive, run
 from tests.service.house import QUIET_S, House
 from tests.service.key_objects import key_objects
 from tests.service.series import flair_series
@@ -74,13 +74,13 @@ def test_a_correction_is_kept_and_makes_one_revision_of_the_right_patient(book: 
     )
     assert case.history[-1].reason == "identity corrected by hand"
     assert book.corrected_identity(case_id) == after
-    ((_, by, reason, was, is_now),) = identity_corrections(book, case_id)
+    ((_, by, reason, was, is_now),) = book.identity_corrections(case_id)
     assert (by, reason, was, is_now) == ("dr who", "mix-up", BEFORE, after)
     again = after | {"PatientSex": "F"}
     book.correct_identity(case_id, after, again, by="dr who", reason="sex")
     assert book.corrected_identity(case_id) == again
     assert case_of(book, case_id).revision == 2, "nothing was submitted since"
-    assert len(identity_corrections(book, case_id)) == 2
+    assert len(book.identity_corrections(case_id)) == 2
 
 
 def test_what_the_sender_corrects_later_takes_the_place_of_what_was_said_by_hand(book: Book) -> None:
@@ -93,7 +93,7 @@ def test_what_the_sender_corrects_later_takes_the_place_of_what_was_said_by_hand
     book.judge_resends(case_id, [Judged(one, Verdict.CORRECTED, ("PatientID",)) for one in book.uncompared(case_id)])
     assert case_of(book, case_id).patient_id == "SENT"
     assert book.corrected_identity(case_id) == {}
-    assert len(identity_corrections(book, case_id)) == 1
+    assert len(book.identity_corrections(case_id)) == 1
 
 
 def test_what_comes_after_a_withdrawal_says_itself_whose_it_is(book: Book) -> None:
@@ -104,7 +104,7 @@ def test_what_comes_after_a_withdrawal_says_itself_whose_it_is(book: Book) -> No
     assert book.corrected_identity(case_id) != {}
     book.note_instances([instance(number, patient_id="SENT RIGHT") for number in (11, 12)])
     assert (case_of(book, case_id).patient_id, book.corrected_identity(case_id)) == ("SENT RIGHT", {})
-    assert len(identity_corrections(book, case_id)) == 1
+    assert len(book.identity_corrections(case_id)) == 1
 
 
 def test_a_refused_series_stays_refused(book: Book) -> None:
@@ -135,7 +135,7 @@ def test_the_command_corrects_every_series_of_a_study(house: House, leukoscope: 
     assert sorted(line.partition(":")[0] for line in told.stdout.splitlines()) == sorted(case.id for case in house.cases)
     assert {(case.patient_id, case.revision, case.state) for case in house.cases} == {("RIGHT 7", 2, State.RECEIVING)}
     one = house.cases[0]
-    assert identity_corrections(house.book, one.id)[0][3:] == (BEFORE, BEFORE | RIGHT)
+    assert house.book.identity_corrections(one.id)[0][3:] == (BEFORE, BEFORE | RIGHT)
     house.wait(QUIET_S + 10)
     assert {case.state for case in house.cases} == {State.QUEUED}, "the sweep saw to it"
     said = [(entry.event, entry.what, entry.actor_kind) for entry in house.book.audit_trail(case_id=one.id).items]

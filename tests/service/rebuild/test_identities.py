@@ -15,7 +15,6 @@ from service.presence import Counts
 from service.records import Book, State, utc_now
 from service.retention import apply_plan, make_plan
 from service.settings import Settings
-from tests.service.casebook import identity_corrections
 from tests.service.key_objects import key_objects
 from tests.service.rebuild.conftest import Clinic, empty
 from tests.service.rebuild.correcting import RIGHT, correct, files, run_again, take_copies, whose
@@ -28,7 +27,7 @@ def test_the_right_patient_comes_back_and_nothing_runs_again(clinic_on: Clinic) 
     correct(clinic, clinic.done(series), PatientID="FIRST")
     correct(clinic, clinic.case_of(series))
     run_again(clinic)
-    before, said = clinic.facts(), identity_corrections(clinic.book, clinic.case_of(series).id)
+    before, said = clinic.facts(), clinic.book.identity_corrections(clinic.case_of(series).id)
     assert clinic.case_of(series).revision == 2
     empty(clinic)
     tally = clinic.rebuild()
@@ -36,7 +35,7 @@ def test_the_right_patient_comes_back_and_nothing_runs_again(clinic_on: Clinic) 
     assert tally.counts["orphans"] == 3, "the results of the wrong patient"
     assert clinic.facts() == before
     assert whose(clinic, series) == ("RIGHT 7", "Zhāng^Wěi")
-    assert identity_corrections(clinic.book, clinic.case_of(series).id) == said
+    assert clinic.book.identity_corrections(clinic.case_of(series).id) == said
     assert clinic.book.due() == [], "nothing runs again"
     assert {one.revision for one in clinic.book.due_deliveries()} == {2}
     assert clinic.rebuild().counts["identities"] == 0, "said once"
@@ -74,7 +73,7 @@ def test_what_the_sender_corrected_later_stays_the_last_word(clinic: Clinic) -> 
     assert clinic.rebuild().counts["identities"] == 1
     assert clinic.facts() == before
     assert clinic.book.corrected_identity(case.id) == {}
-    assert len(identity_corrections(clinic.book, case.id)) == 1, "written down all the same"
+    assert len(clinic.book.identity_corrections(case.id)) == 1, "written down all the same"
 
 
 def test_what_was_said_by_hand_after_the_sender_corrected_stays_the_last_word(clinic: Clinic) -> None:
