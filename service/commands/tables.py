@@ -63,6 +63,8 @@ def _print_case(console: Console, book: Book, case: Case) -> None:
     console.print(_rows(book, case))
     if said := book.verdicts_of([case.id])[case.id]:
         console.print(_verdicts(said))
+    if corrected := book.identity_corrections(case.id):
+        console.print(_identities(corrected))
     lines = Table("at (UTC)", "what", "state", "why", title="history", title_justify="left", box=None)
     for line in case.history:
         lines.add_row(_moment(line.at), line.event, _state(line.state), escape(line.reason or ""))
@@ -117,6 +119,16 @@ def _verdicts(said: Sequence[ReaderVerdict]) -> Table:
     for one in said:
         became = one.reason or (f"revision {one.made}" if one.made else "" if one.state is VerdictState.STANDS else one.state.value)
         table.add_row(_moment(one.at), one.kind.value, str(one.revision), escape(one.reader), escape(became))
+    return table
+
+
+def _identities(corrected: Sequence[tuple[datetime, str, str, dict[str, str], dict[str, str]]]) -> Table:
+    heads = ("at (UTC)", "by", "why", "attribute", "what was", "what is")
+    table = Table(*heads, title="identity corrected by hand", title_justify="left", box=None)
+    for at, by, reason, before, after in corrected:
+        for keyword, value in after.items():
+            if (was := before.get(keyword, "")) != value:
+                table.add_row(_moment(at), escape(by), escape(reason), keyword, escape(was), escape(value))
     return table
 
 
