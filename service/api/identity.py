@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.bodies import JSON, read_json
 from service.api.cases import CaseId, status_of
 from service.api.desk import Desk
+from service.api.problems import Problem, problem_responses
 from service.api.security import Scope, caller
 from service.api.status import CaseStatus
 from service.identity import BadIdentity, correct_identity
-from service.problems import Problem, problem_responses
 from service.records import AuditEvent, Case
 
 LARGEST_BODY: Final = 16 << 10
