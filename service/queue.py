@@ -38,7 +38,7 @@ def make_app(settings: Settings) -> Celery:
         accept_content=["json"],
         task_ignore_result=True,
         task_acks_late=True,
-        task_reject_on_worker_lost=True,
+        task_reject_on_worker_lost=True,  # of a pool of processes; ours is of threads, and a killed worker has acknowledged nothing
         task_default_queue=INFERENCE_QUEUE,
         task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name) for name in (INFERENCE_QUEUE, DELIVERY_QUEUE)],
         task_routes={task: {"queue": queue} for task, queue in ROUTES.items()},

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from service import records
-from service.api import make_api, start_api
 from service.children import Child
 from service.commitment import Reports
 from service.errors import Misconfigured, Unavailable
@@ -263,6 +262,8 @@ def _listening(settings: Settings, intake: Intake, counts: Counts, reports: Repo
 
 @contextmanager
 def _answering(settings: Settings, book: Book, store: Store, intake: Intake, own: Collection[str]) -> Iterator[int]:
+    from service.api import make_api, start_api  # a listener alone loads no FastAPI
+
     server = start_api(make_api(settings, book, store, intake, own=own), settings)
     try:
         yield server.port

@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -188,15 +188,18 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
             raise SettingsError(f"{variable} is not a setting{_nearest(key)}")
         text = environ[variable]
         if text:  # compose files pass unset variables as empty ones
-            values[key] = _parse_list(variable, text) if key in _LISTS else text
+            values[key] = _parse_json(variable, text) if _is_composed(key) else text
     return values
 
 
-_TABLES = {"audit", "corrections", "dicom_tls", "retention", "rtstruct", "segmentation"}
-_LISTS = frozenset({"admission", "calling_ae", "destinations", "sources", "tokens", *_TABLES})
+def _is_composed(key: str) -> bool:
+    """Tell whether a setting is a table, or a list of them: a variable gives it as JSON."""
+    annotation = Settings.model_fields[key].annotation
+    kinds = [get_origin(kind) or kind for kind in (annotation, *get_args(annotation))]
+    return any(isinstance(kind, type) and issubclass(kind, tuple | Section) for kind in kinds)
 
 
-def _parse_list(variable: str, text: str) -> Any:
+def _parse_json(variable: str, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

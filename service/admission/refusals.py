@@ -67,6 +67,8 @@ def has_flair_timing(header: Header) -> bool:
 
 def _not_mr(headers: Sequence[Header], _: Settings) -> str | None:
     header = headers[0]
+    if header.withdrew:
+        return f"rejection note, carried out: {header.withdrew}"
     if header.sop_class_uid not in MR_IMAGE_CLASSES:
         return f"not an MR image: {class_name(header.sop_class_uid)}{f', {header.why_unwanted}' if header.why_unwanted else ''}"
     if header.modality not in ("MR", ""):

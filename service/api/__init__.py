@@ -32,17 +32,17 @@ from service.api.metrics import HttpCounts, Metrics
 from service.api.operations import operation_routes
 from service.api.outputs import output_routes
 from service.api.page import page_routes
+from service.api.problems import ProblemDetails, answer_problems
 from service.api.security import Guard, SecureAnswers
 from service.api.server import ApiServer, start_api
 from service.api.submission import submission_routes
 from service.api.verdicts import verdict_routes
 from service.api.waiting import Waiters
 from service.intake import Intake
-from service.problems import ProblemDetails, answer_problems
+from service.multipart import Limits
 from service.records import Book
 from service.settings import Settings
 from service.store import Store
-from service.uploads import Limits
 
 __all__ = ["ApiServer", "make_api", "start_api"]
 

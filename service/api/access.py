@@ -13,8 +13,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.metrics import HttpCounts
+from service.api.problems import problem_of_defect
 from service.log import request_id
-from service.problems import problem_of_defect
 
 LOG = logging.getLogger("service.http")
 DRAIN_BYTES: Final = 1 << 30

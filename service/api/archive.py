@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO, Final, cast
 
-from service.problems import Problem
-from service.uploads import Limits, Part, printable, size_text
+from service.api.problems import Problem
+from service.multipart import Limits, Part, printable, size_text
 
 MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")
 DIRECTORY_BYTES: Final = 4 << 20

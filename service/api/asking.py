@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from service.api.bodies import read_json
 from service.api.cases import statuses_of
 from service.api.desk import Desk
+from service.api.problems import Problem
 from service.api.status import Accepted
 from service.errors import Misconfigured, Rejected, Unavailable
-from service.problems import Problem
 from service.records import AuditEvent
 from service.rule import Name
 

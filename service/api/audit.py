@@ -12,8 +12,8 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from service.api.cases import Cursor
 from service.api.desk import CASE_ID, Desk
+from service.api.problems import Problem, problem_responses
 from service.api.security import Scope
-from service.problems import Problem, problem_responses
 from service.records import AuditEvent
 
 

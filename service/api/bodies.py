@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from service.problems import Problem
+from service.api.problems import Problem
 
 JSON: Final = "application/json"
 LARGEST_BODY: Final = 64 << 10

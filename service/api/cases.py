@@ -11,10 +11,10 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import AfterValidator
 
 from service.api.desk import CASE_ID, Desk
+from service.api.problems import Problem, problem_responses
 from service.api.security import Scope
 from service.api.status import FACES, CaseList, CaseStatus, DeliveryStatus, OpenCorrection, Stage, Verdict
 from service.api.waiting import Waiters, is_final
-from service.problems import Problem, problem_responses
 from service.records import (
     AuditEvent,
     Case,

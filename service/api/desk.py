@@ -15,15 +15,15 @@ from fastapi import Request
 
 from service.api.health import Health
 from service.api.metrics import Metrics
+from service.api.problems import Problem
 from service.api.readings import Readings
 from service.api.rendering import Renderer
 from service.api.security import Guard, caller
 from service.intake import Intake
-from service.problems import Problem
+from service.multipart import Limits
 from service.records import AuditEvent, Book, Case
 from service.settings import Settings
 from service.store import Store
-from service.uploads import Limits
 
 T = TypeVar("T")
 UPLOADS_AT_ONCE: Final = 8

@@ -8,8 +8,8 @@ from fastapi.responses import JSONResponse
 from service.api.desk import Desk
 from service.api.health import Liveness, Readiness
 from service.api.metrics import MEDIA_TYPE
+from service.api.problems import problem_responses
 from service.api.security import Scope
-from service.problems import problem_responses
 
 
 def operation_routes(desk: Desk) -> APIRouter:

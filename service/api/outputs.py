@@ -12,9 +12,9 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.desk import CASE_ID, Desk
+from service.api.problems import Problem, problem_responses
 from service.api.security import Scope as Permission
 from service.api.status import FACES, Face
-from service.problems import Problem, problem_responses
 from service.records import AuditEvent, Case, OutputRow, State, VerdictKind, standing_verdict
 from service.records.kept import DICOM
 

@@ -16,12 +16,13 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from service.api.desk import UPLOADS_AT_ONCE, Desk
+from service.api.problems import Problem
 from service.api.security import caller
+from service.api.uploads import check_room, check_size, spool_folder
 from service.errors import Rejected
 from service.intake.handover import Receipt, Source
-from service.problems import Problem
+from service.multipart import Part, size_text
 from service.settings import HEADER_BYTES
-from service.uploads import Part, check_room, check_size, size_text, spool_folder
 
 SILENCE_S: Final = 60.0
 SLOWEST_BYTES_PER_S: Final = 4096

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
-from service.problems import Problem
+from service.api.problems import Problem
 from service.records import Actor, AuditEvent, Book, Outcome
 from service.sections import Token
 

@@ -15,13 +15,14 @@ from service.api.asking import FetchRequest, ask
 from service.api.bodies import JSON
 from service.api.cases import statuses_of
 from service.api.desk import Desk
+from service.api.problems import Problem, problem_responses
 from service.api.receiving import give_to_intake, receive_part, take_upload
 from service.api.security import Scope
 from service.api.status import Accepted, FileProblem
+from service.api.uploads import spool_upload
 from service.errors import Rejected
 from service.intake.handover import Receipt, Source
-from service.problems import Problem, problem_responses
-from service.uploads import Part, spool_upload
+from service.multipart import Part
 
 MOST_PROBLEMS: Final = 100
 BODY: Final[dict[str, Any]] = {

@@ -13,14 +13,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from service.api.bodies import JSON, read_json, understand
 from service.api.cases import CaseId, status_of
 from service.api.desk import Desk
+from service.api.problems import Problem, problem_responses
 from service.api.receiving import held_whole, take_upload
 from service.api.security import Scope
 from service.api.status import CaseStatus
+from service.api.uploads import FORM_DATA, spool_upload
 from service.corrections import LONGEST_READER
-from service.problems import Problem, problem_responses
+from service.multipart import Part, size_text
 from service.records import AuditEvent, ReaderVerdict, UnknownCase, VerdictKind, VerdictRefused
 from service.settings import HEADER_BYTES
-from service.uploads import FORM_DATA, Part, size_text, spool_upload
 from service.verdicts import judge
 
 LARGEST_FIELD: Final = 16 << 10

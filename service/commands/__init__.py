@@ -44,7 +44,7 @@ def index_rebuild(
     ] = False,
 ) -> None:
     """Make the case book anew from the files, or complete a restored one. Every part of the service is stopped first."""
-    from service import index
+    from service.commands import index
 
     raise typer.Exit(0 if index.run(read_settings(), delivered=delivered) else 1)
 

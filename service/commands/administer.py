@@ -19,7 +19,7 @@ from rich.table import Table
 
 from service import orphans as strays
 from service import retention
-from service.commands.tables import open_existing_book
+from service.commands.tables import find_case, open_existing_book
 from service.errors import Rejected, Unavailable
 from service.export import export_corrections
 from service.identity import correct_identity
@@ -99,7 +99,10 @@ def _print_plan(console: Console, settings: Settings, plan: retention.Plan, free
     if not settings.retention.asks:
         console.print("the settings keep everything: [retention] names neither keep_days, keep_refused_days nor keep_free_mb", markup=False)
         return
-    table = Table("case", "received (UTC)", "state", "MiB", "why", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("case", no_wrap=True, min_width=32)
+    for heading in ("received (UTC)", "state", "MiB", "why"):
+        table.add_column(heading)
     for one in islice(plan.going, _SHOWN):
         case = one.case
         table.add_row(case.case_id, f"{case.received_at:%Y-%m-%d %H:%M:%S}", case.state.value, f"{case.size_bytes / _MIB:.1f}", one.why)
@@ -166,8 +169,10 @@ def resend(settings: Settings, case_id: str | None, destination: str | None) -> 
     if destination is not None and destination not in names:
         raise Rejected(f"--destination {destination}: not in the settings")
     with closing(open_existing_book(settings)) as book:
-        if case_id is not None and book.case(case_id) is None:
-            raise Rejected(f"no case {case_id}")
+        if case_id is not None:
+            if (case := find_case(book, case_id)) is None:
+                raise Rejected(f"no case {case_id}")
+            case_id = case.id
         number = book.resend(case_id, destinations=[destination] if destination is not None else names)
         what = f"{number} given-up deliveries due again: {destination or 'all destinations'}"
         book.audit(AuditEvent.PROCEDURE_RECORD, what, Actor.at_the_command_line(), case_id=case_id)
@@ -191,7 +196,7 @@ def correct(settings: Settings, case_or_study: str, values: Mapping[str, str], b
     open_existing_book(settings).close()
     book = open_book(settings)
     try:
-        one = book.case(case_or_study)
+        one = find_case(book, case_or_study)
         cases = [one] if one is not None else list(book.find_cases(study_uid=case_or_study, limit=_MOST_SERIES).items)
         if not cases:
             raise Rejected(f"no case or study {case_or_study}")

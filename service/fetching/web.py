@@ -16,14 +16,13 @@ import httpx
 from python_multipart.multipart import parse_options_header
 
 from service.calling.web import open_web
-from service.errors import Rejected, Unavailable
+from service.errors import Unavailable
 from service.fetching.taking import NotAsked, Taking
 from service.headers import Unreadable
-from service.problems import Problem
+from service.multipart import BLOCK, Intray, Limits, Malformed
 from service.sections import Pacs
 from service.settings import Settings
 from service.store import Store
-from service.uploads import BLOCK, Intray, Limits
 
 ACCEPT: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _ANSWER_S: Final = 120.0
@@ -81,17 +80,17 @@ def _spool(answer: httpx.Response, folder: Path, settings: Settings, taking: Tak
     _, options = parse_options_header(answer.headers.get("content-type"))
     if not options.get(b"boundary"):
         raise Unavailable("its answer is not multipart")
-    tray = Intray(folder, options[b"boundary"], Limits.from_settings(settings))
     try:
-        for block in answer.iter_bytes(BLOCK):
-            taking.check_going_on()
-            tray.feed(block)
-        tray.finish()
-    except Problem as problem:
-        kind = Unavailable if problem.kind == "malformed-upload" else Rejected
-        raise kind(problem.detail) from None
-    finally:
-        tray.close()
+        tray = Intray(folder, options[b"boundary"], Limits.from_settings(settings))
+        try:
+            for block in answer.iter_bytes(BLOCK):
+                taking.check_going_on()
+                tray.feed(block)
+            tray.finish()
+        finally:
+            tray.close()
+    except Malformed as error:
+        raise Unavailable(error.reason) from None
 
 
 def _reason(error: Exception) -> str:

@@ -84,6 +84,7 @@ class Header:
     instance_number: int | None = None
     has_pixels: bool = False
     why_unwanted: str = ""  # no element: what the intake knows of a segmentation that is no correction
+    withdrew: str = ""  # no element: what it took, where it is a rejection note
     lossy: bool = False
     made_here: bool = False  # a result of this product
     frames: tuple[Frame, ...] = ()
@@ -129,7 +130,7 @@ def read_header(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
         dataset = read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=None)
         missing = [name for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID") if not uid(dataset, name)]
     if missing:
-        raise Unreadable(f"{', '.join(missing)} missing: not an instance, or cut short")
+        raise Unreadable(f"{', '.join(missing)} missing or not a valid UID")
     with unreadable("damaged header"):
         has_pixels = check_pixel_data(stream, dataset, implicit=implicit, little=little, beyond=beyond)
         return _summarise(dataset, transfer_syntax_uid, has_pixels)

@@ -14,7 +14,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -44,6 +44,7 @@ LOG = logging.getLogger(__name__)
 
 SWEEP: Final = "sweep"
 SWEEPS_TO_A_TURN: Final = 3
+_CASES_TOLD: Final = 5
 
 
 class Intake:
@@ -125,22 +126,23 @@ class Intake:
             return _receipt(header, correction.case_id, "correction", State.DONE)
         header = replace(header, why_unwanted=correction.why_not)
         # a note is kept where it has something to reject: a case book made anew from the files must know it
-        rejects = rejection is not None and self._book.has_any(rejection.instances)
-        if not rejects and comes_back(header, self._book):
+        named = self._book.named_instances(rejection.instances) if rejection is not None else {}
+        if not named and comes_back(header, self._book):
             self._count("rest" if announced is None else "dicom", "discarded", whole)
             self._note_transfer(sender, header.study_uid, None)
             return _receipt(header, None, "discarded", State.REJECTED)
         watch = self._watches.open(header.study_uid, header.series_uid, sender.association)
-        wanted = rejects or (header.sop_class_uid in MR_IMAGE_CLASSES and not header.made_here)
+        wanted = bool(named) or (header.sop_class_uid in MR_IMAGE_CLASSES and not header.made_here)
         kept = self._keep(header, whole) if wanted else StoredInstance("", hashlib.sha256(whole).hexdigest(), 0)
+        if rejection is not None and named:
+            self._withdraw(rejection, sender)  # before there is a case that says so
+            header = replace(header, withdrew=_counted(named))
         noted = self._commit.put(_row(header, kept, sender))
         if wanted and not self._store.has_file(kept.path):  # the retention was faster: see its third rule
             self._keep(header, whole)
         self._watches.note(watch, sender.association, noted.case_id, new=noted.outcome == "new", receiving=noted.state is State.RECEIVING)
         self._note_transfer(sender, header.study_uid, noted.case_id)
         outcome = noted.outcome if wanted else "discarded"
-        if rejection is not None and rejects:
-            self._withdraw(rejection, sender)
         if outcome == "conflict":
             self._comparisons.note(sender.association, noted.case_id)
         self._count("rest" if announced is None else "dicom", outcome, whole)
@@ -274,6 +276,11 @@ def _receipt(header: Header, case_id: str | None, outcome: str, state: State) ->
 
 def _as_file(header: Header, dataset: bytes) -> bytes:
     return encode_file_meta(header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid) + dataset
+
+
+def _counted(named: Mapping[str, int]) -> str:
+    told = [f"{count} instances of case {case_id}" for case_id, count in sorted(named.items())]
+    return ", ".join(told[:_CASES_TOLD]) + (f" and of {len(told) - _CASES_TOLD} more" if len(told) > _CASES_TOLD else "")
 
 
 def _row(header: Header, kept: StoredInstance, sender: Source) -> InstanceRow:

@@ -33,7 +33,6 @@ class AuditEvent(StrEnum):
     INSTANCES_TRANSFERRED = "DICOM Instances Transferred"
     STUDY_DELETED = "DICOM Study Deleted"
     EXPORT = "Export"
-    IMPORT = "Import"
     PATIENT_RECORD = "Patient Record"
     PROCEDURE_RECORD = "Procedure Record"
     QUERY = "Query"

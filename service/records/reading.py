@@ -35,6 +35,12 @@ class Reading(Ledger):
             lines = connection.execute(select(history).where(history.c.case_id == case_id).order_by(history.c.id)).mappings()
             return _case(row, tuple(_history_row(line) for line in lines))
 
+    def ids_beginning(self, beginning: str, limit: int = 2) -> list[str]:
+        """Give the ids of cases that begin so, at most `limit`."""
+        chosen = select(cases.c.id).where(cases.c.id.startswith(beginning, autoescape=True)).order_by(cases.c.id)
+        with self._reading() as connection:
+            return list(connection.execute(chosen.limit(limit)).scalars())
+
     def find_cases(
         self,
         *,

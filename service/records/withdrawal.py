@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, distinct, func, insert, select, update
 
 from service.records.database import Ledger
 from service.records.moves import lock_studies, move, utc_now
@@ -66,20 +66,21 @@ class Withdrawal(Ledger):
                 settle_study(connection, study_uid, self._destinations, now)
         return found
 
-    def has_any(self, references: Sequence[tuple[str, str, str]]) -> bool:
-        """Tell whether one of these instances, by (Study, Series, SOP Instance UID), is in its series, or was until a note took it."""
+    def named_instances(self, references: Sequence[tuple[str, str, str]]) -> dict[str, int]:
+        """Give how many of these instances, by (Study, Series, SOP Instance UID), are in each case, or were until a note took them."""
         wanted: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for study_uid, series_uid, sop_instance_uid in references:
+        for study_uid, series_uid, sop_instance_uid in dict.fromkeys(references):
             wanted[study_uid, series_uid].append(sop_instance_uid)
+        found: Counter[str] = Counter()
         with self._reading() as connection:
             for (study_uid, series_uid), uids in wanted.items():
-                mine = select(instances.c.id).join(cases, cases.c.id == instances.c.case_id)
+                mine = select(cases.c.id, func.count(distinct(instances.c.sop_instance_uid))).join(cases, cases.c.id == instances.c.case_id)
                 mine = mine.where(cases.c.study_uid == study_uid, cases.c.series_uid == series_uid, instances.c.path != "")
                 for start in range(0, len(uids), _AT_ONCE):
-                    chosen = mine.where(instances.c.sop_instance_uid.in_(uids[start : start + _AT_ONCE])).limit(1)
-                    if connection.execute(chosen).first() is not None:
-                        return True
-        return False
+                    chosen = mine.where(instances.c.sop_instance_uid.in_(uids[start : start + _AT_ONCE])).group_by(cases.c.id)
+                    for case_id, count in connection.execute(chosen):
+                        found[case_id] += count
+        return dict(found)
 
     def _carry_out(self, connection: Connection, case: dict[str, Any], taken: int, why: str, now: datetime) -> Withdrawn:
         counted = select(func.count()).where(instances.c.case_id == case["id"], instances.c.aside.is_(False))

@@ -1,5 +1,5 @@
-import { ask, element, field, tell } from "./elements.js";
-import { kept, post, Refusal } from "./calls.js";
+import { ask, cell, element, field, moment, put, row, tell } from "./elements.js";
+import { kept, post, read, Refusal } from "./calls.js";
 
 const FIELDS = ["patient_id", "name", "birth_date", "sex", "issuer", "by", "reason"];
 
@@ -10,6 +10,23 @@ async function correct(form, item) {
   await post(`/cases/${item.id}/identity`, wanted);
   form.reset();
   document.dispatchEvent(new Event("changed"));
+}
+
+const CALLED = { patient_id: "Patient ID", issuer: "Issuer", name: "Name", birth_date: "Birth date", sex: "Sex" };
+
+function changes({ before, after }) {
+  return Object.keys(CALLED).filter((name) => before[name] !== after[name])
+    .map((name) => element("div", { text: `${CALLED[name]}: ${before[name] || "(empty)"} → ${after[name] || "(empty)"}` }));
+}
+
+function corrected(items) {
+  if (!items.length) return [];
+  return [element("table", { class: "cards", role: "table" },
+    element("caption", { text: "Corrected before" }),
+    element("thead", { role: "rowgroup" }, row({}, ...["When", "Who", "Why", "What"].map((text) => element("th", { role: "columnheader", scope: "col", text })))),
+    element("tbody", { role: "rowgroup" }, ...items.map((one) => row({},
+      cell("When", { text: moment(one.at) }), cell("Who", { text: one.by }), cell("Why", { class: "long", text: one.reason }),
+      cell("What", { class: "long" }, element("div", {}, ...changes(one)))))))];
 }
 
 export function identityForm(item) {
@@ -35,5 +52,17 @@ export function identityForm(item) {
       tell(form, error.message, true);
     }
   });
-  return element("details", { class: "box" }, element("summary", { text: "Correct the patient's identity" }), form);
+  const before = element("div", { id: "corrected" });
+  const box = element("details", { class: "box" }, element("summary", { text: "Correct the patient's identity" }), before, form);
+  // Read only when somebody looks: each time is an entry in the audit trail.
+  box.addEventListener("toggle", async () => {
+    if (!box.open) return;
+    try {
+      put(before, ...corrected((await read(`/cases/${item.id}/identity`)).items));
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      tell(form, error.message, true);
+    }
+  });
+  return box;
 }

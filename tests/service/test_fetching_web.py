@@ -16,9 +16,9 @@ from pydicom.dataset import Dataset
 from service.errors import Unavailable
 from service.fetching import Fetcher
 from service.fetching.web import find_by_web
+from service.multipart import Intray
 from service.records import State
 from service.store import INCOMING
-from service.uploads import Intray
 from tests.pacs import pacs
 from tests.service.fetched import COUNT, ask, fetch, fetcher_of, held, soon
 from tests.service.house import House
@@ -116,6 +116,7 @@ def test_an_answer_without_a_series_says_what_it_is(tmp_path: Path, status: int,
         ({"lost": 1000}, "WADO-RS: the connection was lost in the middle"),
         ({"end": b""}, "WADO-RS: The multipart body ends before its last boundary."),
         ({"kind": "application/json"}, "WADO-RS: its answer is not multipart"),
+        ({"kind": f"multipart/related; boundary={'x' * 300}"}, "WADO-RS: The boundary is too long."),
         ({"status": 206}, f"WADO-RS: it gave only a part, {COUNT} instances"),
     ],
 )

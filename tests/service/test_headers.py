@@ -40,6 +40,13 @@ def one(**changes: Any) -> Dataset:
     return flair_series(1, **changes)[0]
 
 
+def test_a_uid_that_is_none_is_named_for_what_it_is() -> None:
+    data = encoded(one(StudyInstanceUID="1.2.826.0.1.3680043.8.498.77"))
+    for bad in (b"1.2.826.0.1.3680043.8.498.7x", b"\0" * 28):
+        with pytest.raises(Unreadable, match=r"^StudyInstanceUID missing or not a valid UID$"):
+            read_file(BytesIO(data.replace(b"1.2.826.0.1.3680043.8.498.77", bad)))
+
+
 @pytest.mark.parametrize("uid", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
 def test_the_same_header_in_every_encoding(uid: str) -> None:
     header, _ = read_file(BytesIO(encoded(one(), uid)))

@@ -123,7 +123,8 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 @pytest.fixture
 def leukoscope(tmp_path: Path) -> Callable[..., Any]:
-    return lambda *arguments: CliRunner().invoke(APP, arguments, env={"LEUKOSCOPE_DATA_DIR": str(tmp_path / "data")})
+    environ = {"LEUKOSCOPE_DATA_DIR": str(tmp_path / "data"), "COLUMNS": "200"}
+    return lambda *arguments: CliRunner().invoke(APP, arguments, env=environ)
 
 
 def test_the_command_corrects_every_series_of_a_study(house: House, leukoscope: Callable[..., Any]) -> None:
@@ -140,7 +141,21 @@ def test_the_command_corrects_every_series_of_a_study(house: House, leukoscope: 
     assert {case.state for case in house.cases} == {State.QUEUED}, "the sweep saw to it"
     said = [(entry.event, entry.what, entry.actor_kind) for entry in house.book.audit_trail(case_id=one.id).items]
     assert said[0] == ("Patient Record", "identity corrected by dr who: worklist mix-up", "command")
-    assert isinstance(leukoscope("identity", one.id, *COMMAND, *WHO).exception, BadIdentity), "that is it already"
+    for case_id in (one.id, one.id[:8]):
+        assert isinstance(leukoscope("identity", case_id, *COMMAND, *WHO).exception, BadIdentity), "that is it already"
+
+
+def test_the_command_case_shows_what_was_corrected_by_whom_and_why(house: House, leukoscope: Callable[..., Any]) -> None:
+    house.send(flair_series(14))
+    assert "identity corrected" not in leukoscope("case", house.case.id).stdout
+    values = RIGHT | {"PatientName": "Zhāng^[bold]Wěi", "IssuerOfPatientID": ""}
+    correct_identity(house.book, house.store, house.cases, values, "dr [red]who", "mix-up", Actor("command", "root"))
+    told = leukoscope("case", house.case.id).stdout
+    shown = told[told.index("identity corrected by hand") : told.index("history")]
+    for words in ("dr [red]who", "mix-up", "PatientID", "P1", "RIGHT 7", "Test^Ünï", "Zhāng^[bold]Wěi", "PatientBirthDate", "19610203"):
+        assert words in shown
+    assert "PatientSex" not in shown, "it stayed as it was"
+    assert "IssuerOfPatientID" not in shown
 
 
 @pytest.mark.parametrize("reason", ["it is zhāng, not she", "RIGHT 7", "Ünï was wrong", ""])

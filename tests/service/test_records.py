@@ -14,6 +14,17 @@ from service.records import (
 from service.records import work as work_module
 from tests.service.casebook import SECRET, START, instance, queue, receive, run
 
+MEANT = {"close": ["Audit", "Ledger"]}  # the last entries of the trail are written first
+
+
+def test_no_part_of_the_book_hides_what_another_defines() -> None:
+    owners: dict[str, list[str]] = {}
+    for part in Book.__mro__[:-1]:
+        for name in vars(part):
+            if not name.startswith("__"):
+                owners.setdefault(name, []).append(part.__name__)
+    assert {name: parts for name, parts in owners.items() if len(parts) > 1} == MEANT
+
 
 def test_a_series_becomes_one_case_in_receiving(book: Book) -> None:
     noted = book.note_instances([instance(n) for n in (1, 2, 3)])

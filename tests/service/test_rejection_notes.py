@@ -52,6 +52,20 @@ def test_a_note_that_is_sent_takes_slices_and_the_rest_is_judged_again(house: Ho
     assert said == [("SCANNER", held.id, count) for count in (17, 1, 2)]
 
 
+def test_the_case_of_a_note_says_what_it_took(house: House) -> None:
+    first, second = flair_series(20), flair_series(14)
+    house.send(first)
+    house.send(second, association="a2")
+    ids = {case.series_uid: case.id for case in house.cases}
+    both = key_objects(first[7:9])
+    both.CurrentRequestedProcedureEvidenceSequence += key_objects(second).CurrentRequestedProcedureEvidenceSequence
+    house.send([both], association="a3")
+    taken = sorted([(ids[first[0].SeriesInstanceUID], 2), (ids[second[0].SeriesInstanceUID], 14)])
+    (case,) = [case for case in house.cases if case.series_uid == both.SeriesInstanceUID]
+    told = ", ".join(f"{count} instances of case {case_id}" for case_id, count in taken)
+    assert (case.state, case.reason) == (State.REJECTED, f"rejection note, carried out: {told}")
+
+
 def test_an_end_slice_that_is_rejected_leaves_a_series_that_runs_again(house: House) -> None:
     series = flair_series(20)
     house.send(series)

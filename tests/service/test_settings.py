@@ -90,6 +90,13 @@ def test_lists_may_come_as_json_in_a_variable() -> None:
     assert load_settings({"LEUKOSCOPE_DESTINATIONS": text}).destinations == (Destination(name="pacs", ae_title="A", host="h", port=1),)
 
 
+@pytest.mark.parametrize("key", ["ADMISSION", "AUDIT", "CALLING_AE", "DESTINATIONS", "DICOM_TLS", "RETENTION", "SEGMENTATION"])
+def test_a_table_or_a_list_is_json_in_a_variable(key: str) -> None:
+    with pytest.raises(SettingsError, match=f"^LEUKOSCOPE_{key} is not JSON"):
+        load_settings({f"LEUKOSCOPE_{key}": "[["})
+    assert load_settings({"LEUKOSCOPE_RELEASE": "[["}).release == "[[", "a text is as it stands"
+
+
 WEB = '{"name": "w", "url": "https://h"'
 TWO = '{"name": "a", "ae_title": "A", "host": "h", "port": 1}'
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +14,11 @@ import pytest
 
 from service import serve
 from service.settings import Settings
+
+
+def test_a_listener_alone_loads_no_http_framework() -> None:
+    loaded = "import sys, service.serve; print({'fastapi', 'starlette', 'uvicorn'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 @pytest.mark.timeout(30)

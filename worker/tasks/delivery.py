@@ -26,7 +26,7 @@ def work_on_delivery(settings: Settings, concurrency: int | None = None, owner: 
     def describe() -> dict[str, Any]:
         return {"destinations": len(settings.destinations), "audit": book.audit_trouble(), "tls": tell_of(kept)}
 
-    @app.task(name=DELIVER, acks_late=True, ignore_result=True)
+    @app.task(name=DELIVER)
     def deliver(case_id: str) -> None:
         sender.deliver(case_id)
 

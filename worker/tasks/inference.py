@@ -222,7 +222,7 @@ def work_on_inference(settings: Settings, release: Release, owner: str | None = 
     child = WorkChild(prepare)
     child.start()
 
-    @app.task(name=INFER, acks_late=True, reject_on_worker_lost=False, ignore_result=True)
+    @app.task(name=INFER)
     def infer(case_id: str) -> None:
         try:
             with window.at_work(case_id):
@@ -230,12 +230,12 @@ def work_on_inference(settings: Settings, release: Release, owner: str | None = 
         except ChildLost as error:
             _charge(settings, case_id, holder, str(error))
 
-    @app.task(name=COMPARE, acks_late=True, reject_on_worker_lost=False, ignore_result=True)
+    @app.task(name=COMPARE)
     def compare(case_id: str) -> None:
         with window.at_work(case_id):
             oversee(child, lambda: open_book(settings), case_id, settings.time_limit_s)
 
-    @app.task(name=CORRECT, acks_late=True, reject_on_worker_lost=False, ignore_result=True)
+    @app.task(name=CORRECT)
     def correct(case_id: str) -> None:
         try:
             with window.at_work(case_id):

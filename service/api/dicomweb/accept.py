@@ -16,7 +16,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from service.problems import Problem
+from service.api.problems import Problem
 
 DICOM: Final = "application/dicom"
 OCTETS: Final = "application/octet-stream"

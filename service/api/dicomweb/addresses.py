@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from fastapi import Path, Request
 
-from service.problems import Problem
+from service.api.problems import Problem
 
 PREFIX: Final = "/dicomweb"
 STUDY: Final = "/studies/{study_uid}"

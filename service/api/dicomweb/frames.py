@@ -22,10 +22,10 @@ from service.api.dicomweb.holdings import Holdings, Instance
 from service.api.dicomweb.multipart import BLOCK, Part, multipart_answer, single_answer
 from service.api.dicomweb.objects import StoredObject, data_set, load, opened
 from service.api.dicomweb.retrieve import audit_retrieval, find
+from service.api.problems import Problem
 from service.headers import Unreadable
 from service.headers.damage import unreadable
 from service.headers.elements import raw, texts, whole
-from service.problems import Problem
 
 MEDIA_TYPES: Final[dict[str, str]] = {
     "1.2.840.10008.1.2.5": "image/dicom-rle",

@@ -12,7 +12,7 @@ from typing import Any
 
 from service.api.dicomweb.addresses import PREFIX, instance_url
 from service.api.dicomweb.holdings import Holdings
-from service.problems import Problem
+from service.api.problems import Problem
 from service.records import AnyResult, Book, State
 
 

@@ -11,7 +11,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
 from service.api.dicomweb.attributes import MATCHED, Level
 from service.api.dicomweb.matching import Matcher, NotAValue, make_matcher, read_uids
-from service.problems import Problem
+from service.api.problems import Problem
 
 MOST_RESULTS: Final[dict[Level, int]] = {Level.STUDY: 1000, Level.SERIES: 1000, Level.INSTANCE: 5000}
 """In one answer; more are asked for with `offset`."""

@@ -15,8 +15,8 @@ from service.api.dicomweb.accept import read_accept
 from service.api.dicomweb.addresses import INSTANCE, Uid
 from service.api.dicomweb.holdings import Holdings
 from service.api.dicomweb.retrieve import audit_retrieval, find
+from service.api.problems import Problem
 from service.errors import Rejected
-from service.problems import Problem
 
 KINDS: Final = ("image/jpeg", "image/png")
 LARGEST_SIDE: Final = 4096

@@ -19,14 +19,15 @@ from service.api.desk import Desk
 from service.api.dicomweb.accept import DICOM, MULTIPART, choose_json, read_accept
 from service.api.dicomweb.addresses import STUDY, Uid, demand_uids, instance_url, service_url
 from service.api.dicomweb.attributes import encoded, tag_of
+from service.api.problems import Problem
 from service.api.receiving import TooLarge, give_to_intake, receive_part, take_upload
+from service.api.uploads import spool_file, spool_upload
 from service.errors import Rejected, Unavailable
 from service.headers import Unreadable, read_file
 from service.headers.damage import unreadable
 from service.headers.elements import uid
 from service.intake.handover import Receipt, Source
-from service.problems import Problem
-from service.uploads import Part, spool_file, spool_upload
+from service.multipart import Part
 
 FAILURES: Final[dict[str, tuple[int, str]]] = {
     "resources": (0xA700, "no space, the case book is away, or larger than any instance may be"),

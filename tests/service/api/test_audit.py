@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -137,3 +138,21 @@ def test_an_identity_is_corrected_by_those_who_may_and_its_values_are_not_in_the
     (entry,) = [one for one in trail(locked) if one["event"] == "Patient Record"]
     assert (entry["what"], entry["actor"], entry["case_id"]) == ("identity corrected by dr who: worklist mix-up", "boss", case_id)
     assert "RIGHT" not in str(trail(locked))
+
+
+def test_corrections_of_an_identity_are_read_by_those_who_may_and_that_is_in_the_trail(locked: Host) -> None:
+    case_id = locked.client.post("/cases", files=as_parts(make_series()), headers=bearer("planning")).json()["items"][0]["id"]
+    place, body = f"/cases/{case_id}/identity", {"patient_id": "RIGHT 7", "sex": "F", "by": "dr who", "reason": "worklist mix-up"}
+    assert locked.client.get(place, headers=bearer("planning")).status_code == 403
+    locked.client.headers.update(bearer("boss"))
+    assert locked.client.get(place).json() == {"items": []}
+    assert locked.client.post(place, json=body).status_code == 202
+    (said,) = locked.client.get(place).json()["items"]
+    assert (said["by"], said["reason"]) == ("dr who", "worklist mix-up")
+    assert datetime.now(UTC) - datetime.fromisoformat(said["at"]) < timedelta(minutes=1)
+    assert (said["before"]["patient_id"], said["before"]["sex"]) == ("ANON 7/1", "O")
+    assert said["after"] == said["before"] | {"patient_id": "RIGHT 7", "sex": "F"}
+    assert set(said["after"]) == {"patient_id", "issuer", "name", "birth_date", "sex"}
+    assert locked.client.get(f"/cases/{'0' * 32}/identity").status_code == 404
+    read = [one for one in trail(locked) if one["what"] == "corrected identities read over REST"]
+    assert [(one["event"], one["actor"], one["case_id"]) for one in read] == [("Patient Record", "boss", case_id)], "once a minute"

@@ -13,8 +13,8 @@ import pytest
 
 from service import listener
 from service.api import archive, connection, desk, receiving
+from service.multipart import Limits
 from service.settings import Settings
-from service.uploads import Limits
 from tests.service.api.conftest import OUTPUTS, Host, make_series
 
 

@@ -38,6 +38,7 @@ OPERATIONS = (
     ("POST", f"{CASE}/retry"),
     ("POST", f"{CASE}/resend"),
     ("POST", f"{CASE}/verdict"),
+    ("GET", f"{CASE}/identity"),
     ("POST", f"{CASE}/identity"),
     ("GET", f"{CASE}/segmentation"),
     ("GET", f"{CASE}/structured-report"),

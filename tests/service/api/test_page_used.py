@@ -181,6 +181,10 @@ def test_an_identity_is_corrected_after_a_question(page: Browser, served: Host) 
     page.click("#identity button", "Correct")
     page.click("#ask button", "Correct the identity")
     page.find("#case dd", "TRUE 1")
+    page.click("#case summary")
+    page.find("#corrected td", "A. Clerk")
+    page.find("#corrected td", "ANON 7/1 → TRUE 1")
+    assert len(page.sees("#corrected tbody tr")) == 1, "what stayed as it was is not shown"
 
 
 def test_a_folder_is_dropped_and_a_zip_is_chosen(page: Browser, served: Host, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from service.commands.index import run
 from service.errors import Rejected
-from service.index import run
 from service.records import DeliveryState, State
 from service.settings import Settings
 from tests.service.rebuild.conftest import PACS, Clinic

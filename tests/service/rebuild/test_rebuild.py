@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from service.commands.index import demand_stillness, run
 from service.errors import Misconfigured, Rejected, Unavailable
-from service.index import demand_stillness, run
 from service.records import DeliveryState, Part, State, VerdictKind, VerdictRefused
 from service.records.rebuilding import Rebuilding
 from service.serve import only_one

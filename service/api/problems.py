@@ -11,8 +11,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from service.errors import Unavailable
@@ -144,14 +142,6 @@ def answer_problems(app: FastAPI, allowed: Callable[[str], str]) -> None:
     async def away(_request: Request, error: Unavailable) -> JSONResponse:
         LOG.warning("unavailable: %s", error.reason)
         return Problem("unavailable", error.reason).response()
-
-    @app.exception_handler(OperationalError)
-    @app.exception_handler(InterfaceError)
-    @app.exception_handler(PoolTimeout)
-    async def database(_request: Request, error: SQLAlchemyError) -> JSONResponse:
-        # Its text quotes the parameters of the statement: the log keeps type and frames only.
-        LOG.error("the database did not answer", exc_info=error)
-        return Problem("unavailable", "The database does not answer.").response()
 
 
 def problem_of_status(status: int, headers: Mapping[str, str] | None = None) -> Problem:
