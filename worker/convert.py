@@ -29,7 +29,6 @@ from worker.frames import Frame, Limits, locate, read_frames  # noqa: E402
 from worker.geometry import Grid, Planes, arrange, demand_alike, place  # noqa: E402
 from worker.pixels import Stored  # noqa: E402
 
-_LIMITS = Limits()
 _VIEW_META = FileMetaDataset()
 _VIEW_META.MediaStorageSOPClassUID = MRImageStorage
 _LOCK = threading.Lock()
@@ -80,7 +79,7 @@ class Series:
     quality: tuple[str, ...]
 
 
-def read_series(files: Sequence[Path], limits: Limits = _LIMITS) -> Series:
+def read_series(files: Sequence[Path], limits: Limits = Limits()) -> Series:
     """Convert the files of one series, and prove that every frame became the plane where its header says it lies.
 
     Parameters

@@ -14,13 +14,14 @@ from service.records import Book, ReaderVerdict
 from service.store import Store
 from worker import convert
 from worker.encode import nifti
+from worker.frames import Limits
 from worker.keeping import FilesMissing, find_files
 from worker.reader_mask import CORRECTION_FLAG, NAME, Correction, Labels, read_mask
 
 LOG = logging.getLogger(__name__)
 
 
-def take_corrections(book: Book, store: Store, case_id: str) -> bool:
+def take_corrections(book: Book, store: Store, case_id: str, limits: Limits) -> bool:
     """
     Look at the pending corrections of a case, each on its own; tells whether one is taken, so that the case is queued again.
 
@@ -31,7 +32,7 @@ def take_corrections(book: Book, store: Store, case_id: str) -> bool:
     try:
         for verdict in book.pending_corrections(case_id):
             try:
-                _demand_usable(book, store, verdict)
+                _demand_usable(book, store, verdict, limits)
             except (Rejected, UnusableVolume, FilesMissing) as error:
                 book.refuse_correction(verdict.id, str(error))
                 LOG.info("a correction was refused", extra={"case_id": case_id, "revision": verdict.revision})
@@ -59,11 +60,11 @@ def find_correction(book: Book, store: Store, case_id: str) -> Correction | None
     return Correction(store.path_of(verdict.path), verdict.digest, *about)
 
 
-def _demand_usable(book: Book, store: Store, verdict: ReaderVerdict) -> None:
+def _demand_usable(book: Book, store: Store, verdict: ReaderVerdict, limits: Limits) -> None:
     """Raise Rejected with the reason where the mask cannot be used, or corrects nothing."""
     if verdict.path is None or not store.has_file(verdict.path):
         raise Rejected(f"{NAME}: its file is gone; send it again")
-    series = convert.read_series(find_files(book, store, verdict.case_id))
+    series = convert.read_series(find_files(book, store, verdict.case_id), limits)
     labels = read_mask(store.path_of(verdict.path), series).labels
     current = _current(book, store, verdict)
     if current is not None and np.array_equal(labels, current):
