@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import logging
+import zlib
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from model.volume import UnusableVolume
 from service.errors import Rejected, Unavailable
@@ -14,11 +18,12 @@ from service.records import Book, ReaderVerdict
 from service.store import Store
 from worker import convert
 from worker.encode import nifti
-from worker.frames import Limits
+from worker.frames import Limits, is_of_the_disk
 from worker.keeping import FilesMissing, find_files
 from worker.reader_mask import CORRECTION_FLAG, NAME, Correction, Labels, read_mask
 
 LOG = logging.getLogger(__name__)
+_DAMAGED = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
 
 
 def take_corrections(book: Book, store: Store, case_id: str, limits: Limits) -> bool:
@@ -72,10 +77,22 @@ def _demand_usable(book: Book, store: Store, verdict: ReaderVerdict, limits: Lim
 
 
 def _current(book: Book, store: Store, verdict: ReaderVerdict) -> Labels | None:
-    """The mask that was corrected; None where it is no longer the current one, which the case book says next."""
+    """The mask that was corrected; None where it is no longer the current one, which the case book says next, or cannot be read."""
     for row in book.outputs(verdict.case_id):
         if row.kind == nifti.KIND and row.revision == verdict.revision:
-            with store.open_output(row.path) as file:
-                image = nibabel.Nifti1Image.from_bytes(gzip.decompress(file.read()))
-            return np.asarray(image.dataobj, np.uint8)
+            return _read_labels(store, row.path)
     return None
+
+
+def _read_labels(store: Store, path: str) -> Labels | None:
+    """A result's mask; None where its file is gone or damaged. Raises OSError where the disk fails."""
+    try:
+        with store.open_output(path) as file:
+            image = nibabel.Nifti1Image.from_bytes(gzip.decompress(file.read()))
+        return np.asarray(image.dataobj, np.uint8)
+    except FileNotFoundError:
+        return None
+    except _DAMAGED as error:
+        if is_of_the_disk(error):
+            raise
+        return None
