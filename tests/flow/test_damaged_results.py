@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pytest
 
+from service.errors import Unavailable
 from service.records import State, VerdictState
 from tests.flow.test_readers import SCAN, Ward, nifti
 from tests.worker.test_pipeline import Bright
-from worker import correcting, encode, keeping
+from worker import correcting, encode, keeping, reader_mask
 from worker.phantom import write_series
 from worker.tasks import inference
 
@@ -105,3 +107,16 @@ def test_a_damaged_report_before_is_told_in_words(ward, correct):
     ward.book.retry(ward.case_id)
     ward.desk.infer(ward.case_id)
     assert ward.book.case(ward.case_id).state is State.DONE
+
+
+@pytest.mark.parametrize("reader", ["gzip.GzipFile", "pydicom.dcmread"], ids=["NIfTI", "DICOM"])
+def test_a_disk_that_fails_under_the_readers_own_file_refuses_nothing(ward, tmp_path, monkeypatch, reader):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    data = nifti(np.zeros(SCAN.shape, np.uint8), SCAN.affine_ras) if reader.startswith("gzip") else bytes(128) + b"DICM"
+    (tmp_path / "mask").write_bytes(data)
+    module, _, name = reader.partition(".")
+    monkeypatch.setattr(getattr(reader_mask, module), name, fail)
+    with pytest.raises(Unavailable, match="Input/output error"):
+        reader_mask.read_mask(tmp_path / "mask", SimpleNamespace(volume=SCAN))
