@@ -82,7 +82,7 @@ class Settings(Section):
     audit: AuditTrail = AuditTrail()
     maximum_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
     maximum_upload_files: Annotated[int, Field(ge=1)] = 5000
-    maximum_series_bytes: Annotated[int, Field(ge=1)] = 512 * 1024**2  # decoded
+    maximum_series_bytes: Annotated[int, Field(ge=1)] = 512 * 1024**2  # of a series once decoded, and of one instance as it arrives
     maximum_columns: Annotated[int, Field(ge=1)] = 1024
     maximum_rows: Annotated[int, Field(ge=1)] = 1024
     maximum_slices: Annotated[int, Field(ge=1)] = 512

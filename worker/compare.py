@@ -25,10 +25,9 @@ from pydicom.valuerep import PersonName
 
 from service.errors import Rejected
 from service.records import Verdict
-from worker.frames import MALFORMED, Frame, is_of_the_disk
+from worker.frames import MALFORMED, Frame, Limits, is_of_the_disk
 from worker.pixels import decode, decoded_bytes, demand_grey, frame_count
 
-LARGEST_DECODED: Final = 512 * 2**20
 _UNREADABLE: Final = (InvalidDicomError, zlib.error, *MALFORMED)
 
 # The values of these follow from the encoding or from the pixels, or tell of the way the object took.
@@ -74,23 +73,24 @@ class Comparison:
     changed: tuple[str, ...] = ()
 
 
-def compare(kept: Path, copy: Path) -> Comparison:
+def compare(kept: Path, copy: Path, limits: Limits = Limits()) -> Comparison:
     """Compare two files of one SOP Instance UID, decoding both.
 
     Parameters
     ----------
     kept : the version in the series
     copy : the version that came later
+    limits : what is larger once decoded is not decoded, so that nobody can read it
 
     Raises
     ------
     OSError
         The disk fails; to be tried again.
     """
-    later = _read(copy)
+    later = _read(copy, limits)
     if later is None:
         return Comparison(Verdict.UNREADABLE)
-    earlier = _read(kept)
+    earlier = _read(kept, limits)
     if earlier is None:
         # Nothing can have been made of a version that nobody can read: one that can be read takes its place.
         return Comparison(Verdict.CORRECTED, ("PixelData",))
@@ -102,10 +102,10 @@ def compare(kept: Path, copy: Path) -> Comparison:
     return Comparison(Verdict.CORRECTED if changed else Verdict.SAME, changed)
 
 
-def _read(path: Path) -> _Version | None:
+def _read(path: Path, limits: Limits) -> _Version | None:
     """Give None for what is not there, or cannot be read by anybody."""
     try:
-        return _Version(path)
+        return _Version(path, limits)
     except (FileNotFoundError, IsADirectoryError):  # the case book names no file for what was discarded: then this is the store's root
         return None
     except (Rejected, *_UNREADABLE) as error:
@@ -117,9 +117,9 @@ def _read(path: Path) -> _Version | None:
 class _Version:
     """One file: its decoded values as a digest, what makes a picture of them, its geometry, and its attributes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: Limits) -> None:
         self.dataset = pydicom.dcmread(path)
-        self.digest = _digest(self.dataset)
+        self.digest = _digest(self.dataset, limits)
         self.dataset.pop(0x7FE00010, None)
         frames = tuple(_frames(self.dataset))
         inverted = str(self.dataset.get("PhotometricInterpretation")) == "MONOCHROME1"
@@ -143,21 +143,21 @@ def _stated(frame: Frame, wanted: dict[str, str | None]) -> list[Any]:
     return [_UNITS.get(keyword) if value is None else _plain(value) for keyword, value in zip(wanted, found, strict=True)]
 
 
-def _digest(dataset: Dataset) -> str:
+def _digest(dataset: Dataset, limits: Limits) -> str:
     """Digest the values of all frames once decoded, and their layout."""
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise Rejected("floating-point pixels are not decoded here")
     digest = hashlib.sha256()
     if "PixelData" in dataset:
-        for frame in _decode(dataset):
+        for frame in _decode(dataset, limits):
             digest.update(repr(frame.shape).encode())
             digest.update(frame.astype("<i8").tobytes())
     return digest.hexdigest()
 
 
-def _decode(dataset: Dataset) -> Any:
+def _decode(dataset: Dataset, limits: Limits) -> Any:
     """Decode to (frames, rows, columns), or with a last axis of three where it is a colour image."""
-    if decoded_bytes(dataset) * int(dataset.get("SamplesPerPixel") or 1) > LARGEST_DECODED:
+    if decoded_bytes(dataset) * int(dataset.get("SamplesPerPixel") or 1) > limits.decoded_bytes:
         raise Rejected("too large to be decoded")
     if int(dataset.get("SamplesPerPixel") or 1) == 1 and "PALETTE" not in str(dataset.get("PhotometricInterpretation")):
         demand_grey(dataset, "an instance")

@@ -24,18 +24,15 @@ charset.python_encoding.update(_ENCODINGS)
 
 from model.volume import Affine, Volume  # noqa: E402
 from service.errors import Rejected  # noqa: E402
+from service.stack import BETWEEN_PLANES_TOLERANCE, IN_PLANE_TOLERANCE  # noqa: E402
 from worker import quality  # noqa: E402
 from worker.frames import Frame, Limits, locate, read_frames  # noqa: E402
 from worker.geometry import Grid, Planes, arrange, demand_alike, place  # noqa: E402
 from worker.pixels import Stored  # noqa: E402
 
-_LIMITS = Limits()
 _VIEW_META = FileMetaDataset()
 _VIEW_META.MediaStorageSOPClassUID = MRImageStorage
 _LOCK = threading.Lock()
-# In voxels: headers round positions and cosines, dicom2nifti takes the planes for perfectly even.
-_IN_PLANE_TOLERANCE = 0.3
-_BETWEEN_PLANES_TOLERANCE = 0.25
 _AFFINE_TOLERANCE_MM = 1e-3
 _VALIDATIONS = (
     "validate_slicecount",
@@ -80,7 +77,7 @@ class Series:
     quality: tuple[str, ...]
 
 
-def read_series(files: Sequence[Path], limits: Limits = _LIMITS) -> Series:
+def read_series(files: Sequence[Path], limits: Limits = Limits()) -> Series:
     """Convert the files of one series, and prove that every frame became the plane where its header says it lies.
 
     Parameters
@@ -147,7 +144,7 @@ def _match(planes: Planes, grid: Grid, affine_ras: Affine) -> npt.NDArray[np.int
         columns, rows = planes.size[0] - 1
         offset = corners[:, :, :2] - np.array([[0, 0], [columns, 0], [0, rows]])
         between = corners[:, :, 2] - np.rint(corners[:, :1, 2])
-        if np.abs(offset).max() > _IN_PLANE_TOLERANCE or np.abs(between).max() > _BETWEEN_PLANES_TOLERANCE:
+        if np.abs(offset).max() > IN_PLANE_TOLERANCE or np.abs(between).max() > BETWEEN_PLANES_TOLERANCE:
             raise Rejected(f"a frame does not lie on a plane of the {word}")
     where: npt.NDArray[np.intp] = np.rint(corners[grid.order, 0, 2]).astype(np.intp)
     if not np.array_equal(np.sort(where), np.arange(len(where))):

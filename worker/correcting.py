@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import logging
+import zlib
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from model.volume import UnusableVolume
 from service.errors import Rejected, Unavailable
@@ -14,13 +18,15 @@ from service.records import Book, ReaderVerdict
 from service.store import Store
 from worker import convert
 from worker.encode import nifti
+from worker.frames import Limits, is_of_the_disk
 from worker.keeping import FilesMissing, find_files
 from worker.reader_mask import CORRECTION_FLAG, NAME, Correction, Labels, read_mask
 
 LOG = logging.getLogger(__name__)
+_DAMAGED = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
 
 
-def take_corrections(book: Book, store: Store, case_id: str) -> bool:
+def take_corrections(book: Book, store: Store, case_id: str, limits: Limits) -> bool:
     """
     Look at the pending corrections of a case, each on its own; tells whether one is taken, so that the case is queued again.
 
@@ -31,7 +37,7 @@ def take_corrections(book: Book, store: Store, case_id: str) -> bool:
     try:
         for verdict in book.pending_corrections(case_id):
             try:
-                _demand_usable(book, store, verdict)
+                _demand_usable(book, store, verdict, limits)
             except (Rejected, UnusableVolume, FilesMissing) as error:
                 book.refuse_correction(verdict.id, str(error))
                 LOG.info("a correction was refused", extra={"case_id": case_id, "revision": verdict.revision})
@@ -59,11 +65,11 @@ def find_correction(book: Book, store: Store, case_id: str) -> Correction | None
     return Correction(store.path_of(verdict.path), verdict.digest, *about)
 
 
-def _demand_usable(book: Book, store: Store, verdict: ReaderVerdict) -> None:
+def _demand_usable(book: Book, store: Store, verdict: ReaderVerdict, limits: Limits) -> None:
     """Raise Rejected with the reason where the mask cannot be used, or corrects nothing."""
     if verdict.path is None or not store.has_file(verdict.path):
         raise Rejected(f"{NAME}: its file is gone; send it again")
-    series = convert.read_series(find_files(book, store, verdict.case_id))
+    series = convert.read_series(find_files(book, store, verdict.case_id), limits)
     labels = read_mask(store.path_of(verdict.path), series).labels
     current = _current(book, store, verdict)
     if current is not None and np.array_equal(labels, current):
@@ -71,10 +77,22 @@ def _demand_usable(book: Book, store: Store, verdict: ReaderVerdict) -> None:
 
 
 def _current(book: Book, store: Store, verdict: ReaderVerdict) -> Labels | None:
-    """The mask that was corrected; None where it is no longer the current one, which the case book says next."""
+    """The mask that was corrected; None where it is no longer the current one, which the case book says next, or cannot be read."""
     for row in book.outputs(verdict.case_id):
         if row.kind == nifti.KIND and row.revision == verdict.revision:
-            with store.open_output(row.path) as file:
-                image = nibabel.Nifti1Image.from_bytes(gzip.decompress(file.read()))
-            return np.asarray(image.dataobj, np.uint8)
+            return _read_labels(store, row.path)
     return None
+
+
+def _read_labels(store: Store, path: str) -> Labels | None:
+    """A result's mask; None where its file is gone or damaged. Raises OSError where the disk fails."""
+    try:
+        with store.open_output(path) as file:
+            image = nibabel.Nifti1Image.from_bytes(gzip.decompress(file.read()))
+        return np.asarray(image.dataobj, np.uint8)
+    except FileNotFoundError:
+        return None
+    except _DAMAGED as error:
+        if is_of_the_disk(error):
+            raise
+        return None

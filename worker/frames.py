@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pydicom
@@ -17,6 +17,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
 from service.errors import Rejected, Unavailable
+from service.settings import Settings
 from worker.geometry import Planes
 from worker.pixels import Mask, Stored, decode, decode_with_padding, decoded_bytes, demand_grey, frame_count
 
@@ -52,6 +53,17 @@ class Limits:
     slices: int = 512
     minimum_slices: int = 3
     minimum_values: int = 16
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """What an installation chose; admission goes by the same."""
+        return cls(
+            decoded_bytes=settings.maximum_series_bytes,
+            columns=settings.maximum_columns,
+            rows=settings.maximum_rows,
+            slices=settings.maximum_slices,
+            minimum_slices=settings.minimum_slices,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,16 +9,19 @@ import numpy.typing as npt
 
 from model.volume import Affine
 from service.errors import Rejected
-
-Floats = npt.NDArray[np.float64]
+from service.stack import (
+    Floats,
+    are_parallel,
+    are_perpendicular,
+    are_spaced_alike,
+    find_normal,
+    mark_same,
+    mark_uneven,
+    measure_shifts,
+    usual_step,
+)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# Direction cosines are often rounded to four or six digits.
-_COSINE_TOLERANCE = 2e-3
-_SPACING_TOLERANCE = 0.05
-_POSITION_TOLERANCE_MM = 0.05
-_LARGEST_SHEAR = 0.01
-_SHEAR_FLOOR_MM = 0.5  # what admission lets through; the affine follows a shear, and `convert` checks every frame against it
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,11 @@ class Planes:
     along_column_lps: Floats
     spacing_mm: Floats
     size: npt.NDArray[np.int64]
+
+    @property
+    def orientation_lps(self) -> Floats:
+        """Both unit vectors, shape (n, 6), as in ImageOrientationPatient."""
+        return np.concatenate([self.along_row_lps, self.along_column_lps], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +77,13 @@ def demand_alike(planes: Planes) -> None:
     if len(np.unique(planes.size, axis=0)) > 1:
         sizes = ", ".join(f"{columns} × {rows}" for columns, rows in np.unique(planes.size, axis=0))
         raise Rejected(f"slices of different sizes in one series: {sizes}")
-    frames = np.stack([planes.along_row_lps, planes.along_column_lps], axis=1)
-    gram = frames @ frames.transpose(0, 2, 1)
-    if not np.allclose(gram, np.eye(2), rtol=0, atol=_COSINE_TOLERANCE):
+    if not are_perpendicular(planes.orientation_lps):
         raise Rejected("ImageOrientationPatient is not two perpendicular unit vectors")
-    if not np.allclose(frames, frames[0], rtol=0, atol=_COSINE_TOLERANCE):
+    if not are_parallel(planes.orientation_lps):
         raise Rejected("slices of different orientation in one series")
     if np.any(planes.spacing_mm <= 0) or not np.all(np.isfinite(planes.spacing_mm)):
         raise Rejected("PixelSpacing is not positive")
-    spread = np.ptp(planes.spacing_mm, axis=0)
-    if np.any(spread > 1e-3 * planes.spacing_mm[0]):
+    if not are_spaced_alike(planes.spacing_mm):
         raise Rejected("slices of different pixel spacing in one series")
 
 
@@ -90,12 +95,11 @@ def arrange(planes: Planes) -> Grid:
     Rejected
         The planes share a position, leave a gap, or are sheared.
     """
-    normal = np.cross(planes.along_row_lps[0], planes.along_column_lps[0])
-    normal /= np.linalg.norm(normal)
+    normal = find_normal(planes.orientation_lps)
     distance = planes.position_lps @ normal
     order = np.argsort(distance, kind="stable")
     steps = np.diff(distance[order])
-    step = float(np.percentile(steps, 50, method="lower"))
+    step = usual_step(steps)
     _demand_even(steps, step)
     first, last = planes.position_lps[order[0]], planes.position_lps[order[-1]]
     between = (last - first) / (len(order) - 1)
@@ -132,18 +136,18 @@ def place(planes: Planes, affine_ras: Affine) -> Floats:
 
 
 def _demand_even(steps: Floats, step: float) -> None:
-    if np.any(steps < _POSITION_TOLERANCE_MM / 5):
-        first = int(np.argmax(steps < _POSITION_TOLERANCE_MM / 5)) + 1
+    same = mark_same(steps, step)
+    if same.any():
+        first = int(np.argmax(same)) + 1
         raise Rejected(f"two slices at one position: slices {first} and {first + 1} along the normal")
-    wrong = np.abs(steps - step) > max(_POSITION_TOLERANCE_MM, _SPACING_TOLERANCE * step)
-    if np.any(wrong):
+    wrong = mark_uneven(steps, step)
+    if wrong.any():
         after = int(np.argmax(wrong))
         word = "gap" if steps[after] > step else "uneven spacing"
         raise Rejected(f"{word} after slice {after + 1}: {steps[after]:.1f} mm, expected {step:.1f} mm")
 
 
 def _demand_straight(offset_lps: Floats, normal: Floats) -> None:
-    along = offset_lps @ normal
-    sideways = np.linalg.norm(offset_lps - along[:, None] * normal, axis=1)
-    if np.any(sideways > np.maximum(_SHEAR_FLOOR_MM, _LARGEST_SHEAR * np.abs(along))):
+    sideways, too_far = measure_shifts(offset_lps, normal)
+    if too_far.any():
         raise Rejected(f"slices are sheared (gantry tilt): shifted sideways by up to {sideways.max():.1f} mm")

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
 
+from service.errors import Unavailable
 from service.records import Book, Lease, LeaseLost, OutputRow, told_correction
 from service.records.result_record import RECORD, ResultRecord
 from service.store import Store
 from worker.encode import Output, Predecessor, sr
+from worker.frames import MALFORMED, is_of_the_disk
 
 
 class FilesMissing(Exception):
@@ -36,7 +39,7 @@ def find_predecessor(book: Book, store: Store, lease: Lease) -> Predecessor | No
     Raises
     ------
     FilesMissing
-        The case book has it and the store does not.
+        The case book has it and the store does not, or it is damaged.
     Unavailable
     """
     row = next((row for row in book.outputs(lease.case_id) if row.kind == sr.KIND and row.revision < lease.revision), None)
@@ -44,9 +47,13 @@ def find_predecessor(book: Book, store: Store, lease: Lease) -> Predecessor | No
         return None
     try:
         found = dcmread(store.path_of(row.path), stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
-    except OSError:
-        raise FilesMissing("the report of the revision before is missing from the store; restore it, then retry the case") from None
-    return Predecessor(str(found.StudyInstanceUID), str(found.SeriesInstanceUID), str(row.sop_class_uid), str(row.sop_instance_uid))
+        study_uid, series_uid = str(found.StudyInstanceUID), str(found.SeriesInstanceUID)
+    except (InvalidDicomError, *MALFORMED) as error:
+        if isinstance(error, OSError) and is_of_the_disk(error) and not isinstance(error, FileNotFoundError):
+            raise Unavailable(f"the object store: {error.strerror}") from error
+        why = "the report of the revision before is missing from the store, or damaged; restore it, then retry the case"
+        raise FilesMissing(why) from None
+    return Predecessor(study_uid, series_uid, str(row.sop_class_uid), str(row.sop_instance_uid))
 
 
 def keep_outputs(store: Store, lease: Lease, outputs: Sequence[Output]) -> list[OutputRow]:

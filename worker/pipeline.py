@@ -30,12 +30,12 @@ from worker.encode.identity import identify
 from worker.encode.segments import choose_segments
 from worker.encode.source import read_header
 from worker.encode.structures import draw
+from worker.frames import Limits
 from worker.measure import Findings
 from worker.reader_mask import CORRECTION_FLAG, Correction, read_mask
 
 PRODUCT_VERSION = version("leukoscope")
 Input = Sequence[Path] | Volume
-_LARGEST = (1024, 1024, 512)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +95,7 @@ def run(
     predecessor: Predecessor | None = None,
     correction: Correction | None = None,
     identity: Mapping[str, str] | None = None,
+    limits: Limits = Limits(),
     on_stage: Callable[[str], None] | None = None,
 ) -> Result:
     """Segment one series, or one volume that came as NIfTI (which gives no DICOM).
@@ -108,6 +109,7 @@ def run(
     predecessor : the structured report of the revision that this one takes the place of
     correction : a reader's mask, which everything is made from instead of the release's own
     identity : of the patient, by DICOM keyword, where it was corrected by hand
+    limits : what a series may be at most, and must be at least
     on_stage : told the name of each stage as it begins
 
     Raises
@@ -117,7 +119,7 @@ def run(
     """
     clock = Clock(on_stage)
     with clock.stage("convert"):
-        series, volume = _read(source)
+        series, volume = _read(source, limits)
     found, corrected = segment(volume, release, engine, clock), None
     if correction is not None and series is not None:
         with clock.stage("correct"):
@@ -181,10 +183,10 @@ def correct(found: Found, correction: Correction, series: Series, release: Relea
     return Found(masks, findings, (*found.quality, *mask.flags)), Corrected(*said, mask.algorithm, found.masks, found.findings)
 
 
-def _read(source: Input) -> tuple[Series | None, Volume]:
+def _read(source: Input, limits: Limits) -> tuple[Series | None, Volume]:
     if isinstance(source, Volume):
         return None, source
-    series = convert.read_series(source)
+    series = convert.read_series(source, limits)
     return series, series.volume
 
 
@@ -255,7 +257,7 @@ def make_context(
     )
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, limits: Limits = Limits()) -> Volume:
     """Read a NIfTI file as a float32 volume.
 
     Raises
@@ -272,8 +274,9 @@ def read_nifti(path: Path) -> Volume:
             raise Rejected(f"no single volume: {' x '.join(map(str, shape))} voxels")
         if image.get_data_dtype().kind not in "biuf":
             raise Rejected("intensities are not plain numbers")
-        if any(size > most for size, most in zip(shape, _LARGEST, strict=False)):
-            raise Rejected(f"larger than {' x '.join(map(str, _LARGEST))} voxels")
+        largest = (limits.columns, limits.rows, limits.slices)
+        if any(size > most for size, most in zip(shape, largest, strict=False)):
+            raise Rejected(f"larger than {' x '.join(map(str, largest))} voxels")
         data = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape[:3])
     except (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, zlib.error) as error:
         raise Rejected(f"{path.name}: no readable NIfTI file ({error})") from error

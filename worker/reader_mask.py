@@ -24,10 +24,10 @@ from pydicom.errors import InvalidDicomError
 
 from model.postprocess import LESION, TUMOUR_LIKE
 from model.volume import Volume
-from service.errors import Rejected
+from service.errors import Rejected, Unavailable
 from worker.convert import Series
 from worker.encode.wording import counted
-from worker.frames import MALFORMED, value_of
+from worker.frames import MALFORMED, is_of_the_disk, value_of
 from worker.segments import CLASSES, Mask, Segment, describe, place_segments, read_segments
 
 Labels = npt.NDArray[np.uint8]
@@ -103,6 +103,8 @@ def read_mask(path: Path, series: Series, *, grown: bool = False) -> ReaderMask:
     Rejected
         It is about another series, on another grid, unreadable, contradicts itself, or has a segment that means nothing here. Never
         retried.
+    Unavailable
+        The disk fails.
 
     References
     ----------
@@ -117,6 +119,7 @@ def _read_segmentation(path: Path, series: Series) -> ReaderMask:
     try:
         dataset = pydicom.dcmread(path)
     except (InvalidDicomError, *MALFORMED) as error:
+        _demand_disk(error)
         raise Rejected(f"{NAME}: cannot be read ({type(error).__name__})") from error
     if str(value_of(dataset, "SOPClassUID")) not in CLASSES:
         raise Rejected(f"{NAME}: not a DICOM segmentation (SEG)")
@@ -135,6 +138,12 @@ def _read_segmentation(path: Path, series: Series) -> ReaderMask:
     flags = (f"{CORRECTION_FLAG}: the mask was fractional, half and more of a voxel was taken",) if fractional else ()
     drawn = {segment.algorithm for segment in segments if segment.meaning in _LABELS}
     return ReaderMask(labels, "MANUAL" if drawn == {"MANUAL"} else "SEMIAUTOMATIC", flags)
+
+
+def _demand_disk(error: Exception) -> None:
+    """Raise Unavailable where it was the disk's fault and not the file's."""
+    if isinstance(error, OSError) and is_of_the_disk(error):
+        raise Unavailable(f"a file cannot be read: {error.strerror}") from error
 
 
 def _demand_ours(dataset: Dataset, series: Series) -> bool:
@@ -180,6 +189,7 @@ def _read_nifti(path: Path, volume: Volume, *, grown: bool) -> ReaderMask:
         window = _find_window(image, volume, grown=grown)
         values = np.asanyarray(image.dataobj).reshape([part.stop - part.start for part in window])
     except (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, zlib.error) as error:
+        _demand_disk(error)
         raise Rejected(f"{NAME}: no readable NIfTI file ({type(error).__name__})") from error
     if not np.isin(values, (0, LESION, TUMOUR_LIKE)).all():
         raise Rejected(f"{NAME}: has other values than 0, {LESION} (lesion) and {TUMOUR_LIKE} (tumour-like)")

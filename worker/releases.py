@@ -16,6 +16,7 @@ from model.training.layouts import Case
 from model.training.metrics import dice
 from model.volume import UnusableVolume
 from service.errors import Rejected
+from worker.frames import Limits
 from worker.pipeline import Clock, segment
 from worker.scans import Choose, read_case
 from worker.scores import Figures, serve, share
@@ -39,16 +40,22 @@ class Compared:
         return asdict(self)
 
 
-def compare(cases: Iterable[Case], releases: tuple[Release, Release], engines: tuple[Engine, Engine], choose: Choose) -> Iterator[Compared]:
+def compare(
+    cases: Iterable[Case],
+    releases: tuple[Release, Release],
+    engines: tuple[Engine, Engine],
+    choose: Choose,
+    limits: Limits = Limits(),
+) -> Iterator[Compared]:
     """Serve every case with both releases, one case after the other; a case that cannot be served says why and stops nothing.
 
     Parameters
     ----------
-    choose : see `worker.scans.read_case`
+    choose, limits : see `worker.scans.read_case`
     """
     for case in cases:
         try:
-            scan = read_case(case, choose)
+            scan = read_case(case, choose, limits)
             (first, one), (second, other) = (serve(scan, release, engine) for release, engine in zip(releases, engines, strict=True))
             yield Compared(case.id, first, second, share(dice(one, other)))
         except (Rejected, UnusableVolume) as error:

@@ -13,6 +13,7 @@ from service.records import Book, Judged, Resend, Verdict
 from service.store import Store
 from worker.child import ChildLost, WorkChild
 from worker.compare import compare
+from worker.frames import Limits
 
 LOG = logging.getLogger(__name__)
 MAXIMUM_LOSSES: Final = 3
@@ -20,7 +21,7 @@ LIMIT_S: Final = 120.0
 _ROUNDS: Final = 5
 
 
-def compare_resends(book: Book, store: Store, case_id: str, say: Callable[[int], None]) -> None:
+def compare_resends(book: Book, store: Store, case_id: str, say: Callable[[int], None], limits: Limits) -> None:
     """Compare what was set aside of a case and write the verdicts down, all at once; once more for what came meanwhile.
 
     Where the database or the disk is away, what is not written down is asked for again by the sweep.
@@ -28,10 +29,11 @@ def compare_resends(book: Book, store: Store, case_id: str, say: Callable[[int],
     Parameters
     ----------
     say : told the number of each before it is decoded
+    limits : of what is decoded
     """
     try:
         for _ in range(_ROUNDS):
-            found = [_look(store, resend, say) for resend in book.uncompared(case_id)]
+            found = [_look(store, resend, say, limits) for resend in book.uncompared(case_id)]
             store.demand_instances()  # where all of them are away, none is missing
             if not found or not book.judge_resends(case_id, found):
                 return
@@ -40,9 +42,9 @@ def compare_resends(book: Book, store: Store, case_id: str, say: Callable[[int],
         LOG.warning("comparison put off: %s", type(error).__name__, extra={"case_id": case_id})
 
 
-def _look(store: Store, resend: Resend, say: Callable[[int], None]) -> Judged:
+def _look(store: Store, resend: Resend, say: Callable[[int], None], limits: Limits) -> Judged:
     say(resend.number)
-    found = compare(store.path_of(resend.kept_path), store.path_of(resend.path))
+    found = compare(store.path_of(resend.kept_path), store.path_of(resend.path), limits)
     return Judged(resend, found.verdict, found.changed)
 
 

@@ -11,6 +11,7 @@ from model.training.layouts import Case, Mask, UnusableCase, known_layouts, not_
 from model.volume import Volume
 from service.errors import Rejected
 from worker import convert
+from worker.frames import Limits
 from worker.pipeline import read_nifti
 
 Choose = Callable[[Path], tuple[Sequence[Path], Sequence[str]]]
@@ -104,12 +105,13 @@ def _is_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == b"DICM"
 
 
-def read_case(case: Case, choose: Choose) -> Scan:
+def read_case(case: Case, choose: Choose, limits: Limits = Limits()) -> Scan:
     """Read a scan as the service does, and its masks as training does.
 
     Parameters
     ----------
     choose : gives the files of the one series of a DICOM folder that is to be segmented, and the flags they raise, or raises Rejected
+    limits : what a scan may be at most, and a series must be at least
 
     Raises
     ------
@@ -118,10 +120,10 @@ def read_case(case: Case, choose: Choose) -> Scan:
     """
     if case.flair.is_dir():
         files, doubts = choose(case.flair)
-        series = convert.read_series(files)
+        series = convert.read_series(files, limits)
         return Scan(series.volume, tuple(dict.fromkeys((*doubts, *series.quality))), None, None, None)
     try:
-        volume = read_nifti(case.flair) if case.channel is None else read_scan(case)
+        volume = read_nifti(case.flair, limits) if case.channel is None else read_scan(case)
         lesion, tumour, ignore = (read_role(case, role, volume) for role in ("lesion", "tumour", "ignore"))
     except UnusableCase as error:
         raise Rejected(str(error)) from error

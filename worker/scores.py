@@ -18,6 +18,7 @@ from model.training.layouts import Case, Mask
 from model.training.metrics import dice, lesion_wise
 from model.volume import UnusableVolume, Volume
 from service.errors import Rejected
+from worker.frames import Limits
 from worker.pipeline import Clock, join_flags, segment
 from worker.scans import Choose, Scan, read_case
 
@@ -73,16 +74,18 @@ class Measured:
         return asdict(self)
 
 
-def measure_release(cases: Iterable[Case], release: Release, engine: Engine, choose: Choose) -> Iterator[Measured]:
+def measure_release(
+    cases: Iterable[Case], release: Release, engine: Engine, choose: Choose, limits: Limits = Limits()
+) -> Iterator[Measured]:
     """Serve every scan, one after the other; one that is refused says why and stops nothing.
 
     Parameters
     ----------
-    choose : see `worker.scans.read_case`
+    choose, limits : see `worker.scans.read_case`
     """
     for case in cases:
         try:
-            figures, _ = serve(read_case(case, choose), release, engine)
+            figures, _ = serve(read_case(case, choose, limits), release, engine)
             yield Measured(case.id, case.patient, figures)
         except (Rejected, UnusableVolume) as error:
             yield Measured(case.id, case.patient, problem=str(error))

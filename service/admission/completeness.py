@@ -8,25 +8,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from service.headers import Frame, Header
-
-Positions = npt.NDArray[np.float64]
-
-# Scanners write positions with three to six decimals; a slice that lies 5 % off its place is still in the right order.
-SPACING_TOLERANCE: Final = 0.05
-SPACING_TOLERANCE_MM: Final = 0.02
-DIRECTION_TOLERANCE: Final = 2e-3  # direction cosines, about a tenth of a degree
-SHIFT_TOLERANCE_MM: Final = 0.5
-SHEAR_TOLERANCE: Final = 0.01  # of the distance along the normal; as `worker.geometry` allows
-SAME_PLACE: Final = 0.1  # of the usual spacing
-# In voxels, from the even grid between the first slice and the last: what the worker's conversion takes (`worker.convert`).
-IN_PLANE_TOLERANCE: Final = 0.3
-BETWEEN_PLANES_TOLERANCE: Final = 0.25
+from service.stack import (
+    BETWEEN_PLANES_TOLERANCE,
+    IN_PLANE_TOLERANCE,
+    SPACING_TOLERANCE,
+    Floats,
+    are_parallel,
+    are_perpendicular,
+    are_spaced_alike,
+    find_normal,
+    mark_same,
+    mark_uneven,
+    measure_shifts,
+    usual_step,
+)
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,14 @@ def check_geometry(headers: Sequence[Header]) -> Geometry:
         return Geometry(problem, len(frames))
     if len(frames) < 2:
         return Geometry("one slice is no volume", len(frames))
-    offsets, shifts = _along_normal(frames)
-    order = np.argsort(offsets, kind="stable")
-    steps = np.diff(offsets[order])
-    spacing = float(np.median(steps))
+    normal = find_normal(np.array([frame.orientation_lps for frame in frames]))
+    positions = np.array([frame.position_lps for frame in frames], dtype=np.float64)
+    order = np.argsort(positions @ normal, kind="stable")
+    steps = np.diff(positions[order] @ normal)
+    spacing = usual_step(steps)
     problem = (
         _check_steps(steps, _expected_mm(headers, spacing))
-        or _check_shifts(shifts[order], offsets[order])
+        or _check_shifts(positions[order], normal)
         or _check_grid(headers[0], [frames[index] for index in order])
     )
     return Geometry(problem, len(frames), spacing, _doubts(headers, len(frames), spacing))
@@ -102,24 +102,14 @@ def _check_planes(frames: Sequence[Frame]) -> str | None:
     if any(frame.position_lps is None or frame.orientation_lps is None or frame.spacing_mm is None for frame in frames):
         return "a slice without position, orientation or pixel spacing"
     orientations = np.array([frame.orientation_lps for frame in frames])
-    lengths = np.linalg.norm(orientations.reshape(-1, 3), axis=1)
-    cosines = np.einsum("ij,ij->i", orientations[:, :3], orientations[:, 3:])
-    if np.any(np.abs(lengths - 1.0) > DIRECTION_TOLERANCE) or np.any(np.abs(cosines) > DIRECTION_TOLERANCE):
+    if not are_perpendicular(orientations):
         return "direction cosines that are no right angle"
-    if np.any(np.abs(orientations - np.median(orientations, axis=0)) > DIRECTION_TOLERANCE):
+    if not are_parallel(orientations):
         return "slices of more than one orientation"
     spacings = np.array([frame.spacing_mm for frame in frames])
-    if np.any(spacings <= 0) or np.any(np.ptp(spacings, axis=0) > 1e-3 * spacings.max()):
+    if np.any(spacings <= 0) or not are_spaced_alike(spacings):
         return "slices of more than one pixel spacing"
     return None
-
-
-def _along_normal(frames: Sequence[Frame]) -> tuple[Positions, Positions]:
-    """Give each frame's place along the slice normal (n,), and its place within the plane (n, 2), both in millimetres."""
-    axes = np.array([frame.orientation_lps for frame in frames]).mean(axis=0).reshape(2, 3)
-    normal = np.cross(axes[0], axes[1])
-    positions = np.array([frame.position_lps for frame in frames], dtype=np.float64)
-    return positions @ (normal / np.linalg.norm(normal)), positions @ axes.T
 
 
 def _expected_mm(headers: Sequence[Header], spacing: float) -> float:
@@ -132,12 +122,12 @@ def _is_multiple(spacing: float, declared: float) -> bool:
     return abs(spacing / declared - round(spacing / declared)) <= SPACING_TOLERANCE
 
 
-def _check_steps(steps: Positions, expected: float) -> str | None:
-    same = np.flatnonzero(steps <= SAME_PLACE * max(expected, 1e-6))
+def _check_steps(steps: Floats, expected: float) -> str | None:
+    same = np.flatnonzero(mark_same(steps, expected))
     if expected <= 1e-6 or len(same):
         at = int(same[0]) + 1 if len(same) else 1
         return f"two slices at one place (slices {at} and {at + 1})"
-    wrong = np.flatnonzero(np.abs(steps - expected) > max(SPACING_TOLERANCE * expected, SPACING_TOLERANCE_MM))
+    wrong = np.flatnonzero(mark_uneven(steps, expected))
     if not len(wrong):
         return None
     at = int(wrong[0])
@@ -145,14 +135,13 @@ def _check_steps(steps: Positions, expected: float) -> str | None:
     return f"{kind} after slice {at + 1}: {steps[at]:.1f} mm, expected {expected:.1f} mm"
 
 
-def _check_shifts(shifts: Positions, offsets: Positions) -> str | None:
+def _check_shifts(ordered: Floats, normal: Floats) -> str | None:
     """The slices of a stack lie behind each other; a constant shift from slice to slice (a sheared stack) is no stack."""
-    moved = np.abs(shifts - shifts[0]).max(axis=1)
-    allowed = np.maximum(SHIFT_TOLERANCE_MM, SHEAR_TOLERANCE * np.abs(offsets - offsets[0]))
-    if np.all(moved <= allowed):
+    sideways, too_far = measure_shifts(ordered - ordered[0], normal)
+    if not too_far.any():
         return None
-    at = int(np.argmax(moved > allowed)) + 1
-    return f"slice {at} lies {moved[at - 1]:.1f} mm to the side of the first"
+    at = int(np.argmax(too_far)) + 1
+    return f"slice {at} lies {sideways[at - 1]:.1f} mm to the side of the first"
 
 
 def _check_grid(header: Header, ordered: Sequence[Frame]) -> str | None:

@@ -118,7 +118,7 @@ class Transitions:
             self._after, more = book.events_after(self._after)
             for event, count in more.items():
                 self._counts[event] += count
-            text = "Transitions of cases: stumble and fail are attempts that failed, lapse is a worker that was killed"
+            text = "Transitions of cases: stumble and fail are attempts that failed, lapse a killed worker, set_aside a case held for those"
             family = CounterMetricFamily("leukoscope_case_events", text, labels=["event"])
             for event, count in self._counts.items():
                 family.add_metric([event.value.replace(" ", "_")], count)

@@ -67,9 +67,11 @@ def segment(
     from service.commands.results import clear_folders, write_result
     from service.settings import load_settings
     from worker import pipeline
+    from worker.frames import Limits
 
     console = Console(stderr=True)
     settings = load_settings()
+    limits = Limits.from_settings(settings)
     release = served_release(settings)
     if source.is_dir():
         choice = choose_series(source, settings, series)
@@ -77,7 +79,7 @@ def segment(
         case: pipeline.Input = choice.files
         doubts = choice.quality
     else:
-        case, doubts = pipeline.read_nifti(source), ()
+        case, doubts = pipeline.read_nifti(source, limits), ()
     with Progress(console=console) as progress:
         bar = progress.add_task("engine", total=_SEGMENT_STEPS)
         engine = open_engine(release, settings.engine, settings.precision, threads=settings.threads)
@@ -87,6 +89,7 @@ def segment(
             engine,
             segmentation=settings.segmentation,
             rtstruct=settings.rtstruct,
+            limits=limits,
             on_stage=lambda name: progress.update(bar, advance=1, description=name),
         )
         progress.update(bar, completed=_SEGMENT_STEPS)

@@ -65,12 +65,14 @@ def compare(
     from model.engine import open_engine
     from model.release import find
     from worker import releases, scans
+    from worker.frames import Limits
 
     settings = read_settings()
     cases = scans.find_scans(folder)
     pair = (find(first), find(second))
     one, other = (open_engine(release, settings.engine, settings.precision, threads=settings.threads) for release in pair)
-    rows = _with_bar(releases.compare(cases, pair, (one, other), _chooser(settings)), "comparing", len(cases))
+    found = releases.compare(cases, pair, (one, other), _chooser(settings), Limits.from_settings(settings))
+    rows = _with_bar(found, "comparing", len(cases))
     Console().print(releases.tabulate(rows, (pair[0].card.version, pair[1].card.version)))
     if json_file is not None:
         _write_json(json_file, {"releases": [_name(release) for release in pair], "cases": [row.as_dict() for row in rows]})
@@ -93,12 +95,14 @@ def measure(
     from model.engine import open_engine
     from model.release import find
     from worker import scans, scores
+    from worker.frames import Limits
 
     settings = read_settings()
     cases = scans.find_scans(*folders)
     release = find(name) if name else served_release(settings)
     engine = open_engine(release, settings.engine, settings.precision, threads=settings.threads)
-    rows = _with_bar(scores.measure_release(cases, release, engine, _chooser(settings)), "measuring", len(cases))
+    found = scores.measure_release(cases, release, engine, _chooser(settings), Limits.from_settings(settings))
+    rows = _with_bar(found, "measuring", len(cases))
     title = f"{_name(release)} on {len(rows)} scans ({engine.name}, {engine.precision})"
     shown = Console() if Console().is_terminal else Console(width=scores.FILE_COLUMNS)
     shown.print(scores.tabulate(rows))

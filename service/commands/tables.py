@@ -97,6 +97,7 @@ def _facts(case: Case, said: Sequence[ReaderVerdict]) -> Table:
         "series": f"{escape(case.series_description)} ({case.series_uid})",
         "admission": escape(case.rule or ""),
         "revision, attempts": f"{case.revision}, {case.attempts}",
+        "workers killed": str(case.lapses or ""),
         "primary": "yes" if case.primary else "no",
         "model": " ".join(str(model[name]) for name in ("name", "version", "engine", "precision") if name in model),
         "quality": escape("; ".join(case.quality)),

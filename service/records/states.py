@@ -26,6 +26,7 @@ class Event(StrEnum):
     REFUSE = "refuse"  # not wanted, by headers or by the worker's look at the pixels
     CLAIM = "claim"  # a worker takes the lease
     LAPSE = "lapse"  # the lease ran out: the worker was killed with its parent
+    SET_ASIDE = "set aside"  # it lapsed time and again: most likely it is what kills its worker
     PUT_BACK = "put back"  # a part the worker needs is away
     STUMBLE = "stumble"  # an attempt failed, there are more
     FAIL = "fail"  # the last attempt failed
@@ -56,6 +57,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     # A late slice takes the case from the worker: its fence is void and its work is thrown away, never mixed.
     (State.RUNNING, Event.RECEIVE): State.RECEIVING,
     (State.RUNNING, Event.LAPSE): State.QUEUED,
+    (State.RUNNING, Event.SET_ASIDE): State.HELD,
     (State.RUNNING, Event.PUT_BACK): State.QUEUED,
     (State.RUNNING, Event.STUMBLE): State.QUEUED,
     (State.RUNNING, Event.FAIL): State.FAILED,

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, and_, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.records.database import Ledger
+from service.records.lapses import suspect
 from service.records.moves import UnknownCase, lock_case, lock_studies, move, utc_now
 from service.records.primary import settle_study
 from service.records.rows import Lease, LeaseLost, OutputRow
@@ -170,7 +171,7 @@ class Work(Ledger):
             return list(connection.execute(select(cases.c.id).where(needy, soon).order_by(cases.c.due_at).limit(limit)).scalars())
 
     def reclaim(self, owner_prefix: str) -> list[str]:
-        """End the leases of workers that are known to be dead, and give their cases.
+        """End the leases of workers that are known to be dead, and give their cases; one that lapsed too often is held.
 
         Whatever is queued is due at once: the message a dead worker had in hand is gone with it.
         """
@@ -220,8 +221,11 @@ class Work(Ledger):
         return until is None or until < now or until > now + 2 * self._lease
 
     def _lapse(self, connection: Connection, row: dict[str, Any], now: datetime) -> None:
-        reason = "the worker was killed"
-        move(connection, row, Event.LAPSE, now, reason=reason, lapses=row["lapses"] + 1, lease_owner=None, lease_until=None, due_at=now)
+        why = suspect(connection, row, now)
+        event, reason = (Event.SET_ASIDE, why) if why else (Event.LAPSE, "the worker was killed")
+        move(connection, row, event, now, reason=reason, lapses=row["lapses"] + 1, lease_owner=None, lease_until=None, due_at=now)
+        if why:
+            settle_study(connection, row["study_uid"], self._destinations, now)
 
 
 def _fenced(connection: Connection, lease: Lease) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tests.service.casebook import instance, queue, run
 from worker import resends
 from worker.child import WorkChild
 from worker.compare import Comparison
+from worker.frames import Limits
 
 
 def copies(files, folder: Path, change) -> list[Path]:
@@ -173,7 +174,7 @@ def compared(tmp_path, monkeypatch):
     book.note_instances([instance(number + 1, digest=f"{number + 100:064x}", path=f"instances/{number}.dcm") for number in range(3)])
 
     def go(comparison, limit_s: float = 60.0, tries: Path = tmp_path / "tries") -> list[str]:
-        def compare(_, copy: Path) -> Comparison:
+        def compare(_, copy: Path, limits: Limits) -> Comparison:
             with tries.open("a") as file:
                 file.write(f"{copy.name}\n")
             return comparison(copy.name)
@@ -183,7 +184,7 @@ def compared(tmp_path, monkeypatch):
         def prepare():
             mine = open_book(settings)
             store = Store(tmp_path)
-            return lambda job, say: resends.compare_resends(mine, store, job[1], say)
+            return lambda job, say: resends.compare_resends(mine, store, job[1], say, Limits())
 
         child = WorkChild(prepare)
         try:

@@ -26,6 +26,7 @@ from worker.child import ChildLost, Work, WorkChild
 from worker.correcting import find_correction, take_corrections
 from worker.encode import Corrected
 from worker.encode.wording import irradiated_sentence
+from worker.frames import Limits
 from worker.keeping import FilesMissing, find_files, find_predecessor, keep_outputs, keep_record
 from worker.renewal import renewing
 from worker.resends import compare_resends, oversee
@@ -48,6 +49,7 @@ class Desk:
         self._owner = owner
         self._book = open_book(settings)
         self._store = Store(settings.data_dir, settings.minimum_free_mb)
+        self._limits = Limits.from_settings(settings)
         self._engine: Engine | None = None
         self._stage = "start"
 
@@ -65,7 +67,7 @@ class Desk:
         """Do what the parent asks for: a task, and the case it is for."""
         task, case_id = job
         if task == COMPARE:
-            compare_resends(self._book, self._store, case_id, say)
+            compare_resends(self._book, self._store, case_id, say, self._limits)
         elif task == CORRECT:
             self.correct(case_id)
         else:
@@ -74,7 +76,7 @@ class Desk:
     def correct(self, case_id: str) -> None:
         """Look at the corrections of a case, and make the new revision at once where one is taken."""
         try:
-            taken = take_corrections(self._book, self._store, case_id)
+            taken = take_corrections(self._book, self._store, case_id, self._limits)
         except Exception as error:  # the edge: a defect is logged without its text, and counted
             LOG.error("correction failed", exc_info=error, extra={"case_id": case_id})
             self._book.correction_lost(case_id)
@@ -137,6 +139,7 @@ class Desk:
             predecessor=find_predecessor(self._book, self._store, lease),
             correction=find_correction(self._book, self._store, lease.case_id),
             identity=self._book.corrected_identity(lease.case_id),
+            limits=self._limits,
             on_stage=self._enter,
         )
         began = time.time()
