@@ -34,11 +34,11 @@ def case_of(book: Book, case_id: str) -> Case:
 
 def kill(book: Book, clock, case_id: str, times: int, every_s: float = 160.0, *, others: bool = False) -> Case:
     """Let a worker claim the case and be killed with its parent, which is noticed before the next; `others` finish something meanwhile."""
-    for _ in range(times):
+    for number in range(times):
         if book.claim(case_id, "serve:9:") is None:
             break
         clock(every_s)
-        if others:
+        if others and number % (ALONE - 1) == 0:
             other = queue(book, series=str(utc_now()), study="other")
             run(book, other)
         book.reclaim("serve:")
