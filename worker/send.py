@@ -11,14 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 from pydicom import dcmread
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
-from pydicom.filewriter import write_file_meta_info
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config
 from pynetdicom.association import Association
@@ -29,6 +28,7 @@ from pynetdicom.status import code_to_category
 from service.calling import Peer, associate
 from service.errors import Rejected, Unavailable
 from service.headers.elements import uid
+from service.store import encode_file_meta
 from worker.repertoire import transcode
 
 # A path is then sent as its own bytes; a Dataset is still encoded for the context that was accepted.
@@ -36,7 +36,7 @@ _config.STORE_SEND_CHUNKED_DATASET = True
 
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers up to 255
-_SOP_UIDS = [Tag("SOPClassUID"), Tag("SOPInstanceUID")]
+_SOP_UIDS: list[BaseTag | int] = [Tag("SOPClassUID"), Tag("SOPInstanceUID")]
 _CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 
 
@@ -130,7 +130,7 @@ def read_archive(path: Path) -> list[Outgoing]:
 
 def _describe(file: IO[bytes], path: Path, entry: str | None = None) -> list[Outgoing]:
     try:
-        read = read_partial(file, lambda tag, _vr, _length: tag > _SOP_UIDS[-1], specific_tags=_SOP_UIDS)
+        read = read_partial(cast(BinaryIO, file), lambda tag, _vr, _length: tag > _SOP_UIDS[-1], specific_tags=_SOP_UIDS)
         meta = read.file_meta
         named = (UID(meta.get("MediaStorageSOPClassUID", "")), UID(meta.get("MediaStorageSOPInstanceUID", "")))
         syntax = UID(meta.TransferSyntaxUID)
@@ -191,12 +191,8 @@ def _well_named(file: Outgoing) -> Iterator[Path]:
     if not file.misnamed:
         yield file.path
         return
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = file.sop_class_uid, file.sop_instance_uid
-    meta.TransferSyntaxUID = file.transfer_syntax_uid
     with tempfile.NamedTemporaryFile(suffix=".dcm") as copy, file.open_kept() as kept:
-        copy.write(b"\0" * 128 + b"DICM")
-        write_file_meta_info(copy, meta)
+        copy.write(encode_file_meta(file.sop_class_uid, file.sop_instance_uid, file.transfer_syntax_uid))
         kept.seek(split_dataset(file.path)[1])
         shutil.copyfileobj(kept, copy)
         copy.flush()
