@@ -15,10 +15,10 @@ from service.rule import Name
 # PS3.5 6.2, value representation AE: 16 characters, no backslash or control character, not only spaces.
 AETitle = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
-# As `openssl x509 -fingerprint -sha256` writes it, or without the colons.
+# The line that `openssl x509 -noout -fingerprint -sha256` prints, or the digits alone, with colons or without.
 Fingerprint = Annotated[
     str,
-    BeforeValidator(lambda value: value.replace(":", "").lower() if isinstance(value, str) else value),
+    BeforeValidator(lambda value: value.rpartition("=")[2].replace(":", "").strip().lower() if isinstance(value, str) else value),
     Field(pattern=r"^[0-9a-f]{64}$"),
 ]
 
