@@ -38,6 +38,7 @@ class Answer:
 @contextmanager
 def answering(answer: Answer, sender: Source) -> Iterator[None]:
     """Turn what the intake raises inside the block into the status that goes out."""
+    who = {"association": sender.association, "calling_ae": sender.calling_ae}
     try:
         yield
     except Mismatch as error:
@@ -48,7 +49,7 @@ def answering(answer: Answer, sender: Source) -> Iterator[None]:
         answer.code, answer.comment = 0xA700, error.reason
     except Exception:
         answer.code, answer.comment = 0xC211, "internal error"
-        LOG.exception("a C-STORE failed", extra={"association": sender.association, "dimse_status": "0xC211"})
+        LOG.exception("a C-STORE failed", extra={**who, "dimse_status": "0xC211"})
         return
     if answer.code:
-        LOG.warning("a C-STORE was refused", extra={"association": sender.association, "dimse_status": f"0x{answer.code:04X}"})
+        LOG.warning("a C-STORE was refused: %s", answer.comment, extra={**who, "dimse_status": f"0x{answer.code:04X}"})

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config
 from pynetdicom.association import Association
+from pynetdicom.dsutils import split_dataset
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.status import code_to_category
 
 from service.calling import Peer, associate
 from service.errors import Rejected, Unavailable
+from service.headers.elements import uid
+from service.store import encode_file_meta
 from worker.repertoire import transcode
 
 # A path is then sent as its own bytes; a Dataset is still encoded for the context that was accepted.
@@ -29,6 +36,7 @@ _config.STORE_SEND_CHUNKED_DATASET = True
 
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers up to 255
+_SOP_UIDS: list[BaseTag | int] = [Tag("SOPClassUID"), Tag("SOPInstanceUID")]
 _CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 
 
@@ -38,10 +46,12 @@ class Broken(Unavailable):
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A Part-10 file, or an entry of a zip that is one, and what its file meta information says about it.
+    """A Part-10 file, or an entry of a zip that is one, and what its command names.
 
     Attributes
     ----------
+    sop_class_uid, sop_instance_uid : of its data set (PS3.4 B.2.3); of its file meta information where the data set has none
+    misnamed : the file meta information has others
     repertoire : Specific Character Set that its text is sent in; None: as it is
     """
 
@@ -50,6 +60,7 @@ class Outgoing:
     sop_instance_uid: UID
     transfer_syntax_uid: UID
     entry: str | None = None
+    misnamed: bool = False
     repertoire: tuple[str, ...] | None = None
 
     @property
@@ -119,11 +130,14 @@ def read_archive(path: Path) -> list[Outgoing]:
 
 def _describe(file: IO[bytes], path: Path, entry: str | None = None) -> list[Outgoing]:
     try:
-        meta = dcmread(file, stop_before_pixels=True, specific_tags=[]).file_meta
-        uids = (UID(meta.MediaStorageSOPClassUID), UID(meta.get("MediaStorageSOPInstanceUID", "")), UID(meta.TransferSyntaxUID))
+        read = read_partial(cast(BinaryIO, file), lambda tag, _vr, _length: tag > _SOP_UIDS[-1], specific_tags=_SOP_UIDS)
+        meta = read.file_meta
+        named = (UID(meta.get("MediaStorageSOPClassUID", "")), UID(meta.get("MediaStorageSOPInstanceUID", "")))
+        syntax = UID(meta.TransferSyntaxUID)
     except (InvalidDicomError, AttributeError):
         return []
-    return [] if uids[0] == _DICOMDIR else [Outgoing(path, *uids, entry)]
+    own = UID(uid(read, "SOPClassUID") or named[0]), UID(uid(read, "SOPInstanceUID") or named[1])
+    return [] if named[0] == _DICOMDIR or not all(own) else [Outgoing(path, *own, syntax, entry, misnamed=own != named)]
 
 
 def send(peer: Peer, files: Sequence[Outgoing], on_answer: Callable[[Answer], None] | None = None) -> list[Answer]:
@@ -157,9 +171,11 @@ def _store(association: Association, file: Outgoing) -> Answer:
     accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
     exact = (file.sop_class_uid, file.transfer_syntax_uid) in accepted
     try:
-        status = association.send_c_store(
-            file.path if exact and file.entry is None and file.repertoire is None else _read(file, exact=exact)
-        )
+        if exact and file.entry is None and file.repertoire is None:
+            with _well_named(file) as path:
+                status = association.send_c_store(path)
+        else:
+            status = association.send_c_store(_read(file, exact=exact))
     except ValueError:
         return Answer(file.path, None, f"{file.sop_class_uid.name} in {file.transfer_syntax_uid.name} is not accepted there")
     except RuntimeError:
@@ -167,6 +183,20 @@ def _store(association: Association, file: Outgoing) -> Answer:
     if "Status" not in status:
         raise Unavailable("the association ended, or no answer came, after an object was sent")
     return Answer(file.path, int(status.Status), str(status.get("ErrorComment", "")))
+
+
+@contextmanager
+def _well_named(file: Outgoing) -> Iterator[Path]:
+    """Give a file whose meta information names its object: pynetdicom takes the command's UIDs from there."""
+    if not file.misnamed:
+        yield file.path
+        return
+    with tempfile.NamedTemporaryFile(suffix=".dcm") as copy, file.open_kept() as kept:
+        copy.write(encode_file_meta(file.sop_class_uid, file.sop_instance_uid, file.transfer_syntax_uid))
+        kept.seek(split_dataset(file.path)[1])
+        shutil.copyfileobj(kept, copy)
+        copy.flush()
+        yield Path(copy.name)
 
 
 def _read(file: Outgoing, *, exact: bool) -> Dataset:

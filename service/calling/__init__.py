@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
@@ -21,6 +21,20 @@ from service.tls import watch_handshakes
 
 _CONNECT_S: Final = 10.0
 _ANSWER_S: Final = 60.0
+_UNKNOWN_CALLER: Final = (1, 3)
+_TRANSIENT: Final = 2
+# PS3.8 9.3.4, table 9-21: by source and reason
+_SOURCES: Final = {1: "service user", 2: "service provider, ACSE", 3: "service provider, presentation"}
+_REASONS: Final = {
+    (1, 1): "no reason given",
+    (1, 2): "application context name not supported",
+    _UNKNOWN_CALLER: "calling AE title not recognised",
+    (1, 7): "called AE title not recognised",
+    (2, 1): "no reason given",
+    (2, 2): "protocol version not supported",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
+}
 
 
 class Refused(Unavailable):
@@ -29,6 +43,10 @@ class Refused(Unavailable):
 
 class NotAccepted(Refused):
     """The peer accepts none of the classes that were proposed."""
+
+
+class UnknownCaller(Refused):
+    """The peer does not recognise the title that we call from."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,8 @@ def associate(
     Raises
     ------
     Unavailable
-        The peer could not be reached; may be repeated. Refused: it was, and does not accept what is proposed; NotAccepted: nothing of it.
+        The peer could not be reached, or rejected the association for now; may be repeated. Refused: it was, and does not accept what is
+        proposed; NotAccepted: nothing of it; UnknownCaller: not from this title.
     """
     entity = AE(ae_title=peer.calling_ae)
     entity.connection_timeout = entity.acse_timeout = _CONNECT_S
@@ -86,6 +105,11 @@ def _ask(
 ) -> Association:
     opened: list[bool] = []
     troubles: list[str] = []
+    rejections: list[A_ASSOCIATE_RJ] = []
+
+    def note_rejection(event: evt.Event) -> None:
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu)
 
     def note_open(event: evt.Event) -> None:
         opened.append(True)
@@ -95,7 +119,7 @@ def _ask(
     if peer.tls is not None:
         watch_handshakes(peer.tls, troubles.append)
         tls = (peer.tls, peer.host)
-    noting = [(evt.EVT_CONN_OPEN, note_open), (evt.EVT_PDU_SENT, _end_waiting), *handlers]
+    noting = [(evt.EVT_CONN_OPEN, note_open), (evt.EVT_PDU_RECV, note_rejection), (evt.EVT_PDU_SENT, _end_waiting), *handlers]
     association = entity.associate(
         peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=noting, ext_neg=list(roles) or None, tls_args=tls
     )
@@ -104,6 +128,8 @@ def _ask(
     node = f"{peer.ae_title} at {peer.host}:{peer.port}"
     if not opened:
         raise Unavailable(f"{node}: {''.join(troubles[:1]) or 'no connection'}")
+    if rejections:  # is_rejected is not set where pynetdicom's own threads race for the answer
+        raise _rejection(rejections[0], node)
     raise _why_not(association, node, secured=tls is not None)
 
 
@@ -150,11 +176,20 @@ def _prepare(event: evt.Event, answer_s: float) -> None:
 
 
 def _why_not(association: Association, node: str, *, secured: bool) -> Unavailable:
-    if association.is_rejected:
-        return Refused(f"{node}: the association was rejected")
     refused = sorted({context.abstract_syntax.name for context in association.rejected_contexts if context.abstract_syntax})
     if refused and not association.accepted_contexts:
         return NotAccepted(f"{node}: not accepted there: {', '.join(refused)}")
     if secured:  # TLS 1.3: the handshake is over for us before the peer looks at our certificate
         return Unavailable(f"{node}: the connection was ended; a peer that does not take our certificate, or wants one, does that")
     return Unavailable(f"{node}: the association was aborted")
+
+
+def _rejection(answer: A_ASSOCIATE_RJ, node: str) -> Unavailable:
+    """Say what the peer said (PS3.8 9.3.4)."""
+    source, reason = answer.source or 0, answer.reason_diagnostic or 0
+    transient = answer.result == _TRANSIENT
+    words = _REASONS.get((source, reason), f"reason {reason}")
+    said = f"{node}: the association was rejected: {words} ({'transient' if transient else 'permanent'}, {_SOURCES.get(source, source)})"
+    if (source, reason) == _UNKNOWN_CALLER:
+        return UnknownCaller(said)
+    return Unavailable(said) if transient else Refused(said)

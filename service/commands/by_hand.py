@@ -30,7 +30,7 @@ def push(
     from rich.console import Console
     from rich.progress import Progress
 
-    from service.calling import Peer
+    from service.calling import Peer, UnknownCaller
     from service.errors import Rejected
     from worker import send
 
@@ -44,7 +44,10 @@ def push(
     console = Console(stderr=True)
     with Progress(console=console) as progress:
         bar = progress.add_task(f"to {peer.ae_title}", total=len(files))
-        answers = send.send(peer, files, lambda _answer: progress.advance(bar))
+        try:
+            answers = send.send(peer, files, lambda _answer: progress.advance(bar))
+        except UnknownCaller as error:
+            raise Rejected(f"{error.reason}; we called from {calling_ae}: name yourself with --from") from None
     refused = [answer for answer in answers if answer.category == "Failure"]
     for answer in refused[:10]:
         status = "no status" if answer.status is None else f"0x{answer.status:04X}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from math import ceil
 from typing import Final
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from service.errors import Rejected
 from service.identity_file import file_identities
 from service.installation import KEY_FILE
 from service.rebuild import Tally, rebuild
-from service.records import Actor, AuditEvent, Book, Part, State, open_book, upgrade_book
+from service.records import GONE_AFTER, Actor, AuditEvent, Book, Part, State, open_book, upgrade_book, utc_now
 from service.serve import only_one
 from service.settings import Settings
 from service.store import INSTANCES, Store
@@ -106,7 +107,11 @@ def demand_stillness(book: Book) -> None:
     living = [part for part in book.living_parts() if not _is_known_dead(part)]
     if living:
         named = ", ".join(f"{part.kind} on {part.detail.get('host', '?')} (process {part.detail.get('pid', '?')})" for part in living)
-        raise Rejected(f"still running: {named}; stop every part first (SIGTERM; one that was killed is forgotten after 30 s)")
+        seconds = max(0, ceil((max(part.seen_at for part in living) + GONE_AFTER - utc_now()).total_seconds()))
+        raise Rejected(
+            f"still running: {named}; stop every part first (SIGTERM). One that was killed, or is another installation's whose "
+            f"database was copied here, is forgotten in {seconds} s"
+        )
 
 
 def _is_known_dead(part: Part) -> bool:

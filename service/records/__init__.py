@@ -54,7 +54,7 @@ from service.records.rows import (
     VerdictState,
 )
 from service.records.states import FINAL, MAXIMUM_ATTEMPTS, TRANSITIONS, Event, InvalidTransition, State
-from service.records.upkeep import Part, Upkeep
+from service.records.upkeep import GONE_AFTER, Part, Upkeep
 from service.records.withdrawal import Withdrawal, Withdrawn
 from service.records.work import Work
 from service.sections import Recipient
@@ -133,6 +133,7 @@ def upgrade_book(settings: Settings, *, new_keys: bool = False) -> None:
 
 __all__ = [
     "FINAL",
+    "GONE_AFTER",
     "MAXIMUM_ATTEMPTS",
     "TRANSITIONS",
     "Actor",

@@ -11,10 +11,10 @@ from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 from service.rule import Name
 from service.sections.section import AETitle, Port, Section
 
-# As `openssl x509 -fingerprint -sha256` writes it, or without the colons.
+# The line that `openssl x509 -noout -fingerprint -sha256` prints, or the digits alone, with colons or without.
 Fingerprint = Annotated[
     str,
-    BeforeValidator(lambda value: value.replace(":", "").lower() if isinstance(value, str) else value),
+    BeforeValidator(lambda value: value.rpartition("=")[2].replace(":", "").strip().lower() if isinstance(value, str) else value),
     Field(pattern=r"^[0-9a-f]{64}$"),
 ]
 

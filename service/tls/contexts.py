@@ -138,6 +138,13 @@ def fingerprint_of(connection: socket.socket | None) -> str | None:
     return hashlib.sha256(certificate).hexdigest() if certificate else None
 
 
+def refused_fingerprint_of(connection: socket.socket) -> str | None:
+    """Give the same after a handshake that failed, None where no certificate had come: `getpeercert` gives nothing then."""
+    handshake: Any = getattr(connection, "_sslobj", None)
+    chain = handshake.get_verified_chain() if handshake is not None else None
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(chain[0].public_bytes())).hexdigest() if chain else None
+
+
 def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

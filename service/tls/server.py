@@ -12,7 +12,7 @@ from typing import Any, Final
 from pynetdicom import AE
 from pynetdicom.transport import ThreadedAssociationServer
 
-from service.tls.contexts import reason_of
+from service.tls.contexts import reason_of, refused_fingerprint_of
 
 LOG = logging.getLogger(__name__)
 HANDSHAKE_LIMIT_S: Final = 10.0
@@ -49,14 +49,17 @@ class TlsServer(ThreadedAssociationServer):
     def _shake(self, request: socket.socket, client_address: Any) -> ssl.SSLSocket | None:
         try:
             request.settimeout(HANDSHAKE_LIMIT_S)  # of the whole handshake, not of each of its messages
-            return self._secure().wrap_socket(request, server_side=True)
+            request = self._secure().wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+            request.do_handshake()
         except OSError as error:
-            self._note(client_address, reason_of(error))
+            self._note(client_address, reason_of(error), refused_fingerprint_of(request))
             self.shutdown_request(request)
             return None
+        return request
 
-    def _note(self, client_address: Any, why: str) -> None:
-        LOG.warning("association refused: %s", why, extra={"peer": str(client_address[0])})
+    def _note(self, client_address: Any, why: str, certificate_sha256: str | None = None) -> None:
+        fields = {"peer": str(client_address[0]), "certificate_sha256": certificate_sha256}
+        LOG.warning("association refused: %s", why, extra=fields)
         self._on_failure()
 
 

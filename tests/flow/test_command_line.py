@@ -12,6 +12,7 @@ import pydicom
 import pytest
 
 from tests.running import series_uid
+from tests.service import wire
 
 
 def leukoscope(*arguments, **environ):
@@ -52,6 +53,15 @@ def test_push_tells_a_dead_peer_in_one_line(write_phantom, free_port):
     assert done.returncode == 1
     assert "no connection" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_push_tells_a_caller_that_the_peer_does_not_know_to_name_itself(write_phantom):
+    files = write_phantom("stranger", order=(0,))
+    with wire.rejecting(1, 1, 3) as port:
+        done = leukoscope("push", files[0].parent, "--to", f"PACS@127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert "calling AE title not recognised" in done.stderr
+    assert "we called from LEUKOSCOPE: name yourself with --from" in done.stderr
 
 
 def test_push_sends_and_cases_tells(running, write_phantom):

@@ -91,7 +91,9 @@ def test_compressed_series_are_kept_as_they_came(house: House, listener: Listene
     }
 
 
-def test_unreadable_cut_and_mismatched_data_sets_get_their_own_status(house: House, listener: Listener) -> None:
+def test_unreadable_cut_and_mismatched_data_sets_get_their_own_status(
+    house: House, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
     (dataset,) = flair_series(1)
     encoded = part10(dataset)
     with BytesIO(encoded) as file:
@@ -102,6 +104,9 @@ def test_unreadable_cut_and_mismatched_data_sets_get_their_own_status(house: Hou
     assert store_bytes(association, body[:-100], MRImageStorage, uid) == 0xC000
     assert store_bytes(association, body[:200], MRImageStorage, uid) == 0xC000
     assert store_bytes(association, body, MRImageStorage, "1.2.3.4") == 0xA900
+    (*_, told) = [record for record in caplog.records if record.name == "service.answering"]
+    assert told.getMessage() == "a C-STORE was refused: SOP Instance UID differs from the command's"
+    assert (vars(told)["dimse_status"], vars(told)["calling_ae"]) == ("0xA900", "SCANNER")
     assert not house.cases
     assert store_bytes(association, body, MRImageStorage, uid) == 0x0000
     association.release()

@@ -168,6 +168,8 @@ def test_a_certificate_that_is_missing_old_or_unknown_gets_no_association(gate: 
     assert echo(gate, "FREE", certificate) == "no association"
     assert eventually(lambda: gate.reasons() == [why]), gate.reasons()
     assert gate.counts.take()["associations", ("tls",)] == 1
+    (refused,) = [record for record in gate.log if "refused" in record.getMessage()]
+    assert vars(refused)["certificate_sha256"] == (None if certificate is None else gate.pairs[certificate].sha256)
 
 
 def test_versions_before_1_2_are_refused(gate: Gate) -> None:

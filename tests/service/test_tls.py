@@ -142,6 +142,7 @@ def test_settings_that_would_leave_a_door_open_or_shut_for_good_are_refused(valu
         Settings.model_validate(values)
 
 
-def test_a_fingerprint_may_be_written_as_openssl_does() -> None:
-    settings = Settings.model_validate({"dicom_tls": TLS, "calling_ae": [{"title": "A", "certificate_sha256": PRINT}]})
+@pytest.mark.parametrize("written", [PRINT, PRINT.replace(":", ""), f"sha256 Fingerprint={PRINT}", f"SHA256 Fingerprint={PRINT}\n"])
+def test_a_fingerprint_may_be_written_as_openssl_does(written: str) -> None:
+    settings = Settings.model_validate({"dicom_tls": TLS, "calling_ae": [{"title": "A", "certificate_sha256": written}]})
     assert re.fullmatch("(ab){32}", str(settings.calling_ae[0].certificate_sha256))

@@ -104,6 +104,27 @@ class Heard:
         return int(answer.Status)
 
 
+@contextmanager
+def rejecting(result: int, source: int, reason: int) -> Iterator[int]:
+    """A node that rejects one association (PS3.8 9.3.4); gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reject() -> None:
+            connection, _ = server.accept()
+            with connection:
+                peer = Wire(connection)
+                assert peer.hear().kind == REQUESTED
+                peer.say(pdu(REJECTED, bytes((0, result, source, reason))))
+                for _ in peer.rest():
+                    pass
+
+        node = threading.Thread(target=reject)
+        node.start()
+        yield int(server.getsockname()[1])
+        node.join(LIMIT_S)
+    join_network_threads()
+
+
 class Wire:
     """One connection, from either end."""
 

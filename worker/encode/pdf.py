@@ -14,8 +14,8 @@ from worker.encode.display import LESION_COLOUR, TUMOUR_LIKE_COLOUR, open_scene
 from worker.encode.evidence import draw_lesions, draw_levels
 from worker.encode.page import HEIGHT, INK, INNER, MARGIN, PALE, QUIET, RULE, WARNING, WIDTH, fill, stroke
 from worker.encode.report_form import Report
-from worker.encode.typeset import shrunk, wrapped, write, write_block
-from worker.encode.wording import PRODUCT, sentence
+from worker.encode.typeset import shortened, shrunk, wrapped, write, write_block
+from worker.encode.wording import PRODUCT, sentence, unsaid
 
 KIND = "report.pdf"
 _WHO = {"Patient", "Patient ID"}  # never cut
@@ -169,7 +169,7 @@ def _small_print(page: Any, context: Context, report: Report) -> None:
     by_reader = f"A lesion is a {definition.connectivity}-connected component of the reader's mask, whatever its size."
     axes = "Sides and coordinates are the patient's (right, anterior, superior positive); pictures show the acquisition's own planes."
     defined = f"{by_reader if report.correction else by_release} {axes}"
-    release = " ".join(map(sentence, filter(None, (card.summary, *report.limits))))
+    release = shortened(list(map(sentence, filter(None, (card.summary, *unsaid(report.limits, card.summary))))), 5.7, INNER, 5)
     objects = f"Segmentation {report.segmentation_uid or 'as NIfTI'}{source}."
     stroke(page, RULE, 0.6)
     page.line(MARGIN, _FOOT, WIDTH - MARGIN, _FOOT)

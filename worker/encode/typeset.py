@@ -106,6 +106,16 @@ def wrapped(text: str, size: float, width: float, bold: bool = False) -> list[st
     return [*lines, line] if line else lines
 
 
+def shortened(sentences: list[str], size: float, width: float, most: int) -> str:
+    """Join as many sentences as `most` lines of a width hold whole, and say how many more there are in report.json."""
+    kept = len(sentences)
+    text = " ".join(sentences)
+    while kept > 1 and len(wrapped(text, size, width)) > most:
+        kept -= 1
+        text = " ".join((*sentences[:kept], f"… {len(sentences) - kept} more in report.json"))
+    return text
+
+
 def write_block(page: Any, x: float, y: float, text: str, size: float, width: float, *, most: int = 99) -> float:
     """Write a wrapped text from its first baseline down, at most `most` lines; give the next baseline."""
     lines = wrapped(text, size, width)

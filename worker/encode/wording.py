@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from datetime import UTC
 from typing import TYPE_CHECKING
 
@@ -69,3 +71,13 @@ def sentence(flag: str) -> str:
     if separator and code.replace("-", "").replace("_", "").isalnum() and code == code.lower():
         flag = f"{code.replace('-', ' ').replace('_', ' ')}: {detail}"
     return f"{flag[:1].upper()}{flag[1:].rstrip('.')}."
+
+
+def unsaid(limits: Iterable[str], summary: str) -> list[str]:
+    """Give the limits that the summary does not say already, with a verb or without."""
+    said = {_gist(one) for one in re.split(r"(?<=\.) ", summary)}
+    return [limit for limit in limits if _gist(limit) not in said]
+
+
+def _gist(text: str) -> str:
+    return re.sub(r"\b(?:is|are|was|were) ", "", text.strip(" .").lower())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -136,10 +137,13 @@ def test_it_refuses_while_a_part_is_alive(clinic: Clinic) -> None:
     clinic.done(flair_series(14))
     settings = clinic.settings
     now = datetime.now(UTC)
-    part = Part("listener:host:1:ab", "listener", now, now, {"host": "radiology-1", "pid": 7})
+    seen_at = now - timedelta(seconds=12)
+    part = Part("listener:host:1:ab", "listener", now, seen_at, {"host": "radiology-1", "pid": 7})
     clinic.book.beat([part], {})
-    with pytest.raises(Rejected, match=r"still running: listener on radiology-1 \(process 7\); stop every part first"):
+    with pytest.raises(Rejected, match=r"still running: listener on radiology-1 \(process 7\); stop every part first") as refused:
         run(settings)
+    (seconds,) = map(int, re.findall(r"database was copied here, is forgotten in (\d+) s$", refused.value.reason))
+    assert 0 < seconds <= 18
     clinic.book.leave([part.name], {})
     with only_one(settings.data_dir), pytest.raises(Misconfigured, match="already runs on the data folder"):
         run(settings)

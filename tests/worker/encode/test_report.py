@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -128,6 +129,25 @@ def test_many_lesions_and_flags_stay_on_the_page(peer, tmp_path):
     ).stdout
     assert "more in report.json" in text
     assert len(json.loads(report_json.encode(found).data)["quality"]) >= 14
+
+
+def test_limits_of_the_release_are_whole_and_said_once(peer, context, tmp_path):
+    irradiated = "No irradiated patient was in training or evaluation."
+    limits = (irradiated, *(f"Limit {number} of {'what was measured ' * 8}on {number} scans." for number in range(9)))
+    summary = "A network. No irradiated patient in training or evaluation."
+    card = context.release.card.model_copy(update={"summary": summary, "limits": limits})
+    found = replace(context, release=replace(context.release, card=card))
+    (tmp_path / "report.pdf").write_bytes(pdf.encode(found).data)
+    command = [peer("pdftotext"), "-layout", str(tmp_path / "report.pdf"), "-"]
+    small = " ".join(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()).partition("A network.")[2]
+    assert small.count("No irradiated patient") == 1
+    (left,) = map(int, re.findall(r"… (\d+) more in report\.json", small))
+    shown = [limit for limit in limits[1:] if " ".join(limit.split()) in small]
+    assert shown == list(limits[1 : 1 + len(shown)])
+    assert len(shown) + left == 9
+    assert len(shown) >= 4
+    assert small.count("Limit ") == len(shown), "none is cut"
+    assert json.loads(report_json.encode(found).data)["limits"] == list(limits)
 
 
 def test_nothing_found_is_said(peer, tmp_path):
