@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from sqlalchemy import make_url
 
 from service.errors import Rejected
-from service.records import Actor, AuditEvent, Book, Case, ReaderVerdict, State, VerdictState, is_note
+from service.records import Actor, AuditEvent, Book, Case, ReaderVerdict, State, StudyFacts, VerdictState, is_note
 from service.settings import Settings
 
 _COLOURS = {State.DONE: "green", State.FAILED: "red", State.HELD: "yellow", State.REJECTED: "yellow"}
@@ -26,15 +26,17 @@ def print_cases(settings: Settings, state: str | None, limit: int) -> None:
         raise Rejected(f"--state {state}: one of {', '.join(State)}")
     with closing(open_existing_book(settings)) as book:
         page = book.find_cases(state=State(state) if state else None, limit=limit)
+        studies = book.studies_of([case.id for case in page.items])
         book.audit(AuditEvent.QUERY, f"listed by command: cases, {len(page.items)} given", Actor.at_the_command_line())
     table = Table(box=None, pad_edge=False)
-    for heading in ("case", "received (UTC)", "state", "series", "slices", "lesions", "ml", "why"):
+    for heading in ("case", "received (UTC)", "study", "state", "series", "slices", "lesions", "ml", "why"):
         table.add_column(heading, justify="right" if heading in {"slices", "lesions", "ml"} else "left")
     for case in page.items:
         findings = case.findings or {}
         table.add_row(
             case.id,
             _moment(case.received_at),
+            _day(studies[case.id]),
             _state(case.state),
             escape(case.series_description),
             str(case.instances),
@@ -57,7 +59,7 @@ def print_case(settings: Settings, case_id: str) -> None:
 
 
 def _print_case(console: Console, book: Book, case: Case) -> None:
-    console.print(_facts(case))
+    console.print(_facts(case, book.studies_of([case.id])[case.id]))
     if case.stages:
         console.print(_stages(case.stages))
     console.print(_rows(book, case))
@@ -69,7 +71,7 @@ def _print_case(console: Console, book: Book, case: Case) -> None:
     console.print(lines)
 
 
-def _facts(case: Case) -> Table:
+def _facts(case: Case, study: StudyFacts) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     model = case.model or {}
     findings = {name: value for name, value in (case.findings or {}).items() if isinstance(value, int | float | str | bool)}
@@ -78,6 +80,8 @@ def _facts(case: Case) -> Table:
         "state": _state(case.state),
         "why": escape(case.reason or ""),
         "series": f"{escape(case.series_description)} ({case.series_uid})",
+        "study": f"{_day(study)} ({case.study_uid})",
+        "accession number": escape(study.accession_number),
         "admission": escape(case.rule or ""),
         "revision, attempts": f"{case.revision}, {case.attempts}",
         "primary": "yes" if case.primary else "no",
@@ -131,6 +135,10 @@ def open_existing_book(settings: Settings) -> Book:
 def _state(state: State) -> str:
     colour = _COLOURS.get(state)
     return f"[{colour}]{state.value}[/{colour}]" if colour else state.value
+
+
+def _day(study: StudyFacts) -> str:
+    return f"{date.fromisoformat(study.date):%Y-%m-%d}" if study.date else "-"
 
 
 def _moment(at: datetime) -> str:

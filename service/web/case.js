@@ -1,4 +1,4 @@
-import { button, cell, element, ml, moment, put, row, tell } from "./elements.js";
+import { button, cell, day, element, ml, moment, put, row, tell } from "./elements.js";
 import { fetchFile, needsToken, post, read, Refusal } from "./calls.js";
 import { identityForm } from "./identity.js";
 import { state, total } from "./list.js";
@@ -26,6 +26,8 @@ function facts(item) {
   const took = Object.entries(item.stages).map(([name, stage]) => `${name} ${stage.seconds.toFixed(2)} s`).join(", ");
   return element("dl", {},
     ...fact("Patient ID", item.patient_id),
+    ...fact("Study date", day(item.study_date)),
+    ...fact("Accession number", item.accession_number),
     ...fact("Received", moment(item.received_at)),
     ...fact("Instances", `${item.instances}`),
     ...fact("Revision", item.revision ? `${item.revision}${item.primary ? ", the study's chosen result" : ""}` : ""),
@@ -164,7 +166,7 @@ export async function refreshCase(id, may) {
   if (current !== shown || text === shown.text) return;
   shown.text = text;
   put(shown.facts,
-    element("h2", { id: "title", tabindex: "-1", text: item.series_description || "(no description)" }),
+    element("h2", { id: "title", tabindex: "-1", text: item.series_description || "(no description)" }, element("span", { class: "soft", text: ` study of ${day(item.study_date)}` })),
     ...head(item), ...again(item, may),
     element("div", { class: "sides" }, element("div", {}, facts(item), ...results(item)), ...picture(item)),
     ...deliveries(item, may));

@@ -1,4 +1,4 @@
-import { cell, element, ml, moment, put, row } from "./elements.js";
+import { cell, day, element, ml, moment, put, row } from "./elements.js";
 import { read } from "./calls.js";
 
 const form = document.getElementById("filters");
@@ -40,6 +40,7 @@ function rowOf(item) {
   return row({},
     cell("Received", { class: "moment", text: moment(item.received_at, "short") }),
     cell("Patient ID", { class: "long patient", text: item.patient_id }),
+    cell("Study", { class: "moment", text: day(item.study_date) }, ...(item.accession_number ? [element("div", { class: "soft", text: item.accession_number })] : [])),
     cell("Series", { class: "long" }, series, element("div", { class: "soft", text: about })),
     found,
     cell("Lesions", { ...number, text: total(item) }),

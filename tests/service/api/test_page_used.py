@@ -67,6 +67,20 @@ def test_what_comes_from_a_scanner_or_a_reader_is_text_and_never_runs(page: Brow
     assert page.run("return window.hurt === undefined && document.querySelectorAll('[onerror]').length === 0")
 
 
+def test_two_visits_of_a_patient_are_told_apart(page: Browser, served: Host) -> None:
+    first, _, unknown = (done(served, PatientID="VISITS", **study) for study in ({"StudyDate": "20260301"}, {"StudyDate": "20260902"}, {}))
+    look(page)
+    page.type("#filters [name=patient_id]", "VISITS")
+    page.click("#filters button", "Show")
+    page.until(lambda: len(page.sees("#cases tr")) == 3)
+    assert page.sees("#cases [data-label=Study]") == ["–", "Sep 2, 2026", "Mar 1, 2026"]
+    open_case(page, first)
+    page.find("#case h2", "FLAIR ax study of Mar 1, 2026")
+    page.click("#case a", "All cases")
+    open_case(page, unknown)
+    page.find("#case h2", "study of –")
+
+
 def test_a_reader_accepts_and_rejects(page: Browser, served: Host) -> None:
     case_id = done(served)
     open_case(page, case_id)
