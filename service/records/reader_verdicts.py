@@ -37,7 +37,8 @@ class ReaderVerdicts(Ledger):
         """
         Accept or reject the current result; said again by the same reader in the same words, nothing happens.
 
-        A rejection withholds what is undelivered, and is final for its revision: only a correction makes a new result.
+        A rejection withholds what is undelivered, and is final for its revision: only a correction makes a new result, and the mask
+        that was rejected is one too.
 
         Parameters
         ----------
@@ -57,7 +58,8 @@ class ReaderVerdicts(Ledger):
                 return said[-1]
             rejected = next((one for one in said if one.kind is VerdictKind.REJECT), None)
             if rejected is not None and kind is VerdictKind.ACCEPT:
-                raise VerdictRefused(f"revision {rejected.revision} was rejected by {rejected.reader}; send a correction instead")
+                said_by = f"revision {rejected.revision} was rejected by {rejected.reader}"
+                raise VerdictRefused(f"{said_by}; send a correction instead: its own mask, sent back unchanged, makes a new revision too")
             values = {"revision": row["revision"], "reader": reader, "comment": comment, "path": path}
             verdict = _write(connection, case_id, at or now, kind, VerdictState.STANDS, **values)
             settle_study(connection, row["study_uid"], self._destinations, now)

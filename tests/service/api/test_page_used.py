@@ -94,6 +94,7 @@ def test_a_reader_accepts_and_rejects(page: Browser, served: Host) -> None:
     page.type("[name=comment]", "motion")
     page.click("#verdict button", "Reject")
     page.find("#question", "Reject revision 1?")
+    page.find("#question", "A rejection is undone by sending a mask: this one as it is, or a corrected one")
     page.press("escape")
     page.until(lambda: not page.sees("#ask"))
     assert [one.kind for one in served.book.verdicts_of([case_id])[case_id]] == ["accept"]
@@ -101,6 +102,7 @@ def test_a_reader_accepts_and_rejects(page: Browser, served: Host) -> None:
     page.click("#ask button", "Reject")
     page.find("#case .verdict.reject", "Result rejected by A. Reader")
     assert "Accept" not in "".join(page.sees("#verdict button"))
+    page.find("#verdict", "where it was rejected by mistake, its own (DICOM SEG or NIfTI, under Results) as it is")
     page.click("#case a", "All cases")
     page.find("#cases .mark", "result rejected")
 

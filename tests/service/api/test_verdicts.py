@@ -63,7 +63,17 @@ def test_what_was_rejected_stays_readable_and_is_marked(served: Host, case_id: s
     assert (answer.status_code, answer.headers["leukoscope-verdict"]) == (200, "reject")
     refused = say(served, case_id, "accept")
     assert refused.status_code == 409
-    assert refused.json()["detail"] == "Revision 1 was rejected by A. Reader; send a correction instead."
+    assert refused.json()["detail"] == (
+        "Revision 1 was rejected by A. Reader; send a correction instead: its own mask, sent back unchanged, makes a new revision too."
+    )
+
+
+def test_a_rejection_says_why(served: Host, case_id: str) -> None:
+    for comment in ("", "  "):
+        refused = say(served, case_id, "reject", comment=comment)
+        assert refused.status_code == 422
+        assert "comment: say why the result is rejected" in refused.text
+    assert say(served, case_id, "accept").status_code == 200
 
 
 def test_what_cannot_be_judged_is_told_why(served: Host, case_id: str) -> None:
