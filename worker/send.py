@@ -22,6 +22,7 @@ from pynetdicom.status import code_to_category
 
 from service.calling import Peer, associate
 from service.errors import Rejected, Unavailable
+from service.sop_classes import class_name
 from worker.repertoire import transcode
 
 # A path is then sent as its own bytes; a Dataset is still encoded for the context that was accepted.
@@ -161,7 +162,7 @@ def _store(association: Association, file: Outgoing) -> Answer:
             file.path if exact and file.entry is None and file.repertoire is None else _read(file, exact=exact)
         )
     except ValueError:
-        return Answer(file.path, None, f"{file.sop_class_uid.name} in {file.transfer_syntax_uid.name} is not accepted there")
+        return Answer(file.path, None, f"{class_name(file.sop_class_uid)} in {file.transfer_syntax_uid.name} is not accepted there")
     except RuntimeError:
         return Answer(file.path, None, "the association ended")
     if "Status" not in status:

@@ -21,14 +21,14 @@ from service.api.status import Accepted, FileProblem
 from service.errors import Rejected
 from service.intake.handover import Receipt, Source
 from service.problems import Problem, problem_responses
-from service.uploads import Part, spool_upload
+from service.uploads import FORM_DATA, Part, spool_upload
 
 MOST_PROBLEMS: Final = 100
 BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {
+            FORM_DATA: {
                 "schema": {
                     "type": "object",
                     "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
@@ -64,8 +64,13 @@ def submission_routes(desk: Desk) -> APIRouter:
         def spool(body: AsyncIterator[bytes], folder: Path) -> Awaitable[list[Part]]:
             return spool_upload(request.headers, body, folder, desk.limits, desk.work)
 
-        if parse_options_header(request.headers.get("content-type"))[0] == JSON.encode():
+        kind = parse_options_header(request.headers.get("content-type"))[0].decode("latin-1").lower()
+        if kind == JSON:
             accepted = await ask(desk, request)
+        elif kind != FORM_DATA:
+            raise Problem(
+                "unsupported-media-type", f"Send {FORM_DATA} with DICOM files or one zip, or {JSON} that names a series to fetch."
+            )
         else:
             accepted = await take_upload(desk, request, spool, partial(_hand_over, desk, request))
         if len(accepted.items) == 1:

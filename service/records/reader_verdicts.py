@@ -234,8 +234,10 @@ def restore_correction(connection: Connection, case_id: str, told: Mapping[str, 
 
 def _demand_current(row: Mapping[str, Any], revision: int | None) -> None:
     """Raise VerdictRefused unless the case is done and its revision the one that was judged."""
-    if revision is not None and revision != row["revision"]:
-        raise VerdictRefused(f"revision {revision} is not the current one: revision {row['revision']} took its place")
+    current = row["revision"]
+    if revision is not None and revision != current:
+        why = "took its place" if revision < current else f"is, there is no revision {revision}"
+        raise VerdictRefused(f"revision {revision} is not the current one: revision {current} {why}")
     if row["state"] != State.DONE.value:
         raise VerdictRefused(f"the case is {row['state']}: there is no result to judge now")
 

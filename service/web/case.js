@@ -14,6 +14,8 @@ const NAMES = {
 const SENT = {
   pending: "waits", sent: "sent", committed: "sent, and the destination keeps it", dead: "given up", withheld: "withheld",
 };
+// A note goes to each destination by itself: rejection-note.NAME takes back what was before, rejection-note-rejected.NAME this.
+const NOTE = /^rejection-note(-rejected)?\./;
 let shown = null; // { id, text, facts, forms, about, judged, picture }
 
 function fact(name, ...values) {
@@ -75,11 +77,16 @@ function results(item) {
   return links.length ? [element("h3", { text: "Results" }), element("ul", { class: "results" }, ...links)] : [];
 }
 
+function nameOf(output) {
+  const note = NOTE.exec(output);
+  return note ? `Rejection note for ${note[1] ? "this revision" : "earlier results"}` : NAMES[output] || output;
+}
+
 function delivery(one) {
   const next = one.state === "pending" && one.next_attempt_at ? `, next try ${moment(one.next_attempt_at)}` : "";
   return row({ class: one.state },
     cell("Destination", { text: one.destination }),
-    cell("Result", { text: NAMES[one.output] || one.output }),
+    cell("Result", { text: nameOf(one.output) }),
     cell("State", {}, element("b", { text: `${SENT[one.state] || one.state}${next}` })),
     cell("Tries", { class: "number", text: one.attempts }),
     cell("Trouble", { class: "long", text: one.last_error }));

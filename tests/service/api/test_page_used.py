@@ -25,7 +25,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A service whose destination and source are ports where nobody answers."""
     gone = {"name": "gone", "ae_title": "GONE", "host": "127.0.0.1", "port": find_port()}
     with hosts_in(tmp_path_factory.mktemp("page")) as make:
-        yield make(destinations=[gone | {"outputs": ["segmentation"]}], sources=[gone])
+        yield make(destinations=[gone | {"outputs": ["segmentation"], "rejection_notes": True}], sources=[gone])
 
 
 @pytest.fixture
@@ -105,6 +105,20 @@ def test_a_reader_accepts_and_rejects(page: Browser, served: Host) -> None:
     page.find("#verdict", "where it was rejected by mistake, its own (DICOM SEG or NIfTI, under Results) as it is")
     page.click("#case a", "All cases")
     page.find("#cases .mark", "result rejected")
+
+
+def test_a_rejection_note_and_a_single_instance_are_named_in_words(page: Browser, served: Host) -> None:
+    served.send(make_series(f"1.2.3.{next(NUMBERS)}", slices=1, size=16, PatientID="ONE"))
+    case_id = done_case(served.book, served.settings.data_dir, next(NUMBERS))
+    served.book.delivered(served.book.deliveries(case_id)[0].id)
+    served.client.post(f"/cases/{case_id}/verdict", json={"verdict": "reject", "reader": "A", "comment": "motion"}).raise_for_status()
+    (owed,) = served.book.owed_notes(case_id)
+    served.book.delivery_dead(owed.delivery_id, "its results are not in the store")
+    look(page)
+    page.find("#cases tr", "ONE")
+    assert "1 instance" in page.sees("#cases [data-label=Series] .soft")
+    open_case(page, case_id)
+    page.find("#case [data-label=Result]", "Rejection note for this revision")
 
 
 def test_a_corrected_mask_waits_and_its_refusal_is_told(page: Browser, served: Host, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_what_cannot_be_judged_is_told_why(served: Host, case_id: str) -> None:
     stale = say(served, case_id, revision=3)
     assert (stale.status_code, stale.json()["type"]) == (409, "urn:leukoscope:problem:verdict-refused")
     assert (stale.json()["state"], stale.json()["revision"]) == ("done", 1)
+    assert stale.json()["detail"] == "Revision 3 is not the current one: revision 1 is, there is no revision 3."
     queued = served.send(make_series("1.2.77", slices=12, size=16))
     assert say(served, queued).json()["detail"] == "The case is queued: there is no result to judge now."
     assert send_mask(served, queued).status_code == 409
