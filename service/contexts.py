@@ -12,8 +12,8 @@ from pynetdicom.sop_class import uid_to_service_class
 
 from service.admission.refusals import MR_IMAGE_CLASSES
 from service.commitment import STORAGE_COMMITMENT
-from service.corrections import SEGMENTATION_CLASSES
 from service.rejecting import KEY_OBJECTS
+from service.sop_classes import SEGMENTATION_CLASSES
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 STORAGE_SERVICE: Final = "1.2.840.10008.4.2"

@@ -18,15 +18,12 @@ from service.headers import Header
 from service.headers.references import References, read_references
 from service.records import Book, Correction, ReaderVerdict, UnknownCase, VerdictRefused
 from service.settings import Settings
+from service.sop_classes import SEGMENTATION_CLASSES
 from service.store import Store
 from service.verdicts import keep_words
 
 LOG = logging.getLogger(__name__)
 
-SEGMENTATION_CLASSES: Final = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation Storage",
-    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
-}
 KIND: Final = "correction"
 REST: Final = "rest"
 LONGEST_READER: Final = 60

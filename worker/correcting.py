@@ -66,11 +66,13 @@ def find_correction(book: Book, store: Store, case_id: str) -> Correction | None
 
 
 def _demand_usable(book: Book, store: Store, verdict: ReaderVerdict, limits: Limits) -> None:
-    """Raise Rejected with the reason where the mask cannot be used, or corrects nothing."""
+    """Raise Rejected with the reason where the mask cannot be used, or corrects nothing; the mask of what was rejected undoes that."""
     if verdict.path is None or not store.has_file(verdict.path):
         raise Rejected(f"{NAME}: its file is gone; send it again")
     series = convert.read_series(find_files(book, store, verdict.case_id), limits)
     labels = read_mask(store.path_of(verdict.path), series).labels
+    if (verdict.case_id, verdict.revision) in book.rejected_revisions([verdict.case_id]):
+        return
     current = _current(book, store, verdict)
     if current is not None and np.array_equal(labels, current):
         raise Rejected(f"{NAME}: is that of revision {verdict.revision}, nothing is corrected; accept it instead")

@@ -28,6 +28,7 @@ from pynetdicom.status import code_to_category
 from service.calling import Peer, associate
 from service.errors import Rejected, Unavailable
 from service.headers.elements import uid
+from service.sop_classes import class_name
 from service.store import encode_file_meta
 from worker.repertoire import transcode
 
@@ -177,7 +178,7 @@ def _store(association: Association, file: Outgoing) -> Answer:
         else:
             status = association.send_c_store(_read(file, exact=exact))
     except ValueError:
-        return Answer(file.path, None, f"{file.sop_class_uid.name} in {file.transfer_syntax_uid.name} is not accepted there")
+        return Answer(file.path, None, f"{class_name(file.sop_class_uid)} in {file.transfer_syntax_uid.name} is not accepted there")
     except RuntimeError:
         return Answer(file.path, None, "the association ended")
     if "Status" not in status:

@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from pydicom.uid import UID
-
 from service.headers import Frame, Header
 from service.settings import Settings
+from service.sop_classes import class_name
 
 Check = Callable[[Sequence[Header], Settings], str | None]
 
@@ -74,11 +73,6 @@ def _not_mr(headers: Sequence[Header], _: Settings) -> str | None:
     if header.modality not in ("MR", ""):
         return f"not an MR image: modality {header.modality}"
     return None
-
-
-def class_name(sop_class_uid: str) -> str:
-    """Give the standard's name of a SOP class, or the UID itself."""
-    return str(UID(sop_class_uid).name)
 
 
 def _own_result(headers: Sequence[Header], _: Settings) -> str | None:

@@ -24,6 +24,7 @@ from service.records import (
     OutputRow,
     ReaderVerdict,
     State,
+    StudyFacts,
     UnknownCase,
     VerdictKind,
     VerdictState,
@@ -143,12 +144,14 @@ def statuses_of(desk: Desk, cases: Sequence[Case]) -> list[CaseStatus]:
     outputs = desk.book.outputs_of([case.id for case in cases if case.state is State.DONE])
     deliveries = desk.book.deliveries_of([case.id for case in cases])
     verdicts = desk.book.verdicts_of([case.id for case in cases])
+    studies = desk.book.studies_of([case.id for case in cases])
     return [
         render_status(
             case,
             [row for row in outputs.get(case.id, ()) if row.revision == case.revision],
             [row for row in deliveries[case.id] if row.revision == case.revision],
             verdicts[case.id],
+            studies[case.id],
         )
         for case in cases
     ]
@@ -159,7 +162,9 @@ def status_of(desk: Desk, case: Case) -> CaseStatus:
     return statuses_of(desk, [case])[0]
 
 
-def render_status(case: Case, outputs: list[OutputRow], deliveries: list[Delivery], verdicts: list[ReaderVerdict]) -> CaseStatus:
+def render_status(
+    case: Case, outputs: list[OutputRow], deliveries: list[Delivery], verdicts: list[ReaderVerdict], study: StudyFacts
+) -> CaseStatus:
     """Turn the book's values into the status resource."""
     known = {face.name for face in FACES}
     return CaseStatus(
@@ -169,6 +174,8 @@ def render_status(case: Case, outputs: list[OutputRow], deliveries: list[Deliver
         study_uid=case.study_uid,
         series_uid=case.series_uid,
         series_description=case.series_description,
+        study_date=study.date or None,
+        accession_number=study.accession_number or None,
         state=case.state,
         reason=case.reason,
         revision=case.revision,

@@ -97,6 +97,8 @@ EXAMPLE: Final[dict[str, Any]] = {
     "study_uid": "1.2.826.0.1.3680043.8.498.1",
     "series_uid": "1.2.826.0.1.3680043.8.498.1.4",
     "series_description": "3D FLAIR sag",
+    "study_date": "20261120",
+    "accession_number": "A-1042",
     "state": "done",
     "reason": None,
     "revision": 1,
@@ -135,6 +137,8 @@ class CaseStatus(BaseModel):
     study_uid: str
     series_uid: str
     series_description: str | None
+    study_date: str | None = Field(description="Study Date of the series, YYYYMMDD")
+    accession_number: str | None
     state: State
     reason: str | None = Field(description="Always set for held, rejected and failed")
     revision: int = Field(ge=0)

@@ -19,7 +19,7 @@ from service.api.problems import Problem, problem_responses
 from service.api.receiving import give_to_intake, receive_part, take_upload
 from service.api.security import Scope
 from service.api.status import Accepted, FileProblem
-from service.api.uploads import spool_upload
+from service.api.uploads import FORM_DATA, spool_upload
 from service.errors import Rejected
 from service.intake.handover import Receipt, Source
 from service.multipart import Part
@@ -29,7 +29,7 @@ BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {
+            FORM_DATA: {
                 "schema": {
                     "type": "object",
                     "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
@@ -65,8 +65,13 @@ def submission_routes(desk: Desk) -> APIRouter:
         def spool(body: AsyncIterator[bytes], folder: Path) -> Awaitable[list[Part]]:
             return spool_upload(request.headers, body, folder, desk.limits, desk.work)
 
-        if parse_options_header(request.headers.get("content-type"))[0] == JSON.encode():
+        kind = parse_options_header(request.headers.get("content-type"))[0].decode("latin-1").lower()
+        if kind == JSON:
             accepted = await ask(desk, request)
+        elif kind != FORM_DATA:
+            raise Problem(
+                "unsupported-media-type", f"Send {FORM_DATA} with DICOM files or one zip, or {JSON} that names a series to fetch."
+            )
         else:
             accepted = await take_upload(desk, request, spool, partial(_hand_over, desk, request))
         if len(accepted.items) == 1:

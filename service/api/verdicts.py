@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from service.api.bodies import JSON, read_json, understand
 from service.api.cases import CaseId, status_of
@@ -42,7 +43,12 @@ Reader = Annotated[
     AfterValidator(_speakable),
     Field(description="Who says so", examples=["A. Reader"]),
 ]
-Comment = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), AfterValidator(_speakable)]
+Comment = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=2000),
+    AfterValidator(_speakable),
+    Field(description="Why; must be there to reject", examples=["motion"]),
+]
 Revision = Annotated[int, Field(ge=1, description="The one that was read; without it, the current one")]
 
 
@@ -58,6 +64,12 @@ class Judgement(_Said):
     """A verdict without a mask."""
 
     verdict: Literal["accept", "reject"]
+
+    @model_validator(mode="after")
+    def _demand_why(self) -> Self:
+        if self.verdict == "reject" and not self.comment:
+            raise PydanticCustomError("comment_missing", "comment: say why the result is rejected")
+        return self
 
 
 class Corrected(_Said):
@@ -83,8 +95,9 @@ def verdict_routes(desk: Desk) -> APIRouter:
         summary="Accept, reject or correct the current result",
         description=(
             "As JSON: accept or reject. As a form with a DICOM SEG, or NIfTI on the grid of the series: correct; a worker checks the mask "
-            "and makes a new revision from it, or says in `correction` why not. A rejected revision stays readable and is not delivered "
-            "any more. The same verdict again changes nothing."
+            "and makes a new revision from it, or says in `correction` why not. A rejection needs a comment. What is rejected stays "
+            "readable, is not delivered any more and cannot be accepted; to undo a rejection send the revision's own mask, unchanged, as "
+            "a correction. The same verdict again changes nothing."
         ),
         dependencies=[Depends(desk.guard.needs(Scope.SUBMIT))],
         responses=problem_responses(400, 401, 403, 404, 408, 409, 413, 415, 507)

@@ -17,6 +17,7 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from service.errors import Unavailable
+from service.sop_classes import class_name
 from service.tls import watch_handshakes
 
 _CONNECT_S: Final = 10.0
@@ -176,7 +177,7 @@ def _prepare(event: evt.Event, answer_s: float) -> None:
 
 
 def _why_not(association: Association, node: str, *, secured: bool) -> Unavailable:
-    refused = sorted({context.abstract_syntax.name for context in association.rejected_contexts if context.abstract_syntax})
+    refused = sorted({class_name(context.abstract_syntax) for context in association.rejected_contexts if context.abstract_syntax})
     if refused and not association.accepted_contexts:
         return NotAccepted(f"{node}: not accepted there: {', '.join(refused)}")
     if secured:  # TLS 1.3: the handshake is over for us before the peer looks at our certificate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,19 @@ from rich.table import Table
 from sqlalchemy import make_url
 
 from service.errors import Rejected
-from service.records import Actor, AuditEvent, Book, Case, ReaderVerdict, State, VerdictKind, VerdictState, is_note, standing_verdict
+from service.records import (
+    Actor,
+    AuditEvent,
+    Book,
+    Case,
+    ReaderVerdict,
+    State,
+    StudyFacts,
+    VerdictKind,
+    VerdictState,
+    is_note,
+    standing_verdict,
+)
 from service.settings import Settings
 
 _SHORTEST_BEGINNING: Final = 6
@@ -29,17 +41,19 @@ def print_cases(settings: Settings, state: str | None, limit: int) -> None:
     with closing(open_existing_book(settings)) as book:
         page = book.find_cases(state=State(state) if state else None, limit=limit)
         said = book.verdicts_of([case.id for case in page.items])
+        studies = book.studies_of([case.id for case in page.items])
         book.audit(AuditEvent.QUERY, f"listed by command: cases, {len(page.items)} given", Actor.at_the_command_line())
     table = Table(box=None, pad_edge=False)
     # An id that is cut is none for `case`, `resend` and `identity`.
     table.add_column("case", no_wrap=True, min_width=max((len(case.id) for case in page.items), default=0))
-    for heading in ("received (UTC)", "state", "series", "slices", "lesions", "ml", "why"):
+    for heading in ("received (UTC)", "study", "state", "series", "slices", "lesions", "ml", "why"):
         table.add_column(heading, justify="right" if heading in {"slices", "lesions", "ml"} else "left")
     for case in page.items:
         findings = case.findings or {}
         table.add_row(
             case.id,
             _moment(case.received_at),
+            _day(studies[case.id]),
             _state(case.state),
             escape(case.series_description),
             str(case.instances),
@@ -71,7 +85,7 @@ def find_case(book: Book, typed: str) -> Case | None:
 
 def _print_case(console: Console, book: Book, case: Case) -> None:
     said = book.verdicts_of([case.id])[case.id]
-    console.print(_facts(case, said))
+    console.print(_facts(case, said, book.studies_of([case.id])[case.id]))
     if case.stages:
         console.print(_stages(case.stages))
     console.print(_rows(book, case))
@@ -85,7 +99,7 @@ def _print_case(console: Console, book: Book, case: Case) -> None:
     console.print(lines)
 
 
-def _facts(case: Case, said: Sequence[ReaderVerdict]) -> Table:
+def _facts(case: Case, said: Sequence[ReaderVerdict], study: StudyFacts) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     model = case.model or {}
     findings = {name: value for name, value in (case.findings or {}).items() if isinstance(value, int | float | str | bool)}
@@ -95,6 +109,8 @@ def _facts(case: Case, said: Sequence[ReaderVerdict]) -> Table:
         "why": escape(case.reason or ""),
         "verdict": _verdict(case, said),
         "series": f"{escape(case.series_description)} ({case.series_uid})",
+        "study": f"{_day(study)} ({case.study_uid})",
+        "accession number": escape(study.accession_number),
         "admission": escape(case.rule or ""),
         "revision, attempts": f"{case.revision}, {case.attempts}",
         "workers killed": str(case.lapses or ""),
@@ -171,6 +187,10 @@ def open_existing_book(settings: Settings) -> Book:
 def _state(state: State) -> str:
     colour = _COLOURS.get(state)
     return f"[{colour}]{state.value}[/{colour}]" if colour else state.value
+
+
+def _day(study: StudyFacts) -> str:
+    return f"{date.fromisoformat(study.date):%Y-%m-%d}" if study.date else "-"
 
 
 def _moment(at: datetime) -> str:

@@ -58,6 +58,7 @@ class Header:
     patient_id: str = ""
     patient_id_issuer: str = ""
     studied_at: str = ""  # Study Date and Study Time, as digits
+    accession_number: str = ""
     modality: str = ""
     manufacturer: str = ""
     series_description: str = ""
@@ -207,6 +208,7 @@ def _summarise(dataset: Dataset, transfer_syntax_uid: str, has_pixels: bool) -> 
         patient_id=text(dataset, "PatientID", encodings),
         patient_id_issuer=text(dataset, "IssuerOfPatientID", encodings),
         studied_at=moment(dataset, "StudyDate", "StudyTime"),
+        accession_number=text(dataset, "AccessionNumber", encodings),
         modality=text(dataset, "Modality").upper(),
         manufacturer=text(dataset, "Manufacturer", encodings),
         series_description=text(dataset, "SeriesDescription", encodings),

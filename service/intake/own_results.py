@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from service.corrections import SEGMENTATION_CLASSES
 from service.headers import Header
 from service.records import Book
+from service.sop_classes import SEGMENTATION_CLASSES
 
 
 def comes_back(header: Header, book: Book) -> bool:

@@ -37,7 +37,8 @@ class ReaderVerdicts(Ledger):
         """
         Accept or reject the current result; said again by the same reader in the same words, nothing happens.
 
-        A rejection withholds what is undelivered, and is final for its revision: only a correction makes a new result.
+        A rejection withholds what is undelivered, and is final for its revision: only a correction makes a new result, and the mask
+        that was rejected is one too.
 
         Parameters
         ----------
@@ -57,7 +58,8 @@ class ReaderVerdicts(Ledger):
                 return said[-1]
             rejected = next((one for one in said if one.kind is VerdictKind.REJECT), None)
             if rejected is not None and kind is VerdictKind.ACCEPT:
-                raise VerdictRefused(f"revision {rejected.revision} was rejected by {rejected.reader}; send a correction instead")
+                said_by = f"revision {rejected.revision} was rejected by {rejected.reader}"
+                raise VerdictRefused(f"{said_by}; send a correction instead: its own mask, sent back unchanged, makes a new revision too")
             values = {"revision": row["revision"], "reader": reader, "comment": comment, "path": path}
             verdict = _write(connection, case_id, at or now, kind, VerdictState.STANDS, **values)
             settle_study(connection, row["study_uid"], self._destinations, now)
@@ -232,8 +234,10 @@ def restore_correction(connection: Connection, case_id: str, told: Mapping[str, 
 
 def _demand_current(row: Mapping[str, Any], revision: int | None) -> None:
     """Raise VerdictRefused unless the case is done and its revision the one that was judged."""
-    if revision is not None and revision != row["revision"]:
-        raise VerdictRefused(f"revision {revision} is not the current one: revision {row['revision']} took its place")
+    current = row["revision"]
+    if revision is not None and revision != current:
+        why = "took its place" if revision < current else f"is, there is no revision {revision}"
+        raise VerdictRefused(f"revision {revision} is not the current one: revision {current} {why}")
     if row["state"] != State.DONE.value:
         raise VerdictRefused(f"the case is {row['state']}: there is no result to judge now")
 

@@ -13,8 +13,8 @@ from service.records.cursors import decode_cursor, encode_cursor
 from service.records.database import Ledger
 from service.records.notes import NO_NOTE_OUTPUT
 from service.records.result_record import RECORD
-from service.records.rows import Case, DeliveryState, HistoryRow, OutputRow, Page
-from service.records.schema import cases, deliveries, history, outputs
+from service.records.rows import Case, DeliveryState, HistoryRow, OutputRow, Page, StudyFacts
+from service.records.schema import cases, deliveries, history, instances, outputs
 from service.records.states import State
 
 
@@ -83,6 +83,18 @@ class Reading(Ledger):
             rows = connection.execute(chosen.order_by(cases.c.received_at.desc(), cases.c.id.desc()).limit(limit + 1)).mappings().all()
         items = tuple(_case(row, ()) for row in rows[:limit])
         return Page(items, encode_cursor(items[-1].received_at, items[-1].id) if len(rows) > limit else None)
+
+    def studies_of(self, case_ids: Sequence[str]) -> dict[str, StudyFacts]:
+        """Give what the series of cases say of their studies, in one read."""
+        mine = (instances.c.case_id == cases.c.id, instances.c.aside.is_(False))
+        first = select(func.min(instances.c.sop_instance_uid)).where(*mine).correlate(cases).scalar_subquery()
+        said = [instances.c.header[name].as_string() for name in ("studied_at", "accession_number")]
+        chosen = select(cases.c.id, *said).join(instances, and_(*mine, instances.c.sop_instance_uid == first))
+        found = dict.fromkeys(case_ids, StudyFacts())
+        with self._reading() as connection:
+            for case_id, studied_at, accession_number in connection.execute(chosen.where(cases.c.id.in_(list(case_ids)))):
+                found[case_id] = StudyFacts((studied_at or "")[:8], accession_number or "")
+        return found
 
     def outputs(self, case_id: str) -> list[OutputRow]:
         """Give the results of the newest revision that has any; compare `revision` with the case's to see if they are current."""

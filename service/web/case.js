@@ -1,4 +1,4 @@
-import { button, cell, element, ml, moment, put, row, tell } from "./elements.js";
+import { button, cell, day, element, ml, moment, put, row, tell } from "./elements.js";
 import { fetchFile, needsToken, post, read, Refusal } from "./calls.js";
 import { identityForm } from "./identity.js";
 import { state, total } from "./list.js";
@@ -14,6 +14,8 @@ const NAMES = {
 const SENT = {
   pending: "waits", sent: "sent", committed: "sent, and the destination keeps it", dead: "given up", withheld: "withheld",
 };
+// A note goes to each destination by itself: rejection-note.NAME takes back what was before, rejection-note-rejected.NAME this.
+const NOTE = /^rejection-note(-rejected)?\./;
 let shown = null; // { id, text, facts, forms, about, judged, picture }
 
 function fact(name, ...values) {
@@ -26,6 +28,8 @@ function facts(item) {
   const took = Object.entries(item.stages).map(([name, stage]) => `${name} ${stage.seconds.toFixed(2)} s`).join(", ");
   return element("dl", {},
     ...fact("Patient ID", item.patient_id),
+    ...fact("Study date", day(item.study_date)),
+    ...fact("Accession number", item.accession_number),
     ...fact("Received", moment(item.received_at)),
     ...fact("Instances", `${item.instances}`),
     ...fact("Revision", item.revision ? `${item.revision}${item.primary ? ", the study's chosen result" : ""}` : ""),
@@ -73,11 +77,16 @@ function results(item) {
   return links.length ? [element("h3", { text: "Results" }), element("ul", { class: "results" }, ...links)] : [];
 }
 
+function nameOf(output) {
+  const note = NOTE.exec(output);
+  return note ? `Rejection note for ${note[1] ? "this revision" : "earlier results"}` : NAMES[output] || output;
+}
+
 function delivery(one) {
   const next = one.state === "pending" && one.next_attempt_at ? `, next try ${moment(one.next_attempt_at)}` : "";
   return row({ class: one.state },
     cell("Destination", { text: one.destination }),
-    cell("Result", { text: NAMES[one.output] || one.output }),
+    cell("Result", { text: nameOf(one.output) }),
     cell("State", {}, element("b", { text: `${SENT[one.state] || one.state}${next}` })),
     cell("Tries", { class: "number", text: one.attempts }),
     cell("Trouble", { class: "long", text: one.last_error }));
@@ -164,7 +173,7 @@ export async function refreshCase(id, may) {
   if (current !== shown || text === shown.text) return;
   shown.text = text;
   put(shown.facts,
-    element("h2", { id: "title", tabindex: "-1", text: item.series_description || "(no description)" }),
+    element("h2", { id: "title", tabindex: "-1", text: item.series_description || "(no description)" }, element("span", { class: "soft", text: ` study of ${day(item.study_date)}` })),
     ...head(item), ...again(item, may),
     element("div", { class: "sides" }, element("div", {}, facts(item), ...results(item)), ...picture(item)),
     ...deliveries(item, may));

@@ -24,6 +24,9 @@ export const cell = (label, attributes, ...children) => element("td", { role: "c
 
 export const ml = (value) => (typeof value === "number" ? value.toFixed(2) : "");
 export const moment = (text, timeStyle = "medium") => (text ? new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle }) : "");
+export const counted = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+// A date as DICOM writes it: YYYYMMDD.
+export const day = (text) => (text ? new Date(text.slice(0, 4), text.slice(4, 6) - 1, text.slice(6)).toLocaleDateString(undefined, { dateStyle: "medium" }) : "–");
 
 // Put other children in; what had the focus keeps it, by its id, or the title has it where that is gone.
 export function put(container, ...children) {

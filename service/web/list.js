@@ -1,4 +1,4 @@
-import { cell, element, ml, moment, put, row } from "./elements.js";
+import { cell, counted, day, element, ml, moment, put, row } from "./elements.js";
 import { read } from "./calls.js";
 
 const form = document.getElementById("filters");
@@ -26,7 +26,7 @@ function marks(item) {
     { accept: "result accepted", reject: "result rejected" }[about],
     findings?.corrected ? "mask of a reader" : "",
     { pending: "correction waits", refused: "correction refused" }[correction?.state],
-    dead ? `${dead} ${dead === 1 ? "result" : "results"} given up` : "",
+    dead ? `${counted(dead, "result")} given up` : "",
   ].filter(Boolean);
 }
 
@@ -34,12 +34,13 @@ function rowOf(item) {
   const findings = item.findings || {};
   const number = { class: "number" };
   const series = element("a", { id: `case-${item.id}`, href: `#case/${item.id}`, text: item.series_description || "(no description)" });
-  const about = `${item.instances} instances${item.revision > 1 ? `, revision ${item.revision}` : ""}${item.primary ? ", primary" : ""}`;
+  const about = `${counted(item.instances, "instance")}${item.revision > 1 ? `, revision ${item.revision}` : ""}${item.primary ? ", primary" : ""}`;
   const found = cell("State", {}, state(item), ...marks(item).map((text) => element("span", { class: "mark", text })));
   if (item.reason) found.append(element("div", { class: "soft", text: item.reason }));
   return row({},
     cell("Received", { class: "moment", text: moment(item.received_at, "short") }),
     cell("Patient ID", { class: "long patient", text: item.patient_id }),
+    cell("Study", { class: "moment", text: day(item.study_date) }, ...(item.accession_number ? [element("div", { class: "soft", text: item.accession_number })] : [])),
     cell("Series", { class: "long" }, series, element("div", { class: "soft", text: about })),
     found,
     cell("Lesions", { ...number, text: total(item) }),

@@ -39,7 +39,7 @@ async function correct(form, item) {
 }
 
 async function judge(form, item, verdict) {
-  const question = `Reject revision ${item.revision}? It stays readable and is marked, it is not delivered any more, and it cannot be accepted afterwards. Destinations that take rejection notes are told to withdraw it.`;
+  const question = `Reject revision ${item.revision}? It stays readable and is marked, it is not delivered any more, and it cannot be accepted afterwards. Destinations that take rejection notes are told to withdraw it. A rejection is undone by sending a mask: this one as it is, or a corrected one, makes a new revision in your name.`;
   if (verdict === "reject" && !(await ask(question, "Reject"))) return "";
   await post(`/cases/${item.id}/verdict`, { verdict, ...words(form, item) });
   form.comment.value = "";
@@ -75,7 +75,7 @@ export function verdictForm(item, rejected) {
     field("Your name", "reader", { required: "", maxlength: MOST_LETTERS.reader, pattern: "[^\\\\=]+", value: kept.reader }),
     field("Comment; why, where you reject", "comment", { maxlength: MOST_LETTERS.comment }),
     rejected
-      ? element("p", { class: "soft", text: "This revision was rejected. A corrected mask makes a new one." })
+      ? element("p", { class: "soft", text: "This revision was rejected and cannot be accepted. A mask makes a new one in your name: a corrected one or, where it was rejected by mistake, its own (DICOM SEG or NIfTI, under Results) as it is." })
       : element("p", { class: "line" }, choice("accept", "Accept"), choice("reject", "Reject…", "quiet")),
     element("p", { class: "line" },
       field("Corrected mask: DICOM SEG, or NIfTI on the grid of the series", "mask", { type: "file", accept: ".dcm,.nii,.gz,application/dicom" }),

@@ -1,6 +1,6 @@
 // Series that are sent from this computer, or named to be fetched from a PACS.
 
-import { button, element, tell } from "./elements.js";
+import { button, counted, element, tell } from "./elements.js";
 import { named, post, Refusal, upload } from "./calls.js";
 
 const sending = document.getElementById("upload");
@@ -25,7 +25,7 @@ export function openSending(offer) {
 function taken(place, body) {
   const cases = body.items.map((item) => element("p", {},
     element("a", { href: `#case/${item.id}`, text: item.series_description || item.series_uid }),
-    ` is ${item.state}${item.reason ? `: ${item.reason}` : ""}, ${item.instances} instances.`));
+    ` is ${item.state}${item.reason ? `: ${item.reason}` : ""}, ${counted(item.instances, "instance")}.`));
   const problems = named(body.problems || []).map((text) => element("p", { text }));
   const told = tell(place, "");
   told.append(...cases, ...problems);

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from service.api.identity import Correction
 from service.api.metrics import PART_KINDS, HttpCounts, Metrics
+from service.api.verdicts import Corrected, Judgement
+from service.identity import KEYWORDS
 from service.records import Book, DeliveryState, State, upgrade
 from service.sections import CallingAE, Destination, DicomTls, Pacs, Retention, Token, WebDestination
 from service.settings import PREFIX, Settings
@@ -76,6 +80,15 @@ def test_every_command_on_the_page_is_one(page, demand_command):
     assert {"migrate", "demo", "cases"} <= commands
     for command in commands:
         demand_command(command.replace("ID", "0" * 32).split())
+
+
+def test_the_bodies_on_the_page_are_taken(page):
+    bodies = [json.loads(one) for one in re.findall(r"`(\{\"[^`]+\})`", page)]
+    verdicts, identities = ([body for body in bodies if name in body] for name in ("verdict", "patient_id"))
+    assert [Judgement.model_validate(body).reader for body in verdicts] == ["A. Reader"]
+    assert [Correction.model_validate(body).values().keys() for body in identities] == [set(KEYWORDS)]
+    (form,) = re.findall(r"curl [^`]+/verdict", page)
+    assert set(re.findall(r"-F \"?(\w+)=", form)) - {"file"} <= Corrected.model_fields.keys()
 
 
 def test_every_setting_on_the_page_is_one(page, demand_settings):

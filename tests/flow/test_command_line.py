@@ -72,9 +72,11 @@ def test_push_sends_and_cases_tells(running, write_phantom):
     assert "5 of 5 accepted" in done.stderr
     case = running.wait_until(series_uid(files), "rejected")
     shown = leukoscope("cases", **running.environ | {"COLUMNS": "250"}).stdout
-    assert case["id"] in shown
+    (line,) = [line for line in shown.splitlines() if case["id"] in line]
+    assert "  2020-01-01  " in line, "the date of the study"
     told = leukoscope("case", case["id"], **running.environ | {"COLUMNS": "250"}).stdout
     assert case["reason"] in told
+    assert f"2020-01-01 ({case['study_uid']})" in told
 
 
 def test_segment_picks_the_flair_and_says_why(write_phantom, tmp_path):

@@ -23,9 +23,10 @@ from model.volume import Volume
 from service.errors import Rejected
 from service.export import export_corrections
 from service.intake.handover import Receipt, Source
-from service.records import State, VerdictKind, VerdictState, told_correction
+from service.records import State, VerdictKind, VerdictRefused, VerdictState, told_correction
 from service.records.result_record import RECORD, ResultRecord
 from service.sections import Corrections, Destination
+from service.verdicts import judge
 from tests.running import series_uid
 from tests.service.house import House
 from tests.tiny import SMALL
@@ -259,6 +260,26 @@ def test_what_cannot_be_used_changes_nothing_and_says_why(ward, files):
     assert ward.book.outputs(case_id) == before
 
 
+def test_a_mistaken_rejection_is_undone_by_the_mask_itself(ward, files):
+    case_id = ward.receive(files)
+    labels, place = ward.mask(case_id)
+    found = ward.report(case_id)["findings"]
+    judge(ward.book, ward.store, case_id, VerdictKind.REJECT, "Bob", "another visit", None)
+    with pytest.raises(VerdictRefused, match="sent back unchanged"):
+        judge(ward.book, ward.store, case_id, VerdictKind.ACCEPT, "Bob", "", None)
+    ward.intake.corrections.take(case_id, nifti(labels, place), "Ada Reader", "rejected by mistake", revision=1)
+    ward.work()
+    case, said = ward.book.case(case_id), ward.last(case_id)
+    assert (case.state, case.revision, said.state, said.made) == (State.DONE, 2, VerdictState.STANDS, 2), said.reason
+    assert np.array_equal(ward.mask(case_id)[0], labels)
+    assert ward.report(case_id)["findings"]["lesion_count"] == found["lesion_count"]
+    assert case.findings["corrected"]["reader"] == "Ada Reader"
+    assert {one.revision: one.state.value for one in ward.book.deliveries(case_id)} == {1: "withheld", 2: "pending"}
+    ward.intake.corrections.take(case_id, nifti(labels, place), "Bob", revision=2)
+    ward.work()
+    assert "is that of revision 2, nothing is corrected" in ward.last(case_id).reason
+
+
 def test_a_segmentation_about_a_series_that_is_not_here_is_recorded_and_refused(ward, files):
     sent = by_hand(files, np.ones(SCAN.shape, np.uint8))
     receipt = ward.take(sent, WORKSTATION)
@@ -293,7 +314,7 @@ def test_a_reader_of_a_running_service_corrects_and_then_rejects(embedded_servic
     assert (case["verdict"]["verdict"], case["verdict"]["made"], case["correction"]) == ("correct", 2, None)
     assert case["findings"]["corrected"]["model_lesion_volume_ml"] > case["findings"]["lesion_volume_ml"]
     assert embedded_service.output(case, "report.pdf").startswith(b"%PDF-")
-    rejected = embedded_service.client.post(address, json={"verdict": "reject", "reader": "Bob", "revision": 1})
+    rejected = embedded_service.client.post(address, json={"verdict": "reject", "reader": "Bob", "comment": "c", "revision": 1})
     assert rejected.status_code == 409
-    rejected = embedded_service.client.post(address, json={"verdict": "reject", "reader": "Bob", "revision": 2})
+    rejected = embedded_service.client.post(address, json={"verdict": "reject", "reader": "Bob", "comment": "c", "revision": 2})
     assert rejected.json()["verdict"]["verdict"] == "reject"

@@ -14,10 +14,10 @@ from service.api.dicomweb.attributes import GIVEN, MATCHED, Level
 from service.api.dicomweb.query import MOST_RESULTS
 from service.api.dicomweb.store import FAILURES
 from service.contexts import TRANSFER_SYNTAXES
-from service.corrections import SEGMENTATION_CLASSES
 from service.listener import MAXIMUM_PDU, STATUSES
 from service.records.resends import FLAGS
 from service.settings import Settings
+from service.sop_classes import SEGMENTATION_CLASSES
 from tests.provider import CLASSES
 from worker.encode.segments import LABEL_MAP_STORAGE
 from worker.encode.source import PATIENT, STUDY

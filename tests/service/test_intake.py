@@ -171,6 +171,11 @@ def test_unwanted_classes_are_recorded_and_not_kept(house: House) -> None:
     assert not list(house.store.every_instance())
 
 
+def test_a_class_that_the_toolkit_does_not_know_is_named(house: House) -> None:
+    house.send(flair_series(1, SOPClassUID="1.2.840.10008.5.1.4.1.1.66.7", Modality="SEG"))
+    assert house.case.reason == "not an MR image: Label Map Segmentation Storage"
+
+
 def test_raw_data_beside_the_images_of_a_series_does_not_speak_for_them(house: House) -> None:
     series = flair_series()
     raw = flair_series(

@@ -75,7 +75,7 @@ def test_a_verdict_on_what_is_not_there_or_not_current_is_refused(sqlite_book: B
     book.judge(case_id, REJECT, "A")
     with pytest.raises(VerdictRefused, match="revision 1 was rejected by A"):
         book.judge(case_id, ACCEPT, "B")
-    with pytest.raises(VerdictRefused, match="revision 9 is not"):
+    with pytest.raises(VerdictRefused, match="there is no revision 9"):
         book.note_correction(case_id, "A", MASK, revision=9)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Final
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+from service.identity import KEYWORDS
 
 
 class Level(IntEnum):
@@ -120,3 +123,17 @@ def encoded(keyword: str, *values: Any) -> dict[str, Any]:
     """An attribute in DICOM JSON, without `Value` where there is none."""
     empty: dict[str, Any] = {"vr": dictionary_VR(keyword)}
     return empty | {"Value": list(values)} if values else empty
+
+
+def overlaid(attributes: Mapping[str, Any], identity: Mapping[str, str]) -> dict[str, Any]:
+    """Give attributes by keyword with those of the patient as `identity` has them; one that is blank there is left out."""
+    said = {keyword: value for keyword, value in identity.items() if keyword in KEYWORDS}
+    kept = {keyword: value for keyword, value in attributes.items() if keyword not in said}
+    return kept | {keyword: encoded(keyword, _json_value(keyword, value)) for keyword, value in said.items() if value}
+
+
+def _json_value(keyword: str, value: str) -> Any:
+    if dictionary_VR(keyword) != "PN":
+        return value
+    groups = zip(("Alphabetic", "Ideographic", "Phonetic"), value.split("="), strict=False)
+    return {name: group for name, group in groups if group}

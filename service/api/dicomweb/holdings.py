@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final
@@ -35,24 +35,34 @@ class Instance:
 
 @dataclass(frozen=True)
 class Series:
-    """A series: one that came in (then `case_id`), or the results that carry one Series Instance UID (then `results`)."""
+    """
+    A series: one that came in (then `case_id`), or the results that carry one Series Instance UID (then `results`).
+
+    `identity`: what the case book knows better than the files that came in, by DICOM keyword; results say it themselves.
+    """
 
     study_uid: str
     series_uid: str
     path: str
     case_id: str | None
     results: tuple[Instance, ...] = ()
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study: the series of it that came in, and the results of those that are done, but what a reader has rejected."""
+    """
+    A study: the series of it that came in, and the results of those that are done, but what a reader has rejected.
+
+    `identity`: its patient, as corrected last where that was done, by DICOM keyword; `identities`: those of its series, by case.
+    """
 
     study_uid: str
-    patient_id: str
+    identity: Mapping[str, str]
     path: str
     sources: tuple[KeptSeries, ...]
     results: tuple[OutputRow, ...]
+    identities: Mapping[str, Mapping[str, str]]
 
 
 class Holdings:
@@ -74,6 +84,7 @@ class Holdings:
             done = {row.case_id: row.revision for group in batch for row in group if row.state is State.DONE}
             outputs = self._book.outputs_of(list(done))
             rejected = self._book.rejected_revisions(list(done))
+            corrected = self._book.identities_of([row.case_id for group in batch for row in group])
             for group in batch:
                 results = (
                     output
@@ -81,7 +92,9 @@ class Holdings:
                     for output in outputs.get(row.case_id, ())
                     if output.media_type == DICOM and output.revision == row.revision and (row.case_id, row.revision) not in rejected
                 )
-                yield Study(group[0].study_uid, group[0].patient_id, group[-1].path, tuple(group), tuple(results))
+                identities = {row.case_id: {"PatientID": row.patient_id} | corrected.get(row.case_id, {}) for row in group}
+                speaks = next((case_id for case_id in reversed(corrected) if case_id in identities), group[-1].case_id)
+                yield Study(group[0].study_uid, identities[speaks], group[-1].path, tuple(group), tuple(results), identities)
 
     def studies_with(self, sop_instance_uids: Sequence[str]) -> list[str]:
         """Give the UIDs of the studies in which one of these instances may be."""
@@ -89,7 +102,9 @@ class Holdings:
 
     def series_of(self, study: Study) -> list[Series]:
         """Give the series of a study: those that came in, then the results."""
-        sources = [Series(study.study_uid, row.series_uid, row.path, row.case_id) for row in study.sources]
+        sources = [
+            Series(study.study_uid, row.series_uid, row.path, row.case_id, identity=study.identities[row.case_id]) for row in study.sources
+        ]
         found = [instance for row in study.results if (instance := self.identify(study.study_uid, row.path, row.size)) is not None]
         found.sort(key=lambda instance: instance.series_uid)
         results = [

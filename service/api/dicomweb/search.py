@@ -14,11 +14,12 @@ from fastapi import APIRouter, Request, Response
 from service.api.desk import Desk
 from service.api.dicomweb.accept import choose_json, read_accept
 from service.api.dicomweb.addresses import SERIES, STUDY, Uid, demand_uids, instance_url, service_url
-from service.api.dicomweb.attributes import COMPUTED, GIVEN, REQUIRED, Level, encoded, tag_of
+from service.api.dicomweb.attributes import COMPUTED, GIVEN, REQUIRED, Level, encoded, overlaid, tag_of
 from service.api.dicomweb.holdings import Holdings, Instance, Series, Study
 from service.api.dicomweb.objects import describe, opened
 from service.api.dicomweb.query import Query, read_query
 from service.headers import Unreadable
+from service.identity import KEYWORDS
 from service.records import AuditEvent
 
 MORE: Final = "There are additional results that can be requested"
@@ -105,7 +106,8 @@ class Search:
     def _matches(self) -> Iterator[Match]:
         level = self.query.level
         for study in self.holdings.studies(self._study_uids()):
-            if not self.query.matches(Level.STUDY, partial(self._study_values, study)):
+            values_of = self._study_values if level is Level.STUDY else self._values_below
+            if not self.query.matches(Level.STUDY, partial(values_of, study)):
                 continue
             if level is Level.STUDY:
                 yield Match(study, None, None)
@@ -127,7 +129,10 @@ class Search:
 
     def _matching_series(self, study: Study) -> Iterator[Series]:
         for series in self.holdings.series_of(study):
-            if self.series_uid in (None, series.series_uid) and self.query.matches(Level.SERIES, partial(self._series_values, series)):
+            if self.series_uid not in (None, series.series_uid):
+                continue
+            above, own = partial(self._values_above, study, series), partial(self._series_values, series)
+            if self.query.matches(Level.STUDY, above) and self.query.matches(Level.SERIES, own):
                 yield series
 
     def _matching_instances(self, series: Series) -> Iterator[Instance]:
@@ -138,10 +143,29 @@ class Search:
     def _study_values(self, study: Study, keyword: str) -> Sequence[Any]:
         known: dict[str, Callable[[], Sequence[Any]]] = {
             "StudyInstanceUID": lambda: [study.study_uid],
-            "PatientID": lambda: [study.patient_id],
+            "PatientID": lambda: [study.identity["PatientID"]],
             "ModalitiesInStudy": lambda: self._modalities(study),
         }
-        return known[keyword]() if keyword in known else _values(self.holdings.attributes(study.path), keyword)
+        return known[keyword]() if keyword in known else _values(self._attributes(study), keyword)
+
+    def _values_above(self, study: Study, series: Series, keyword: str) -> Sequence[Any]:
+        """What a series has of its study: where only some series of a study were corrected, each has its own patient."""
+        if keyword not in KEYWORDS:
+            return self._study_values(study, keyword)
+        if keyword == "PatientID" and keyword in series.identity:
+            return [series.identity[keyword]]
+        return _values(self._attributes(series), keyword)
+
+    def _values_below(self, study: Study, keyword: str) -> Sequence[Any]:
+        """What the series of a study have, all together: studies that cannot match are passed over without a look at their files."""
+        if keyword == "PatientID":
+            return [identity[keyword] for identity in study.identities.values()]
+        if keyword not in KEYWORDS:
+            return self._study_values(study, keyword)
+        return [value for series in self.holdings.series_of(study) for value in self._values_above(study, series, keyword)]
+
+    def _attributes(self, one: Study | Series) -> dict[str, Any]:
+        return overlaid(self.holdings.attributes(one.path), one.identity)
 
     def _series_values(self, series: Series, keyword: str) -> Sequence[Any]:
         if keyword == "SeriesInstanceUID":
@@ -161,19 +185,23 @@ class Search:
         """A result in DICOM JSON: the attributes of its level, and of those above it that the address does not fix."""
         attributes: dict[str, Any] = {}
         if self.query.level is Level.STUDY or self.study_uid is None:
-            attributes |= self._study_attributes(match.study)
+            attributes |= self._study_attributes(match.study, match.series)
         if match.series is not None and (match.instance is None or self.series_uid is None):
             attributes |= self._series_attributes(match.study, match.series, counts)
         if match.instance is not None:
             attributes |= self._instance_attributes(match.instance)
         found = {tag_of(keyword): value for keyword, value in attributes.items()}
         if match.instance is not None and (self.query.everything or self.query.included):
-            found = self._further(match.instance.path) | found
+            found = self._further(match.instance.path, match.series) | found
         return dict(sorted(found.items()))
 
-    def _study_attributes(self, study: Study) -> dict[str, Any]:
+    def _study_attributes(self, study: Study, of: Series | None) -> dict[str, Any]:
         series = self.holdings.series_of(study)
-        return _given(Level.STUDY, self.holdings.attributes(study.path)) | {
+        attributes = self._attributes(study)
+        if of is not None:
+            patient = {keyword: value for keyword, value in self._attributes(of).items() if keyword in KEYWORDS}
+            attributes = {keyword: value for keyword, value in attributes.items() if keyword not in KEYWORDS} | patient
+        return _given(Level.STUDY, attributes) | {
             "StudyInstanceUID": encoded("StudyInstanceUID", study.study_uid),
             "InstanceAvailability": encoded("InstanceAvailability", "ONLINE"),
             "ModalitiesInStudy": encoded("ModalitiesInStudy", *self._modalities(study)),
@@ -202,13 +230,16 @@ class Search:
             "RetrieveURL": encoded("RetrieveURL", place),
         }
 
-    def _further(self, path: str) -> dict[str, Any]:
+    def _further(self, path: str, series: Series | None) -> dict[str, Any]:
         """What includefield asks for beyond what is always given; for studies and series that is nothing."""
         try:
             with opened(self.desk.store.path_of(path)) as stored:
                 found = describe(stored, lambda place: place)
         except (Unreadable, FileNotFoundError):
             return {}
+        if series is not None and series.identity:
+            patient = {keyword: found.pop(tag_of(keyword)) for keyword in KEYWORDS if tag_of(keyword) in found}
+            found |= {tag_of(keyword): value for keyword, value in overlaid(patient, series.identity).items()}
         wanted = found if self.query.everything else self.query.included
         return {tag: value for tag, value in found.items() if tag in wanted and "BulkDataURI" not in value}
 

@@ -14,7 +14,8 @@ from service.records import State
 from tests.service.api.conftest import OUTPUTS, PATIENT, Host, make_series
 
 FIELDS = [
-    *("id", "patient_id", "patient_key", "study_uid", "series_uid", "series_description", "state", "reason", "revision", "attempts"),
+    *("id", "patient_id", "patient_key", "study_uid", "series_uid", "series_description"),
+    *("study_date", "accession_number", "state", "reason", "revision", "attempts"),
     *("instances", "received_at", "stages", "model", "quality", "findings", "primary", "outputs", "deliveries"),
     *("verdict", "correction"),
 ]
@@ -37,6 +38,15 @@ def test_status_resource_has_the_fields_of_the_contract(host: Host) -> None:
     assert status["findings"]["lesion_count"] == 7
     assert status["primary"] is True
     assert "/" not in status["patient_key"]
+
+
+def test_two_visits_are_told_apart_by_the_date_of_their_study(shared_host: Host) -> None:
+    visits = {"1.2.9.1": {"StudyDate": "20260301", "AccessionNumber": "A-1"}, "1.2.9.2": {"StudyDate": "20260902"}, "1.2.9.3": {}}
+    for uid, study in visits.items():
+        shared_host.send(make_series(uid, slices=12, size=16, patient_id="VISITS", **study))
+    found = shared_host.client.get("/cases", params={"patient_id": "VISITS"}).json()["items"]
+    assert [(one["study_date"], one["accession_number"]) for one in found] == [(None, None), ("20260902", None), ("20260301", "A-1")]
+    assert shared_host.client.get(f"/cases/{found[2]['id']}").json()["study_date"] == "20260301"
 
 
 def test_lists_are_filtered_and_paged_newest_first(host: Host) -> None:

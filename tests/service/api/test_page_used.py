@@ -25,7 +25,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A service whose destination and source are ports where nobody answers."""
     gone = {"name": "gone", "ae_title": "GONE", "host": "127.0.0.1", "port": find_port()}
     with hosts_in(tmp_path_factory.mktemp("page")) as make:
-        yield make(destinations=[gone | {"outputs": ["segmentation"]}], sources=[gone])
+        yield make(destinations=[gone | {"outputs": ["segmentation"], "rejection_notes": True}], sources=[gone])
 
 
 @pytest.fixture
@@ -67,6 +67,20 @@ def test_what_comes_from_a_scanner_or_a_reader_is_text_and_never_runs(page: Brow
     assert page.run("return window.hurt === undefined && document.querySelectorAll('[onerror]').length === 0")
 
 
+def test_two_visits_of_a_patient_are_told_apart(page: Browser, served: Host) -> None:
+    first, _, unknown = (done(served, PatientID="VISITS", **study) for study in ({"StudyDate": "20260301"}, {"StudyDate": "20260902"}, {}))
+    look(page)
+    page.type("#filters [name=patient_id]", "VISITS")
+    page.click("#filters button", "Show")
+    page.until(lambda: len(page.sees("#cases tr")) == 3)
+    assert page.sees("#cases [data-label=Study]") == ["–", "Sep 2, 2026", "Mar 1, 2026"]
+    open_case(page, first)
+    page.find("#case h2", "FLAIR ax study of Mar 1, 2026")
+    page.click("#case a", "All cases")
+    open_case(page, unknown)
+    page.find("#case h2", "study of –")
+
+
 def test_a_reader_accepts_and_rejects(page: Browser, served: Host) -> None:
     case_id = done(served)
     open_case(page, case_id)
@@ -80,6 +94,7 @@ def test_a_reader_accepts_and_rejects(page: Browser, served: Host) -> None:
     page.type("[name=comment]", "motion")
     page.click("#verdict button", "Reject")
     page.find("#question", "Reject revision 1?")
+    page.find("#question", "A rejection is undone by sending a mask: this one as it is, or a corrected one")
     page.press("escape")
     page.until(lambda: not page.sees("#ask"))
     assert [one.kind for one in served.book.verdicts_of([case_id])[case_id]] == ["accept"]
@@ -87,8 +102,23 @@ def test_a_reader_accepts_and_rejects(page: Browser, served: Host) -> None:
     page.click("#ask button", "Reject")
     page.find("#case .verdict.reject", "Result rejected by A. Reader")
     assert "Accept" not in "".join(page.sees("#verdict button"))
+    page.find("#verdict", "where it was rejected by mistake, its own (DICOM SEG or NIfTI, under Results) as it is")
     page.click("#case a", "All cases")
     page.find("#cases .mark", "result rejected")
+
+
+def test_a_rejection_note_and_a_single_instance_are_named_in_words(page: Browser, served: Host) -> None:
+    served.send(make_series(f"1.2.3.{next(NUMBERS)}", slices=1, size=16, PatientID="ONE"))
+    case_id = done_case(served.book, served.settings.data_dir, next(NUMBERS))
+    served.book.delivered(served.book.deliveries(case_id)[0].id)
+    served.client.post(f"/cases/{case_id}/verdict", json={"verdict": "reject", "reader": "A", "comment": "motion"}).raise_for_status()
+    (owed,) = served.book.owed_notes(case_id)
+    served.book.delivery_dead(owed.delivery_id, "its results are not in the store")
+    look(page)
+    page.find("#cases tr", "ONE")
+    assert "1 instance" in page.sees("#cases [data-label=Series] .soft")
+    open_case(page, case_id)
+    page.find("#case [data-label=Result]", "Rejection note for this revision")
 
 
 def test_a_corrected_mask_waits_and_its_refusal_is_told(page: Browser, served: Host, tmp_path: Path) -> None:

@@ -174,6 +174,11 @@ def test_bodies_that_are_no_upload(shared_host: Host, kind: str, body: bytes, st
         pytest.skip("not even h11 sends this")
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
+    if status == 415:
+        assert (
+            answer.json()["detail"]
+            == "Send multipart/form-data with DICOM files or one zip, or application/json that names a series to fetch."
+        )
     assert nothing_left(shared_host)
 
 

@@ -63,13 +63,24 @@ def test_what_was_rejected_stays_readable_and_is_marked(served: Host, case_id: s
     assert (answer.status_code, answer.headers["leukoscope-verdict"]) == (200, "reject")
     refused = say(served, case_id, "accept")
     assert refused.status_code == 409
-    assert refused.json()["detail"] == "Revision 1 was rejected by A. Reader; send a correction instead."
+    assert refused.json()["detail"] == (
+        "Revision 1 was rejected by A. Reader; send a correction instead: its own mask, sent back unchanged, makes a new revision too."
+    )
+
+
+def test_a_rejection_says_why(served: Host, case_id: str) -> None:
+    for comment in ("", "  "):
+        refused = say(served, case_id, "reject", comment=comment)
+        assert refused.status_code == 422
+        assert "comment: say why the result is rejected" in refused.text
+    assert say(served, case_id, "accept").status_code == 200
 
 
 def test_what_cannot_be_judged_is_told_why(served: Host, case_id: str) -> None:
     stale = say(served, case_id, revision=3)
     assert (stale.status_code, stale.json()["type"]) == (409, "urn:leukoscope:problem:verdict-refused")
     assert (stale.json()["state"], stale.json()["revision"]) == ("done", 1)
+    assert stale.json()["detail"] == "Revision 3 is not the current one: revision 1 is, there is no revision 3."
     queued = served.send(make_series("1.2.77", slices=12, size=16))
     assert say(served, queued).json()["detail"] == "The case is queued: there is no result to judge now."
     assert send_mask(served, queued).status_code == 409

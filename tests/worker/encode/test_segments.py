@@ -218,5 +218,6 @@ def test_a_node_is_proposed_the_class_of_the_object(series, tmp_path):
     with provider(classes=[LABEL_MAP_STORAGE]) as pacs:
         (answer,) = send(Peer("PACS", "127.0.0.1", pacs.port), read_outgoing([path]))
         assert (answer.category, pacs.associations) == ("Success", [{str(LABEL_MAP_STORAGE)}])
-    with provider(classes=[SEGMENTATION]) as pacs, pytest.raises(Unavailable, match="not accepted there"):
+    refused = "not accepted there: Label Map Segmentation Storage"
+    with provider(classes=[SEGMENTATION]) as pacs, pytest.raises(Unavailable, match=refused):
         send(Peer("PACS", "127.0.0.1", pacs.port), read_outgoing([path]))

@@ -52,7 +52,7 @@ def test_only_what_stands_is_listed_and_the_withdrawn_is_told(make_client: Calla
     assert host.client.get(f"{PLACE}/series/{UID}/instances/{UID}.99").status_code == 404
 
     # a reader rejects it: as a case it stays readable, and is marked
-    said = {"verdict": "reject", "reader": "A. Reader"}
+    said = {"verdict": "reject", "reader": "A. Reader", "comment": "motion"}
     assert host.client.post(f"/cases/{case_id}/verdict", json=said).status_code == 200
     assert listed(client) == [UID]
     (study,) = client.search_for_studies(search_filters={"StudyInstanceUID": STUDY})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from dicomweb_client.api import DICOMwebClient
 
 from service.api.dicomweb.attributes import GIVEN, Level, tag_of
 from service.api.dicomweb.matching import make_matcher
-from tests.service.api.dicomweb.conftest import FLAIR, ODD, PDF, RESULTS, RLE, SEG, STUDY, Archive
+from tests.service.api.conftest import Host, make_series
+from tests.service.api.dicomweb.conftest import FLAIR, ODD, PDF, RESULTS, RLE, SEG, STUDY, Archive, finish, result
 
 NAMES = {uid: name for name, uid in STUDY.items()}
 REQUIRED = {
@@ -222,3 +225,40 @@ def test_the_levels_name_attributes_of_the_dictionary() -> None:
 def test_the_allow_header_names_both_searching_and_storing(archive: Archive) -> None:
     answer = archive.host.client.put("/dicomweb/studies")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
+
+
+def test_a_corrected_identity_is_matched_and_given_at_every_level(make_client: Callable[..., tuple[Host, DICOMwebClient]]) -> None:
+    host, client = make_client(minimum_slices=3)
+    uid = "1.2.3.70"
+    study = f"{uid}.900"
+    localizer = make_series(f"{uid}.5", 3, 16, "O07", StudyInstanceUID=study, SeriesDescription="localizer", IssuerOfPatientID="OLD")
+    host.send(localizer)
+    case_id = host.send(make_series(uid, 6, 16, "O07", PatientName="Doe^o07", IssuerOfPatientID="OLD"))
+    finish(host, case_id, {})
+    said = {"patient_id": "RIGHT-7", "name": "Right^Wěi=右^偉", "birth_date": "19610203", "issuer": "", "by": "b", "reason": "mix-up"}
+    assert host.client.post(f"/cases/{case_id}/identity", json=said).status_code == 202
+    host.book.queue_case(case_id, "flair")
+    right = {"PatientID": "RIGHT-7", "PatientName": "Right^Own", "StudyInstanceUID": study, "SeriesInstanceUID": f"{uid}.77"}
+    finish(host, case_id, {"segmentation": result(SEG, 0, SOPInstanceUID=f"{uid}.77.1", Modality="SEG", **right)})
+    patient = [tag_of(keyword) for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")]
+
+    def labels(results: list[dict[str, Any]]) -> list[list[Any]]:
+        return [[*(one[tag].get("Value", [None])[0] for tag in patient), tag_of("IssuerOfPatientID") in one] for one in results]
+
+    corrected = ["RIGHT-7", {"Alphabetic": "Right^Wěi", "Ideographic": "右^偉"}, "19610203", "O", False]
+    own = ["RIGHT-7", {"Alphabetic": "Right^Own"}, None, None, False]
+    old = ["O07", {"Alphabetic": "Zz^Poirot^Hercule"}, "19010203", "O", True]
+    for query in ({"PatientID": "RIGHT-7"}, {"PatientName": "right^w*"}, {"PatientBirthDate": "19610203"}):
+        assert labels(client.search_for_studies(search_filters=query)) == [corrected], query
+    assert labels(client.search_for_studies(search_filters={"PatientID": "O07"})) == []
+    assert labels(client.search_for_studies(search_filters={"PatientName": "*o07"})) == []
+    assert labels(client.search_for_series(search_filters={"PatientID": "RIGHT-7"})) == [corrected, own]
+    assert labels(client.search_for_series(search_filters={"PatientName": "Right^O*"})) == [own]
+    assert labels(client.search_for_series(search_filters={"PatientID": "O07"})) == [old]
+    assert labels(client.search_for_series(search_filters={"IssuerOfPatientID": "OLD"})) == [old]
+    assert labels(client.search_for_instances(search_filters={"PatientBirthDate": "19610203"})) == [corrected] * 6
+    every = client.search_for_instances(study, uid, limit=1, fields=["all"])
+    assert labels(every) == [corrected]
+    assert tag_of("EchoTime") in every[0]
+    # what came in is given as it came
+    assert client.retrieve_series_metadata(study, uid)[0][tag_of("PatientID")]["Value"] == ["O07"]
