@@ -26,7 +26,7 @@ from service.records.noting import patient_key
 from service.records.outbox import Outbox
 from service.records.past import AnyResult, Past
 from service.records.reader_verdicts import ReaderVerdicts, standing_verdict, told_correction
-from service.records.reading import Reading
+from service.records.reading import Reading, StudyFacts
 from service.records.rebuilding import Rebuilding
 from service.records.rekeying import check_secret
 from service.records.removal import Removal
@@ -48,7 +48,6 @@ from service.records.rows import (
     Receiving,
     Resend,
     Standing,
-    StudyFacts,
     Verdict,
     VerdictKind,
     VerdictRefused,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +14,17 @@ from service.records.cursors import decode_cursor, encode_cursor
 from service.records.database import Ledger
 from service.records.notes import NO_NOTE_OUTPUT
 from service.records.result_record import RECORD
-from service.records.rows import Case, DeliveryState, HistoryRow, OutputRow, Page, StudyFacts
+from service.records.rows import Case, DeliveryState, HistoryRow, OutputRow, Page
 from service.records.schema import cases, deliveries, history, instances, outputs
 from service.records.states import State
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What an instance of a series says of its study: Study Date as YYYYMMDD, Accession Number; blank where it does not say."""
+
+    date: str = ""
+    accession_number: str = ""
 
 
 class Reading(Ledger):

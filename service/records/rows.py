@@ -164,14 +164,6 @@ class Case:
 
 
 @dataclass(frozen=True)
-class StudyFacts:
-    """What an instance of a series says of its study: Study Date as YYYYMMDD, Accession Number; blank where it does not say."""
-
-    date: str = ""
-    accession_number: str = ""
-
-
-@dataclass(frozen=True)
 class Page:
     """A page of cases, newest first; `next` is the cursor of the following one."""
 

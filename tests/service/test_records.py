@@ -9,6 +9,7 @@ import pytest
 from service.records import (
     Book,
     State,
+    StudyFacts,
     patient_key,
 )
 from service.records import work as work_module
@@ -165,3 +166,9 @@ def test_patient_keys_are_stable_opaque_and_apart() -> None:
     assert len({key, *others}) == 5
     assert patient_key(SECRET, "", "", "1.2") != patient_key(SECRET, " ", "", "1.3")
     assert patient_key(bytes(32), "P/1", "HOSPITAL") != key, "whoever has not the secret cannot try PatientIDs"
+
+
+def test_what_a_series_says_of_its_study_is_read_of_one_of_its_instances(book: Book) -> None:
+    said = receive(book, header={"studied_at": "20260301101500", "accession_number": "A-1"})
+    silent = receive(book, study="1.3", series="1.3.1")
+    assert book.studies_of([said, silent, "nobody"]) == {said: StudyFacts("20260301", "A-1"), silent: StudyFacts(), "nobody": StudyFacts()}
