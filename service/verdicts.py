@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
@@ -75,18 +75,18 @@ def _keep(
     return store.put_output(case_id, KIND, said.as_bytes())
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class SaidVerdict:
     """A file with a verdict: when it was written, where it lies in the store, what it says."""
 
     at: datetime
     path: str
-    said: Said = field(compare=False)
+    said: Said
 
 
 def read_verdicts(store: Store) -> list[SaidVerdict]:
-    """Read the files there are, in the order they were written."""
-    return sorted(_read(store))
+    """Read the files there are, in the order they were written; of the same moment a rejection is the last, for nothing follows it."""
+    return sorted(_read(store), key=lambda one: (one.at, one.said.verdict == VerdictKind.REJECT, one.path))
 
 
 def acceptances(verdicts: Iterable[SaidVerdict]) -> dict[str, list[SaidVerdict]]:
