@@ -55,7 +55,7 @@ check: $(VENV)/.ready-to-develop
 
 # Three processes: a test that waits for a lease, a quiet time or a restart leaves its core to another.
 test: peers check
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 # An hour of faults: every cell of the fault matrix on both sets, hundreds of kills, a hundred series, ten thousand changed files and PDUs.
 soak: peers $(VENV)/.ready-to-develop

@@ -163,8 +163,12 @@ class _Gate(threading.Event):
 
 
 def _end_waiting(event: evt.Event) -> None:
-    """Wake who waits for a message once we abort, also because of what is no PDU (PS3.8 AA-8): pynetdicom lets it wait for the time-out."""
+    """Wake who waits for a message once we abort, also because of what is no PDU (PS3.8 AA-8): pynetdicom lets it wait for the time-out.
+
+    It must not abort a second time: after AA-8 the state machine has no such event, and its thread would die of it.
+    """
     if isinstance(event.pdu, A_ABORT_RQ):
+        event.assoc._sent_abort = True  # noqa: SLF001
         event.assoc.dimse.msg_queue.put((None, None))
 
 
