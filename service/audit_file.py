@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import socket
@@ -18,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from service.durable import disk_trouble, fsync_folder, give_to_owner
 from service.errors import Unavailable
+from service.filed import canonical, why_not
 
 FOLDER: Final = "audit"
 _NAME: Final = re.compile(r"\d{4}-\d{2}\.[A-Za-z0-9-]+\.jsonl")
@@ -89,7 +89,7 @@ class AuditFile:
                         yield entry
                     bad += entry is None
             except OSError as error:
-                damaged[f"{FOLDER}/{path.name}"] = error.strerror or "cannot be read"
+                damaged[f"{FOLDER}/{path.name}"] = why_not(error)
             else:
                 if bad:
                     damaged[f"{FOLDER}/{path.name}"] = f"{bad} lines are no entries"
@@ -108,7 +108,7 @@ class AuditFile:
 
 def _encode(row: Mapping[str, Any]) -> bytes:
     values = dict(row) | {"at": row["at"].astimezone(UTC).isoformat()}
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    return canonical(values) + b"\n"
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any] | None]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from service.errors import Unavailable
+from service.filed import Altered, canonical, named_digest, read_unaltered, why_not
 from service.records import Actor, AuditEvent, Book, Case, State, utc_now
 from service.records.moves import plain
 from service.records.result_record import ResultRecord
@@ -55,7 +55,7 @@ class SaidIdentity:
     def as_bytes(self) -> bytes:
         """Encode; the same correction is the same bytes."""
         values = asdict(self) | {"form": _FORM, "at": self.at.astimezone(UTC).isoformat()}
-        return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+        return canonical(values)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -91,12 +91,10 @@ def keep_identity(book: Book, store: Store, case: Case, before: Mapping[str, str
     UnknownCase, Unavailable
         Nothing was corrected.
     """
-    seen = tuple(sorted(row.sop_instance_uid for row in book.headers(case.id)))
-    said = SaidIdentity(case.study_uid, case.series_uid, utc_now(), by, reason, before, after, seen)
-    waiting = store.put_output(case.id, UNCONFIRMED, said.as_bytes())
-    path = _renamed(waiting, KIND)
+    at = utc_now()
+    waiting, path = _put(book, store, case, at=at, by=by, reason=reason, before=before, after=after)
     try:
-        book.correct_identity(case.id, before, after, by=by, reason=reason, at=said.at, path=path)
+        book.correct_identity(case.id, before, after, by=by, reason=reason, at=at, path=path)
     except BaseException:
         with suppress(Unavailable):
             store.remove([waiting])
@@ -126,19 +124,24 @@ def _file(book: Book, store: Store, known: CorrectedIdentity) -> None:
     case = book.case(known.case_id)
     if case is None:
         return
-    seen = tuple(sorted(row.sop_instance_uid for row in book.headers(case.id)))
-    said = SaidIdentity(case.study_uid, case.series_uid, known.at, known.by, known.reason, known.before, known.after, seen)
-    said = replace(said, revision=case.revision if case.state is State.DONE else None, in_force=known.active)
-    waiting = store.put_output(case.id, UNCONFIRMED, said.as_bytes())
-    path = _renamed(waiting, KIND)
+    words = {"at": known.at, "by": known.by, "reason": known.reason, "before": known.before, "after": known.after}
+    revision = case.revision if case.state is State.DONE else None
+    waiting, path = _put(book, store, case, **words, revision=revision, in_force=known.active)
     if book.file_identity(known, path):
         _confirm(store, path)
     else:
         store.remove([waiting])
 
 
+def _put(book: Book, store: Store, case: Case, **said: Any) -> tuple[str, str]:
+    """Write what is said of a case under the name that waits; gives that, and the one it gets once there is a row."""
+    seen = tuple(sorted(row.sop_instance_uid for row in book.headers(case.id)))
+    waiting = store.put_output(case.id, UNCONFIRMED, SaidIdentity(case.study_uid, case.series_uid, instances=seen, **said).as_bytes())
+    return waiting, _renamed(waiting, KIND)
+
+
 def _renamed(path: str, kind: str) -> str:
-    return f"{path.rpartition('/')[0]}/{kind}-{path.rpartition('-')[2]}"
+    return f"{path.rpartition('/')[0]}/{kind}-{named_digest(path)}"
 
 
 def _confirm(store: Store, path: str) -> bool:
@@ -178,7 +181,7 @@ def restore_identities(book: Book, store: Store, newest: Mapping[tuple[str, str]
 
 
 def _restore(book: Book, case: Case, said: SaidIdentity, path: str, record: ResultRecord | None) -> None:
-    known = None if record is None else _known(record, said, path.rpartition("-")[2])
+    known = None if record is None else _known(record, said, named_digest(path))
     values: dict[str, Any] = {"by": said.by, "reason": said.reason, "at": said.at, "path": path}
     made_with_it = record is not None and known is True and (case.state, case.revision) == (State.DONE, record.revision)
     if made_with_it or known is False or _is_of_others(book, case, said):
@@ -205,9 +208,6 @@ def _is_of_others(book: Book, case: Case, said: SaidIdentity) -> bool:
 def _read(store: Store, damaged: dict[str, str]) -> Iterator[tuple[str, SaidIdentity]]:
     for path in store.every_output(KIND):
         try:
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != path.name.rpartition("-")[2]:
-                raise NotAnIdentity("not what its name says")
-            yield store.relative(path), SaidIdentity.from_bytes(data)
-        except (OSError, NotAnIdentity) as error:
-            damaged[store.relative(path)] = error.strerror or "cannot be read" if isinstance(error, OSError) else str(error)
+            yield store.relative(path), SaidIdentity.from_bytes(read_unaltered(path))
+        except (OSError, Altered, NotAnIdentity) as error:
+            damaged[store.relative(path)] = why_not(error)

@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from service.filed import Altered, named_digest, read_unaltered, why_not
 from service.headers import Unreadable, read_file
 from service.identity_file import restore_identities
 from service.records import Book, InstanceRow, OutputRow
@@ -120,12 +121,9 @@ def _read_results(store: Store, tally: Tally) -> Results:
 
 def _read_record(store: Store, path: Path, tally: Tally) -> ResultRecord | None:
     try:
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != path.name.rpartition("-")[2]:
-            raise NotARecord("not what its name says")
-        return ResultRecord.from_bytes(data)
-    except (OSError, NotARecord) as error:
-        tally.damaged[store.relative(path)] = _why(error)
+        return ResultRecord.from_bytes(read_unaltered(path))
+    except (OSError, Altered, NotARecord) as error:
+        tally.damaged[store.relative(path)] = why_not(error)
         return None
 
 
@@ -134,8 +132,7 @@ def _choose(store: Store, files: Sequence[tuple[int, Path]], tally: Tally) -> Fo
     for revision, path in files:
         record = _read_record(store, path, tally)
         if record is not None and all(_is_whole(store, row, tally) for row in record.outputs):
-            data = path.read_bytes()
-            own = OutputRow(RECORD, "application/json", store.relative(path), path.name.rpartition("-")[2], len(data), revision)
+            own = OutputRow(RECORD, "application/json", store.relative(path), named_digest(path), path.stat().st_size, revision)
             return Found(record, own, _written_at(path), files[0][0])
     return None
 
@@ -149,7 +146,7 @@ def _is_whole(store: Store, row: OutputRow, tally: Tally) -> bool:
     except FileNotFoundError:
         pass  # told by the case that is run again for it
     except (OSError, ValueError) as error:
-        tally.damaged[row.path] = _why(error)
+        tally.damaged[row.path] = why_not(error)
     return False
 
 
@@ -201,7 +198,7 @@ def _read_instance(store: Store, folder: Path, path: Path, tally: Tally) -> Inst
             raise Unreadable("in the folder of another series")
         received_at = _written_at(path)
     except (OSError, Unreadable) as error:
-        tally.damaged[store.relative(path)] = _why(error)
+        tally.damaged[store.relative(path)] = why_not(error)
         return None
     return InstanceRow.of(
         header,
@@ -237,7 +234,3 @@ def _results_on_disk(store: Store) -> Iterator[Path]:
 
 def _written_at(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
-
-
-def _why(error: Exception) -> str:
-    return error.strerror or "cannot be read" if isinstance(error, OSError) else str(error)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
 
+from service.filed import canonical, named_digest
 from service.records import Book, Correction, ReaderVerdict, State, UnknownCase, VerdictKind, VerdictRefused
 from service.store import Store
 
@@ -32,7 +33,7 @@ class Said:
     def as_bytes(self) -> bytes:
         """Encode; the same verdict is the same bytes."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.dumps(values | {"form": _FORM}, sort_keys=True, separators=(",", ":")).encode()
+        return canonical(values | {"form": _FORM})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -121,7 +122,7 @@ def _say_again(book: Book, store: Store, case_id: str, said: Said, path: str, at
         elif not store.has_file(said.mask):
             return False
         else:
-            mask = Correction(said.mask, said.mask.rpartition("-")[2], path)
+            mask = Correction(said.mask, named_digest(said.mask), path)
             book.note_correction(case_id, said.reader, mask, said.comment, revision=said.revision, at=at)
     except (UnknownCase, VerdictRefused):
         return False

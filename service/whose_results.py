@@ -7,6 +7,7 @@ from typing import Final
 
 from service.headers import Unreadable, read_file
 from service.records import Book, Case, DeliveryState, State, is_note
+from service.records.kept import DICOM
 from service.store import Store
 
 WHY: Final = "the results name another patient than the case does"
@@ -44,7 +45,7 @@ def _done(book: Book) -> Iterator[Case]:
 
 def _is_of_another(book: Book, store: Store, case: Case) -> bool:
     for row in book.outputs(case.id):
-        if row.media_type == "application/dicom" and row.revision == case.revision:
+        if row.media_type == DICOM and row.revision == case.revision:
             try:
                 with store.open_output(row.path) as file:
                     header, _ = read_file(file)

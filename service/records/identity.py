@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select, update
 
+from service.filed import named_digest
 from service.records.database import Ledger
 from service.records.moves import lock_case, plain, utc_now
 from service.records.noting import demand_secret, forget_correction, patient_key, reopen
@@ -120,4 +121,4 @@ class Identities(Ledger):
         """Give what the record of a result keeps of the corrections known: digest of the file → is it in force?"""
         chosen = select(identities.c.path, identities.c.active).where(identities.c.case_id == case_id, identities.c.path.is_not(None))
         with self._reading() as connection:
-            return {row.path.rpartition("-")[2]: row.active for row in connection.execute(chosen)}
+            return {named_digest(row.path): row.active for row in connection.execute(chosen)}

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
+from service.filed import canonical
 from service.records.rows import OutputRow
 
 RECORD: Final = "record"
@@ -53,7 +54,7 @@ class ResultRecord:
     def as_bytes(self) -> bytes:
         """Encode; the same record is the same bytes."""
         values = asdict(self) | {"form": _FORM, "received_at": self.received_at.astimezone(UTC).isoformat()}
-        return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+        return canonical(values)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
