@@ -1,5 +1,5 @@
-import { button, cell, day, element, ml, moment, put, row, tell } from "./elements.js";
-import { fetchFile, needsToken, post, read, Refusal } from "./calls.js";
+import { attempt, button, cell, day, element, ml, moment, put, row, tell } from "./elements.js";
+import { fetchFile, needsToken, post, read } from "./calls.js";
 import { identityForm } from "./identity.js";
 import { state, total } from "./list.js";
 import { saidOf, verdictForm } from "./reader.js";
@@ -126,11 +126,11 @@ async function doing(control, act) {
   control.ariaBusy = "true"; // one that is disabled would lose the focus
   tell(place, "");
   try {
-    tell(place, await act());
-    document.dispatchEvent(new Event("changed"));
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    tell(place, error.message, true);
+    await attempt(place, async () => {
+      const said = await act();
+      document.dispatchEvent(new Event("changed"));
+      return said;
+    });
   } finally {
     control.ariaBusy = null;
   }

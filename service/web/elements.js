@@ -1,5 +1,7 @@
 // Everything shown is put in as text, never as HTML: descriptions come from scanners.
 
+import { Refusal } from "./calls.js";
+
 export function element(name, { text, ...attributes } = {}, ...children) {
   const made = document.createElement(name);
   if (text !== undefined && text !== null) made.textContent = text;
@@ -46,6 +48,17 @@ export function ask(question, yes) {
     for (const one of dialog.querySelectorAll("button")) one.onclick = () => dialog.close(one.value);
     dialog.onclose = () => resolve(dialog.returnValue === "yes");
   });
+}
+
+// Do what is asked for: what came of it, if it gives that, or the refusal is said where it was asked.
+export async function attempt(place, act) {
+  try {
+    const said = await act();
+    if (said !== undefined) tell(place, said);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    tell(place, error.message, true);
+  }
 }
 
 // Say what came of something that was asked for, below where it was asked.

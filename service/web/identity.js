@@ -1,5 +1,5 @@
-import { ask, cell, element, field, moment, put, row, tell } from "./elements.js";
-import { kept, post, read, Refusal } from "./calls.js";
+import { ask, attempt, cell, element, field, moment, put, row, tell } from "./elements.js";
+import { kept, post, read } from "./calls.js";
 
 const FIELDS = ["patient_id", "name", "birth_date", "sex", "issuer", "by", "reason"];
 
@@ -45,24 +45,14 @@ export function identityForm(item) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     tell(form, "");
-    try {
-      await correct(form, item);
-    } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      tell(form, error.message, true);
-    }
+    await attempt(form, () => correct(form, item));
   });
   const before = element("div", { id: "corrected" });
   const box = element("details", { class: "box" }, element("summary", { text: "Correct the patient's identity" }), before, form);
   // Read only when somebody looks: each time is an entry in the audit trail.
   box.addEventListener("toggle", async () => {
     if (!box.open) return;
-    try {
-      put(before, ...corrected((await read(`/cases/${item.id}/identity`)).items));
-    } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      tell(form, error.message, true);
-    }
+    await attempt(form, async () => put(before, ...corrected((await read(`/cases/${item.id}/identity`)).items)));
   });
   return box;
 }

@@ -1,7 +1,7 @@
 // What readers say of a result, and what they said.
 
-import { ask, element, field, ml, moment, tell } from "./elements.js";
-import { kept, post, Refusal, upload } from "./calls.js";
+import { ask, attempt, element, field, ml, moment, tell } from "./elements.js";
+import { kept, post, upload } from "./calls.js";
 
 const VERDICTS = { accept: "Result accepted", reject: "Result rejected", correct: "Mask replaced" };
 const MOST_LETTERS = { reader: 60, comment: 2000 };
@@ -59,13 +59,11 @@ async function send(form, item, verdict) {
   if (lacks(form, verdict)) return;
   kept.reader = form.reader.value;
   tell(form, "");
-  try {
-    tell(form, await (verdict === "correct" ? correct(form, item) : judge(form, item, verdict)));
+  await attempt(form, async () => {
+    const said = await (verdict === "correct" ? correct(form, item) : judge(form, item, verdict));
     document.dispatchEvent(new Event("changed"));
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    tell(form, error.message, true);
-  }
+    return said;
+  });
 }
 
 export function verdictForm(item, rejected) {

@@ -1,7 +1,7 @@
 // Series that are sent from this computer, or named to be fetched from a PACS.
 
-import { button, counted, element, tell } from "./elements.js";
-import { named, post, Refusal, upload } from "./calls.js";
+import { attempt, button, counted, element, tell } from "./elements.js";
+import { named, post, upload } from "./calls.js";
 
 const sending = document.getElementById("upload");
 const fetching = document.getElementById("fetch");
@@ -38,7 +38,7 @@ async function send(files) {
   const body = new FormData();
   for (const file of files) body.append("files", file, file.name);
   const bar = element("progress", { max: 1, value: 0, "aria-label": "sent" });
-  const words = element("span", { text: ` ${files.length} ${files.length === 1 ? "file" : "files"}` });
+  const words = element("span", { text: ` ${counted(files.length, "file")}` });
   const stop = new AbortController();
   tell(sending, "").append(element("p", {}, bar, words, " "), button("Stop", { class: "quiet" }, () => stop.abort()));
   const told = (loaded, total) => {
@@ -46,10 +46,7 @@ async function send(files) {
     words.textContent = loaded < total ? ` ${(loaded / MB).toFixed(1)} of ${(total / MB).toFixed(1)} MB` : " All is sent and being stored.";
   };
   try {
-    taken(sending, await upload("/cases", body, { told, stop: stop.signal }));
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    tell(sending, error.message, true);
+    await attempt(sending, async () => taken(sending, await upload("/cases", body, { told, stop: stop.signal })));
   } finally {
     occupy(false);
   }
@@ -95,11 +92,8 @@ fetching.addEventListener("submit", async (event) => {
   const wanted = { series_uid: fetching.series_uid.value.trim(), from: fetching.from.value };
   if (fetching.study_uid.value.trim()) wanted.study_uid = fetching.study_uid.value.trim();
   tell(fetching, "The PACS is asked …");
-  try {
+  await attempt(fetching, async () => {
     taken(fetching, await post("/cases", wanted));
     fetching.reset();
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    tell(fetching, error.message, true);
-  }
+  });
 });
